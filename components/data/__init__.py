@@ -1,0 +1,1 @@
+"""What a sample is: prompt formats, tokenizer, image preprocessing, packing, and the energon-backed loader."""

@@ -1,0 +1,112 @@
+"""Pictures: from a PIL image to stored uint8 pixels, and on the device to the vision tower's input.
+
+Pixels travel as uint8 and are normalised on the device: a quarter of the bytes, and none of the loader's CPU time.
+"""
+
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+ImageLayout = Literal["pad", "squash", "center_crop"]
+
+_MAX_BYTE = 255.0
+
+
+class ImageSettings(BaseModel):
+    """How pictures enter the vision tower.
+
+    Attributes:
+        size: Side of the square input in pixels.
+        patch: Side of a patch in pixels; divides `size`.
+        mean: Mean of the red, green and blue channel, of values in 0..1. The default is CLIP's.
+        std: Standard deviation of the channels, of values in 0..1. The default is CLIP's.
+        layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are
+            padded with zeros after normalisation. "squash": both sides become `size`. "center_crop": kept, the
+            shortest side becomes `size`, the middle is cut out (CLIP's own).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(gt=0)
+    patch: int = Field(gt=0)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    layout: ImageLayout = "pad"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive in every channel, got {self.std}")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Number of image tokens of one picture: one per patch."""
+        return (self.size // self.patch) ** 2
+
+
+def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int]]:
+    """Bring a picture to the tower's size.
+
+    Args:
+        image: Picture of any size and mode; it is converted to RGB.
+        settings: Size and layout.
+
+    Returns:
+        Pixels, uint8 [3, size, size], and (height, width) in pixels of the top left area that holds the picture; the
+        rest is padding. Resizing is PIL's bicubic.
+    """
+    size = settings.size
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    width, height = rgb.size
+    if settings.layout == "squash":
+        return _to_tensor(_resize(rgb, size, size)), (size, size)
+    if settings.layout == "center_crop":
+        scale = size / min(width, height)
+        resized = _resize(rgb, max(size, round(width * scale)), max(size, round(height * scale)))
+        left, top = (resized.width - size) // 2, (resized.height - size) // 2
+        return _to_tensor(resized.crop((left, top, left + size, top + size))), (size, size)
+    scale = size / max(width, height)
+    valid_width, valid_height = max(1, round(width * scale)), max(1, round(height * scale))
+    content = _to_tensor(_resize(rgb, valid_width, valid_height))
+    if (valid_height, valid_width) == (size, size):
+        return content, (size, size)
+    pixels = torch.zeros(3, size, size, dtype=torch.uint8)
+    pixels[:, :valid_height, :valid_width] = content
+    return pixels, (valid_height, valid_width)
+
+
+def normalise(pixels: Tensor, valid: Tensor, settings: ImageSettings) -> Tensor:
+    """Turn stored pixels into the vision tower's input, on the device that holds them.
+
+    Args:
+        pixels: uint8 [N, 3, size, size].
+        valid: int [N, 2], height and width of the area that holds the picture, in pixels.
+        settings: Mean and deviation.
+
+    Returns:
+        float32 [N, 3, size, size]; exactly zero outside the valid area.
+    """
+    mean = torch.tensor(settings.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(settings.std, device=pixels.device).view(1, 3, 1, 1)
+    values = (pixels.to(torch.float32) / _MAX_BYTE - mean) / std
+    rows = torch.arange(pixels.shape[-2], device=pixels.device) < valid[:, 0:1].to(pixels.device)
+    columns = torch.arange(pixels.shape[-1], device=pixels.device) < valid[:, 1:2].to(pixels.device)
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    return torch.where(inside, values, torch.zeros((), device=pixels.device))
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

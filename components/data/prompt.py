@@ -1,0 +1,155 @@
+"""Prompt formats: from a LLaVA conversation to tokens, labels and pixels.
+
+Formats:
+
+- "plain" (LLaVA's pretraining): `<s> IMAGE caption </s>`; the human turn is dropped.
+- "instruct" (Mistral v3): `<s>[INST] IMAGE text[/INST] answer</s>[INST] text[/INST] answer</s>`; the picture stands at
+  the front of the first human turn, wherever its `<image>` marker was.
+
+Every answer token and the `</s>` after it are trained, the first answer token included.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from components.data.image import ImageSettings, preprocess
+from components.data.packing import IGNORED_LABEL, EncodedSample
+from components.data.tokenizer import ChatTokenizer
+from components.errors import InputError
+
+PromptFormat = Literal["plain", "instruct"]
+
+IMAGE_MARKER = "<image>"
+HUMAN = "human"
+MODEL = "gpt"
+
+
+def conversation_pairs(conversation: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the (human text, answer) pairs of a LLaVA conversation, with image markers removed and text stripped.
+
+    Args:
+        conversation: Turns `{"from": "human" | "gpt", "value": text}`, alternating, the first by the human, the last by
+            the model.
+
+    Raises:
+        InputError: Another layout, an empty answer, or markers of more than one picture.
+    """
+    if not isinstance(conversation, Sequence) or not conversation or len(conversation) % 2:
+        raise InputError("A conversation must be a list of human and gpt turns in pairs.")
+    texts = [_turn_text(turn, MODEL if number % 2 else HUMAN, number) for number, turn in enumerate(conversation)]
+    humans, answers = texts[0::2], texts[1::2]
+    markers = sum(text.count(IMAGE_MARKER) for text in humans)
+    if markers > 1:
+        raise InputError(f"The conversation refers to {markers} pictures ({IMAGE_MARKER}); one is supported.")
+    pairs = [(without_marker(human), answer.strip()) for human, answer in zip(humans, answers, strict=True)]
+    for number, (_, answer) in enumerate(pairs):
+        if not answer:
+            raise InputError(f"Answer {number + 1} of the conversation is empty.")
+    return pairs
+
+
+def without_marker(text: str) -> str:
+    """Return the text without image markers and without blanks around it."""
+    return text.replace(IMAGE_MARKER, "").strip()
+
+
+def encode_conversation(
+    conversation: Sequence[Mapping[str, Any]],
+    image: Image.Image | None,
+    *,
+    tokenizer: ChatTokenizer,
+    settings: ImageSettings,
+    prompt_format: PromptFormat,
+    key: str = "",
+) -> EncodedSample:
+    """Encode a conversation for training.
+
+    Args:
+        conversation: LLaVA turns; see `conversation_pairs`.
+        image: The picture, or None for a conversation of text alone.
+        tokenizer: The model's tokenizer.
+        settings: How the picture enters the model.
+        prompt_format: "plain" or "instruct".
+        key: Name of the sample.
+
+    Raises:
+        InputError: The conversation has another layout, refers to a picture that is not given, or has several turns in
+            the plain format.
+    """
+    pairs = conversation_pairs(conversation)
+    if image is None and any(IMAGE_MARKER in str(turn["value"]) for turn in conversation[0::2]):
+        raise InputError(f"The conversation refers to a picture ({IMAGE_MARKER}) but has none.")
+    if prompt_format == "plain" and len(pairs) > 1:
+        raise InputError(f"The plain format takes one caption, this conversation has {len(pairs)}; use instruct.")
+    tokens = [tokenizer.bos]
+    trained = [False]
+    for number, (human, answer) in enumerate(pairs):
+        asked = _prompt_tokens(human, image is not None and number == 0, tokenizer, settings, prompt_format)
+        answered = [*tokenizer.encode(answer), tokenizer.eos]
+        tokens += asked + answered
+        trained += [False] * len(asked) + [True] * len(answered)
+    token_tensor = torch.tensor(tokens)
+    labels = torch.full_like(token_tensor, IGNORED_LABEL)
+    labels[:-1] = torch.where(torch.tensor(trained[1:]), token_tensor[1:], IGNORED_LABEL)
+    pixels, valid = _pixels(image, settings)
+    return EncodedSample(key=key, tokens=token_tensor, labels=labels, pixels=pixels, valid=valid)
+
+
+def encode_prompt(
+    question: str,
+    image: Image.Image | None,
+    *,
+    tokenizer: ChatTokenizer,
+    settings: ImageSettings,
+    prompt_format: PromptFormat,
+    key: str = "",
+) -> EncodedSample:
+    """Encode what stands before the answer, for generation: the same tokens that training puts before it.
+
+    Args:
+        question: Human text; dropped in the plain format, as in training.
+        image: The picture, or None.
+        tokenizer: The model's tokenizer.
+        settings: How the picture enters the model.
+        prompt_format: "plain" or "instruct".
+        key: Name of the sample.
+
+    Returns:
+        A sample whose labels are all -100; the next token after its last is the answer's first.
+
+    Raises:
+        InputError: The text has markers of more than one picture.
+    """
+    if question.count(IMAGE_MARKER) > 1:
+        raise InputError(f"The prompt of {key!r} refers to several pictures ({IMAGE_MARKER}); one is supported.")
+    asked = _prompt_tokens(without_marker(question), image is not None, tokenizer, settings, prompt_format)
+    tokens = torch.tensor([tokenizer.bos, *asked])
+    pixels, valid = _pixels(image, settings)
+    untrained = torch.full_like(tokens, IGNORED_LABEL)
+    return EncodedSample(key=key, tokens=tokens, labels=untrained, pixels=pixels, valid=valid)
+
+
+def _turn_text(turn: Any, role: str, number: int) -> str:
+    if not isinstance(turn, Mapping) or turn.get("from") != role or not isinstance(turn.get("value"), str):
+        raise InputError(f'Turn {number + 1} of the conversation must be {{"from": "{role}", "value": text}}.')
+    return str(turn["value"])
+
+
+def _prompt_tokens(
+    human: str, with_image: bool, tokenizer: ChatTokenizer, settings: ImageSettings, prompt_format: PromptFormat
+) -> list[int]:
+    image_tokens = [tokenizer.image] * settings.tokens if with_image else []
+    if prompt_format == "plain":
+        return image_tokens
+    return [tokenizer.inst, *image_tokens, *tokenizer.encode(human), tokenizer.inst_end]
+
+
+def _pixels(image: Image.Image | None, settings: ImageSettings) -> tuple[Tensor, Tensor]:
+    if image is None:
+        return torch.empty(0, 3, settings.size, settings.size, dtype=torch.uint8), torch.empty(0, 2, dtype=torch.int64)
+    pixels, valid = preprocess(image, settings)
+    return pixels.unsqueeze(0), torch.tensor([valid])
