@@ -1,0 +1,1 @@
+"""Pipeline components: one folder per stage, shared rooms beside them."""

@@ -1,0 +1,164 @@
+"""Runs a stage once per content: finds finished work, or does it and writes the manifest last."""
+
+import datetime
+import errno
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from components.errors import StageError, VlmError
+from components.stage.context import RunContext
+from components.stage.manifest import MANIFEST_NAME, Manifest, check_files, list_files, read_manifest, write_manifest
+from components.stage.progress import Progress, progress_folder
+from components.storage.checksum import content_key
+from components.tracking.tracker import StageTracker, stage_tracker
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """A finished stage folder.
+
+    Attributes:
+        folder: `<workspace>/<stage>/<key>`.
+        manifest: Its manifest.
+        reused: True when the folder was finished by an earlier run.
+    """
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage's body gets.
+
+    Attributes:
+        folder: Where it writes; it may hold files of an interrupted run, which the body resumes from or replaces.
+        tracker: Where it logs parameters, metrics and artifacts.
+        progress: Where it reports how far it is.
+    """
+
+    folder: Path
+    tracker: StageTracker
+    progress: Progress
+
+
+def input_identity(folder: Path) -> str:
+    """Return what identifies a finished stage folder as another stage's input: stage name and key."""
+    manifest = read_manifest(folder)
+    return f"{manifest.stage}/{manifest.key}"
+
+
+def run_stage(
+    context: RunContext,
+    *,
+    stage: str,
+    version: int,
+    inputs: Mapping[str, Path | str],
+    settings: BaseModel,
+    body: Callable[[StageWork], Mapping[str, Any]],
+) -> StageOutput:
+    """Run `body` unless its output exists already.
+
+    Args:
+        context: The pipeline run.
+        stage: Stage name, the folder below the workspace (`generate/captioning` for one of several uses of a stage).
+        version: Raised whenever the same inputs and settings give another output.
+        inputs: Name to a finished stage folder, or to any string that identifies the input (a URI, a partition).
+        settings: The stage's typed settings. All of them enter the key: leave out what does not change the output.
+        body: Does the work in `StageWork.folder` and returns the facts for the manifest (JSON-serialisable).
+
+    Returns:
+        The finished folder.
+
+    Raises:
+        StageError: An input is not finished, the disk is full, or another process holds the same folder.
+    """
+    identities = {name: input_identity(value) if isinstance(value, Path) else value for name, value in inputs.items()}
+    settings_json = settings.model_dump(mode="json")
+    key = content_key({"stage": stage, "version": version, "inputs": identities, "settings": settings_json})
+    folder = context.workspace / stage / key
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = Progress(
+        stage, progress_folder(context.workspace, context.run_id) / f"{stage.replace('/', '-')}-{key}.json"
+    )
+    try:
+        with _locked(folder), stage_tracker(context, stage, {"key": key, **settings_json}) as tracker:
+            if (folder / MANIFEST_NAME).is_file():
+                output = _reuse(folder)
+                tracker.log_reused(folder, output.manifest.facts)
+                print(f"{stage}: finished before, reused: {folder}", flush=True)
+            else:
+                plan = _Plan(stage, version, key, identities, settings_json)
+                output = _perform(plan, body, StageWork(folder, tracker, progress))
+                tracker.log_facts(output.manifest.facts)
+                print(f"{stage}: done in {output.manifest.duration_s:.1f} s: {folder}", flush=True)
+    except BaseException as error:
+        progress.finish("failed", str(error) if isinstance(error, VlmError) else repr(error))
+        raise
+    progress.finish("reused" if output.reused else "done")
+    return output
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What identifies the work: the manifest's first five fields."""
+
+    stage: str
+    version: int
+    key: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+
+
+def _reuse(folder: Path) -> StageOutput:
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return StageOutput(folder, manifest, reused=True)
+
+
+def _perform(plan: _Plan, body: Callable[[StageWork], Mapping[str, Any]], work: StageWork) -> StageOutput:
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    start = time.monotonic()
+    work.progress.start("starting", None, "")
+    try:
+        facts = dict(body(work))
+        json.dumps(facts, allow_nan=False)  # a fact that JSON can't hold is a defect: fail here, not in a reader
+        manifest = Manifest(
+            **vars(plan),
+            facts=facts,
+            files=list_files(work.folder),
+            started=started,
+            duration_s=round(time.monotonic() - start, 3),
+        )
+        write_manifest(work.folder, manifest)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        free = shutil.disk_usage(work.folder).free
+        raise StageError(
+            f"The disk is full: stage {plan.stage} could not write below {work.folder} ({free} bytes free). "
+            "Free some space and run again: finished stages are kept."
+        ) from error
+    return StageOutput(work.folder, manifest, reused=False)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the folder, so that two runs never write the same output at once."""
+    with open(folder.with_name(folder.name + ".lock"), "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"waiting for another run that is writing {folder}", flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""Local files: atomic writes, checksums, and the content-keyed workspace."""

@@ -1,0 +1,1 @@
+"""MLflow: one run per pipeline run, a nested run per stage."""
