@@ -1,0 +1,1 @@
+"""Where training runs: one job description, one launcher per place."""

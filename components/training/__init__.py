@@ -1,0 +1,1 @@
+"""The training engine: one loop for pretraining and supervised fine-tuning."""

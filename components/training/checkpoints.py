@@ -1,0 +1,133 @@
+"""Training checkpoints: everything that a killed run needs to go on as if nothing had happened.
+
+`<output>/training/iter_0000100/` holds the sharded model and optimizer, the random-number and loader state of each
+data-parallel rank, and the counters. It is written as `iter_0000100.tmp` and renamed when all ranks are done: a folder
+without the suffix is complete.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from components.errors import StageError
+from components.model.checkpoint import load_sharded, save_sharded
+from components.model.vlm import VisionLanguageModel
+from components.storage.atomic import write_bytes, write_json
+from components.training.optimizer import MasterWeightAdamW
+
+_PREFIX = "iter_"
+_UNFINISHED = ".tmp"
+
+
+@dataclass
+class Counters:
+    """How far training is, summed over all ranks.
+
+    Attributes:
+        step: Finished optimizer steps.
+        samples: Samples consumed.
+        tokens: Tokens consumed, image tokens included.
+    """
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete training checkpoints below `folder`, oldest first."""
+    found = folder.glob(f"{_PREFIX}*")
+    return sorted(path for path in found if path.is_dir() and not path.name.endswith(_UNFINISHED))
+
+
+def save_checkpoint(
+    folder: Path, counters: Counters, model: VisionLanguageModel, optimizer: MasterWeightAdamW, loader_state: bytes | None, keep: int
+) -> Path:
+    """Write the checkpoint of a step and remove all but the newest `keep`. Every rank calls this.
+
+    Args:
+        folder: `<output>/training`.
+        counters: Progress after the step that was just finished.
+        model: The model.
+        optimizer: Its optimizer.
+        loader_state: State of the loader on ranks that load, None on the others.
+        keep: Number of checkpoints that stay.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final = folder / f"{_PREFIX}{counters.step:07d}"
+    temporary = final.with_name(final.name + _UNFINISHED)
+    rank = torch.distributed.get_rank()
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step, stepped over when resuming
+        (temporary / "checkpoint").mkdir(parents=True)
+    torch.distributed.barrier()
+    save_sharded(_sharded_state(model, optimizer), temporary / "checkpoint")
+    data_rank = parallel_state.get_data_parallel_rank()
+    if parallel_state.get_tensor_model_parallel_rank() == 0:
+        torch.save(_random_state(), temporary / f"random_dp{data_rank}.pt")
+        if loader_state is None:
+            raise StageError(f"rank {rank} loads data but gave no loader state to save")
+        write_bytes(temporary / f"loader_dp{data_rank}.bin", loader_state)
+    torch.distributed.barrier()
+    if rank == 0:
+        facts = {**vars(counters), "data_parallel": parallel_state.get_data_parallel_world_size()}
+        write_json(temporary / "counters.json", facts)
+        temporary.rename(final)
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    torch.distributed.barrier()
+    return final
+
+
+def load_checkpoint(path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> tuple[Counters, bytes | None]:
+    """Restore model, optimizer and random state in place. Every rank calls this.
+
+    Returns:
+        The counters and, on ranks that load, the loader's state.
+
+    Raises:
+        StageError: The checkpoint was written with another number of data-parallel ranks, or a part is missing.
+    """
+    try:
+        facts: dict[str, int] = json.loads((path / "counters.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(f"The training checkpoint {path} can't be read: {error}. Delete it to resume from the one before.") from error
+    data_parallel = parallel_state.get_data_parallel_world_size()
+    if facts.pop("data_parallel") != data_parallel:
+        raise StageError(
+            f"{path} was written with another number of data-parallel ranks than the {data_parallel} of this run, so the "
+            "sample order can't be continued. Use the same launch settings, or delete the folder to start over."
+        )
+    state = load_sharded(_sharded_state(model, optimizer), path / "checkpoint")
+    model.load_state_dict(state["model"], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+    data_rank = parallel_state.get_data_parallel_rank()
+    _restore_random_state(torch.load(path / f"random_dp{data_rank}.pt", weights_only=True))
+    loads = parallel_state.get_tensor_model_parallel_rank() == 0
+    return Counters(**facts), (path / f"loader_dp{data_rank}.bin").read_bytes() if loads else None
+
+
+def _sharded_state(model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> dict[str, Any]:
+    model_state = model.sharded_state_dict()
+    return {"model": model_state, "optimizer": optimizer.sharded_state_dict(model_state)}
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

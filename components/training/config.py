@@ -1,0 +1,98 @@
+"""Settings of a training stage: the recipe (what is learnt) and the launch (where)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.launch.config import LaunchConfig
+
+
+class Recipe(BaseModel):
+    """Everything that decides what is learnt; all of it enters the stage's content key.
+
+    Attributes:
+        train_language: Update the language model.
+        train_vision: Update the vision tower.
+        train_projector: Update the projector.
+        prompt_format: "plain" trains captions right after the picture, "instruct" trains answers in Mistral's template.
+        iterations: Optimizer steps.
+        global_batch_size: Samples per optimizer step over all data-parallel ranks.
+        sequence_length: Tokens (image and text) that one packed sequence holds at the most.
+        learning_rate: Peak of the schedule.
+        min_learning_rate: End of the cosine decay.
+        warmup_fraction: Share of the iterations with linearly rising learning rate.
+        weight_decay: AdamW's decoupled decay; biases and norms have none.
+        adam_beta1: AdamW's first-moment decay.
+        adam_beta2: AdamW's second-moment decay.
+        adam_eps: AdamW's epsilon.
+        clip_grad: Largest global gradient norm; 0 switches clipping off.
+        hidden_dropout: Dropout on hidden states of the language model while training.
+        precision: "bf16" keeps fp32 master weights for what trains; "fp32" is for CPUs.
+        evaluation_interval: Steps between two validation losses; 0 for none.
+        evaluation_samples: Validation samples used each time, at the most.
+        save_interval: Steps between two checkpoints.
+        keep_checkpoints: Number of newest training checkpoints that stay until the stage is finished.
+        log_interval: Steps between two rows of metrics.
+        shuffle_buffer: Samples that the loader shuffles among.
+        loader_workers: Loader processes per data-parallel rank; they decide the order of samples.
+        seed: Seed of sample order and dropout.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_language: bool
+    train_vision: bool
+    train_projector: bool = True
+    prompt_format: Literal["plain", "instruct"]
+    iterations: int = Field(ge=1)
+    global_batch_size: int = Field(ge=1)
+    sequence_length: int = Field(ge=8)
+    learning_rate: float = Field(gt=0)
+    min_learning_rate: float = Field(ge=0)
+    warmup_fraction: float = Field(default=0.01, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    adam_eps: float = Field(default=1e-8, gt=0)
+    clip_grad: float = Field(default=1.0, ge=0)
+    hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    evaluation_interval: int = Field(default=0, ge=0)
+    evaluation_samples: int = Field(default=128, ge=1)
+    save_interval: int = Field(ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_interval: int = Field(default=10, ge=1)
+    shuffle_buffer: int = Field(default=1000, ge=1)
+    loader_workers: int = Field(default=0, ge=0)
+    seed: int = 1234
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if not (self.train_language or self.train_vision or self.train_projector):
+            raise ValueError("nothing is trained: set train_language, train_vision or train_projector to true")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(f"min_learning_rate ({self.min_learning_rate}) is above learning_rate ({self.learning_rate})")
+        return self
+
+
+class TrainingConfig(BaseModel):
+    """Settings of a training stage.
+
+    Attributes:
+        recipe: What is learnt.
+        launch: Where it runs; another launch continues and reuses the same work.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: Recipe
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainingConfig":
+        if self.recipe.global_batch_size % self.launch.data_parallel:
+            raise ValueError(
+                f"recipe.global_batch_size ({self.recipe.global_batch_size}) must be a multiple of the number of "
+                f"data-parallel ranks ({self.launch.data_parallel} = nodes x processes_per_node / tensor_parallel)"
+            )
+        return self

@@ -1,0 +1,45 @@
+"""What a training worker is told by the stage that launches it."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from components.training.config import Recipe
+
+
+class TrackingTarget(BaseModel):
+    """The MLflow runs that the worker logs its curves to; empty strings for no tracking."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tracking_uri: str = ""
+    stage_run_id: str = ""
+    parent_run_id: str = ""
+    prefix: str = ""
+
+
+class TrainingSpec(BaseModel):
+    """One training run, as written to `spec.json` beside its output.
+
+    Attributes:
+        stage: Name shown in progress and logs.
+        recipe: What is learnt.
+        tensor_parallel: Processes that share one copy of the model.
+        model_folder: Model folder to start from.
+        dataset_folder: Output folder of the energon split.
+        output_folder: The stage's folder: `training/` holds resumable checkpoints, `metrics.jsonl` the curves,
+            `checkpoint/` the final weights.
+        progress_file: Progress file for displays, or None.
+        tracking: Where curves go beside `metrics.jsonl`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    recipe: Recipe
+    tensor_parallel: int
+    model_folder: Path
+    dataset_folder: Path
+    output_folder: Path
+    progress_file: Path | None = None
+    tracking: TrackingTarget = TrackingTarget()

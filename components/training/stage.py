@@ -1,0 +1,85 @@
+"""Runs a training stage: writes the spec, launches the job, collects what it left."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.errors import StageError
+from components.launch.job import TrainingJob
+from components.launch.local import run_local
+from components.stage.context import RunContext
+from components.stage.manifest import read_manifest
+from components.stage.runner import StageOutput, StageWork, run_stage
+from components.storage.atomic import write_text
+from components.training.config import TrainingConfig
+from components.training.spec import TrackingTarget, TrainingSpec
+from components.training.summary import TRAINING_FOLDER, read_summary
+
+VERSION = 1
+_LAUNCH_FOLDER = "launch"
+
+
+def run_training(context: RunContext, stage: str, config: TrainingConfig, model: Path, dataset: Path) -> StageOutput:
+    """Train `model` on `dataset` and return the trained model folder.
+
+    A run that was stopped goes on from its newest checkpoint. The launch settings do not enter the content key: the
+    same training may go on with another tensor-parallel size.
+
+    Args:
+        context: The pipeline run.
+        stage: "pretrain" or "sft".
+        config: Recipe and launch.
+        model: Model folder to start from.
+        dataset: Output folder of the energon split.
+
+    Raises:
+        StageError: The job failed, or an input folder is not finished.
+    """
+
+    def body(work: StageWork) -> Mapping[str, Any]:
+        spec = TrainingSpec(
+            stage=stage,
+            recipe=config.recipe,
+            tensor_parallel=config.launch.tensor_parallel,
+            model_folder=model,
+            dataset_folder=dataset,
+            output_folder=work.folder,
+            progress_file=work.progress.path,
+            tracking=TrackingTarget(
+                tracking_uri=context.tracking_uri,
+                stage_run_id=work.tracker.mlflow_run_id,
+                parent_run_id=context.mlflow_run_id,
+                prefix=work.tracker.prefix,
+            ),
+        )
+        launch_folder = work.folder / _LAUNCH_FOLDER
+        spec_path = launch_folder / "spec.json"
+        write_text(spec_path, spec.model_dump_json(indent=2) + "\n")
+        work.tracker.log_params({"launch": config.launch.model_dump()})
+        job = TrainingJob(
+            name=stage,
+            module="components.training.worker",
+            arguments=[str(spec_path)],
+            log_folder=launch_folder / "logs",
+            config=config.launch,
+        )
+        run_local(job)
+        return _collect(work.folder)
+
+    _check_dataset(dataset, stage)
+    return run_stage(context, stage=stage, version=VERSION, inputs={"model": model, "dataset": dataset}, settings=config.recipe, body=body)
+
+
+def _collect(folder: Path) -> Mapping[str, Any]:
+    """Remove what only an unfinished training needs and return the facts."""
+    summary = read_summary(folder)
+    shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / _LAUNCH_FOLDER, ignore_errors=True)
+    return summary
+
+
+def _check_dataset(dataset: Path, stage: str) -> None:
+    facts = read_manifest(dataset).facts
+    if "splits" in facts and not facts["splits"].get("train"):
+        raise StageError(f"{dataset} has no training samples for {stage}: its train split is empty.")

@@ -1,0 +1,22 @@
+"""What a finished training leaves for its stage; light to import."""
+
+import json
+from pathlib import Path
+
+from components.errors import StageError
+
+SUMMARY_NAME = "summary.json"
+TRAINING_FOLDER = "training"
+
+
+def read_summary(folder: Path) -> dict[str, float | int | str]:
+    """Return the facts that a finished training left in its output folder.
+
+    Raises:
+        StageError: The training did not finish.
+    """
+    path = folder / SUMMARY_NAME
+    if not path.is_file():
+        raise StageError(f"{path} is missing: the training job ended without finishing.")
+    summary: dict[str, float | int | str] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

@@ -1,0 +1,328 @@
+"""The training loop: the same for pretraining and fine-tuning, laptop and cluster."""
+
+import gc
+import math
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+import torch
+from megatron.core import parallel_state
+
+from components.data.image import normalise
+from components.data.loader import TrainingLoader, validation_samples
+from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
+from components.data.tokenizer import ChatTokenizer
+from components.errors import StageError
+from components.model.checkpoint import load_model, save_model
+from components.model.config import ModelConfig, read_model_config
+from components.model.distributed import destroy, initialize
+from components.model.vlm import VisionLanguageModel, build_model
+from components.stage.progress import Progress
+from components.storage.atomic import write_json, write_text
+from components.tracking.tracker import StageTracker, attach
+from components.training.batches import share_batches
+from components.training.checkpoints import Counters, checkpoints, load_checkpoint, save_checkpoint
+from components.training.config import Recipe
+from components.training.metrics import CURVES_NAME, METRICS_NAME, MetricsLog, curves_svg, read_metrics
+from components.training.optimizer import MasterWeightAdamW
+from components.training.schedule import learning_rate
+from components.training.spec import TrainingSpec
+from components.training.summary import SUMMARY_NAME, TRAINING_FOLDER
+
+
+def train(spec: TrainingSpec) -> bool:
+    """Train from the spec's model folder, or go on from the newest training checkpoint below the output folder.
+
+    Every process that torchrun starts calls this. The last step leaves a model folder (`checkpoint/`, `model.json`,
+    `tokenizer/`), `metrics.jsonl`, `curves.svg` and `summary.json` in the output folder.
+
+    Returns:
+        True when finished, False when a SIGTERM stopped it after a checkpoint was saved.
+
+    Raises:
+        StageError: The loss is not finite, or a checkpoint can't be restored.
+    """
+    initialize(spec.tensor_parallel)
+    try:
+        return _Training(spec).run()
+    finally:
+        destroy()
+
+
+@dataclass
+class _StepResult:
+    """What one optimizer step gives, summed over the global batch."""
+
+    loss: float
+    gradient_norm: float
+    tokens: int
+    answer_tokens: int
+    data_wait_s: float
+
+
+class _Training:
+    """State of one training process."""
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self.spec = spec
+        self.recipe = spec.recipe
+        self.folder = spec.output_folder
+        self.rank = torch.distributed.get_rank()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.loads_data = parallel_state.get_tensor_model_parallel_rank() == 0
+        self.config: ModelConfig = read_model_config(spec.model_folder)
+        self.tokenizer = ChatTokenizer.load(spec.model_folder / "tokenizer")
+        torch.manual_seed(self.recipe.seed + 1000 * parallel_state.get_data_parallel_rank())
+        dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+        self.model = build_model(self.config, dtype=dtype, hidden_dropout=self.recipe.hidden_dropout).to(self.device)
+        _set_trainable(self.model, self.recipe)
+        self.counters = Counters()
+        self.loader = self._open_loader() if self.loads_data else None
+        self.optimizer = self._restore()
+        self.tracker = self._attach() if self.rank == 0 else StageTracker()
+        self.metrics = MetricsLog(self.folder / METRICS_NAME, self.counters.step, self.tracker) if self.rank == 0 else None
+        self.stop_requested = False
+
+    def run(self) -> bool:
+        """Run the remaining steps; see `train`."""
+        signal.signal(signal.SIGTERM, self._request_stop)
+        progress = Progress(self.spec.stage, self.spec.progress_file) if self.rank == 0 else None
+        if progress is not None:
+            progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
+        batches = self._local_batches()
+        last_log = time.perf_counter()
+        samples_logged, tokens_logged = self.counters.samples, self.counters.tokens
+        self.model.train()
+        # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
+        gc.disable()
+        while self.counters.step < self.recipe.iterations:
+            result = self._step(batches)
+            step = self.counters.step
+            row: dict[str, float] = {}
+            if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
+                elapsed, last_log = time.perf_counter() - last_log, time.perf_counter()
+                row = {
+                    "loss": result.loss,
+                    "learning_rate": self._learning_rate(step),
+                    "gradient_norm": result.gradient_norm,
+                    "samples_per_s": (self.counters.samples - samples_logged) / elapsed,
+                    "tokens_per_s": (self.counters.tokens - tokens_logged) / elapsed,
+                    "data_wait_share": result.data_wait_s / elapsed,
+                    "consumed_samples": float(self.counters.samples),
+                }
+                samples_logged, tokens_logged = self.counters.samples, self.counters.tokens
+            if self._evaluates(step):
+                row["validation_loss"] = self._validation_loss()
+            if row and self.metrics is not None:
+                self.metrics.log(step, row)
+            if progress is not None:
+                progress.update(step, loss=result.loss)
+            if self._agreed_to_stop():
+                self._save()
+                self.tracker.flush()
+                return False
+            if step % self.recipe.save_interval == 0 and step < self.recipe.iterations:
+                self._save()
+                gc.collect()
+        self._finish()
+        return True
+
+    def _step(self, batches: Iterator[list[PackedBatch]]) -> _StepResult:
+        """Consume one global batch and update the weights once."""
+        waited = time.perf_counter()
+        micro_batches = share_batches(next(batches) if self.loads_data else None, self.device)
+        waited = time.perf_counter() - waited
+        counts = torch.tensor(
+            [
+                sum(int((batch.labels != IGNORED_LABEL).sum()) for batch in micro_batches),
+                sum(batch.tokens.numel() for batch in micro_batches),
+                sum(len(batch.keys) for batch in micro_batches),
+            ],
+            device=self.device,
+        )
+        _sum_over_data_parallel(counts)
+        answer_tokens, tokens, samples = (int(value) for value in counts)
+        if answer_tokens == 0:
+            raise StageError("A whole global batch has no answer token to train on. Is the dataset's text empty?")
+        loss = torch.zeros((), device=self.device)
+        for batch in micro_batches:
+            micro_loss = self._loss_sum(batch) / answer_tokens
+            micro_loss.backward()
+            self.optimizer.accumulate()
+            loss += micro_loss.detach()
+        _sum_over_data_parallel(loss)
+        step = self.counters.step + 1
+        if not math.isfinite(float(loss)):
+            kept = checkpoints(self.folder / TRAINING_FOLDER)
+            raise StageError(
+                f"The loss of step {step} is {float(loss)}: training diverged. Lower recipe.learning_rate. "
+                f"Last good checkpoint: {kept[-1] if kept else 'none yet'}."
+            )
+        norm = self.optimizer.step(self._learning_rate(step))
+        self.counters.step = step
+        self.counters.samples += samples
+        self.counters.tokens += tokens
+        return _StepResult(float(loss), norm, tokens, answer_tokens, waited)
+
+    def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
+        pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.model_dtype) if len(batch.pixels) else None
+        loss: torch.Tensor = self.model(batch, pixels, compute_loss=True)
+        return loss.sum()
+
+    @property
+    def model_dtype(self) -> torch.dtype:
+        """Type that the model computes in."""
+        return torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+
+    def _validation_loss(self) -> float:
+        """Return the mean loss per answer token over the first validation samples."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            local = self._validation_batches() if self.loads_data else None
+            for batch in share_batches(local, self.device):
+                total[0] += self._loss_sum(batch)
+                total[1] += (batch.labels != IGNORED_LABEL).sum()
+        self.model.train()
+        _sum_over_data_parallel(total)
+        if total[1] == 0:
+            raise StageError(f"The validation split of {self.spec.dataset_folder} has no answer tokens.")
+        return float(total[0] / total[1])
+
+    def _validation_batches(self) -> list[PackedBatch]:
+        share = math.ceil(self.recipe.evaluation_samples / parallel_state.get_data_parallel_world_size())
+        samples = validation_samples(
+            self.spec.dataset_folder,
+            tokenizer=self.tokenizer,
+            image_settings=self.config.image,
+            prompt_format=self.recipe.prompt_format,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        )
+        return self._pack(list(islice(samples, share)))
+
+    def _local_batches(self) -> Iterator[list[PackedBatch]]:
+        """Yield the packed micro-batches of one step after the other, on ranks that load."""
+        if self.loader is None:
+            return
+        for samples in self.loader:
+            yield self._pack(samples)
+
+    def _pack(self, samples: list[EncodedSample]) -> list[PackedBatch]:
+        return pack(samples, self.recipe.sequence_length, overlong="truncate")
+
+    def _open_loader(self) -> TrainingLoader:
+        return TrainingLoader(
+            self.spec.dataset_folder,
+            tokenizer=self.tokenizer,
+            image_settings=self.config.image,
+            prompt_format=self.recipe.prompt_format,
+            samples_per_batch=self.recipe.global_batch_size // parallel_state.get_data_parallel_world_size(),
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            workers=self.recipe.loader_workers,
+            shuffle_buffer=self.recipe.shuffle_buffer,
+            seed=self.recipe.seed,
+        )
+
+    def _restore(self) -> MasterWeightAdamW:
+        """Load the starting weights, or everything of the newest training checkpoint."""
+        kept = checkpoints(self.folder / TRAINING_FOLDER)
+        if not kept:
+            load_model(self.model, self.spec.model_folder / "checkpoint")
+            return MasterWeightAdamW(self.model, self.recipe)
+        optimizer = MasterWeightAdamW(self.model, self.recipe)
+        self.counters, loader_state = load_checkpoint(kept[-1], self.model, optimizer)
+        if self.loader is not None and loader_state is not None:
+            self.loader.restore(loader_state)
+        if self.rank == 0:
+            print(f"{self.spec.stage}: resumed at step {self.counters.step} from {kept[-1]}", flush=True)
+        return optimizer
+
+    def _save(self) -> None:
+        loader_state = self.loader.state() if self.loader is not None else None
+        folder = self.folder / TRAINING_FOLDER
+        save_checkpoint(folder, self.counters, self.model, self.optimizer, loader_state, self.recipe.keep_checkpoints)
+
+    def _finish(self) -> None:
+        """Write the model folder; the resumable checkpoints have done their work and are removed by the stage."""
+        target = self.folder / "checkpoint"
+        if self.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+        torch.distributed.barrier()
+        save_model(self.model, target)
+        if self.rank != 0:
+            return
+        shutil.copytree(self.spec.model_folder / "tokenizer", self.folder / "tokenizer", dirs_exist_ok=True)
+        shutil.copy(self.spec.model_folder / "model.json", self.folder / "model.json")
+        rows = read_metrics(self.folder / METRICS_NAME)
+        write_text(self.folder / CURVES_NAME, curves_svg(rows, self.spec.stage))
+        write_json(self.folder / SUMMARY_NAME, self._summary(rows))
+        self.tracker.log_artifact(self.folder / CURVES_NAME)
+        self.tracker.flush()
+
+    def _summary(self, rows: list[dict[str, float]]) -> dict[str, float | int | str]:
+        trained = sum(parameter.numel() for parameter in self.optimizer.parameters)
+        summary: dict[str, float | int | str] = {
+            **{name: value for name, value in vars(self.counters).items()},
+            "tensor_parallel": self.spec.tensor_parallel,
+            "data_parallel": parallel_state.get_data_parallel_world_size(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "trained_parameters_per_rank": trained,
+            "skipped_samples": self.loader.skipped if self.loader is not None else 0,
+        }
+        for key in ("loss", "validation_loss", "samples_per_s", "tokens_per_s"):
+            values = [row[key] for row in rows if key in row]
+            if values:
+                summary[f"final_{key}" if "loss" in key else f"median_{key}"] = (
+                    values[-1] if "loss" in key else sorted(values)[len(values) // 2]
+                )
+        return summary
+
+    def _evaluates(self, step: int) -> bool:
+        interval = self.recipe.evaluation_interval
+        return interval > 0 and (step % interval == 0 or step == self.recipe.iterations)
+
+    def _learning_rate(self, step: int) -> float:
+        recipe = self.recipe
+        return learning_rate(
+            step,
+            iterations=recipe.iterations,
+            peak=recipe.learning_rate,
+            minimum=recipe.min_learning_rate,
+            warmup_fraction=recipe.warmup_fraction,
+        )
+
+    def _attach(self) -> StageTracker:
+        target = self.spec.tracking
+        return attach(target.tracking_uri, target.stage_run_id, target.parent_run_id, target.prefix)
+
+    def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    def _agreed_to_stop(self) -> bool:
+        """Return whether any rank was asked to stop, so that all stop after the same step."""
+        flag = torch.tensor(int(self.stop_requested), device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+
+def _set_trainable(model: VisionLanguageModel, recipe: Recipe) -> None:
+    for part, trains in (
+        (model.language_model, recipe.train_language),
+        (model.vision_model, recipe.train_vision),
+        (model.vision_projection, recipe.train_projector),
+    ):
+        part.requires_grad_(trains)
+
+
+def _sum_over_data_parallel(tensor: torch.Tensor) -> None:
+    if parallel_state.get_data_parallel_world_size() > 1:
+        torch.distributed.all_reduce(tensor, group=parallel_state.get_data_parallel_group())

@@ -1,0 +1,32 @@
+"""Entry of one training process: `torchrun -m components.training.worker SPEC.json`.
+
+Kept light at import: saving a checkpoint starts helper processes that import this module again.
+"""
+
+import sys
+from pathlib import Path
+
+PREEMPTED_EXIT_CODE = 75  # EX_TEMPFAIL: a checkpoint was saved on SIGTERM; run again to go on
+
+
+def main() -> int:
+    """Train as the spec says.
+
+    Returns:
+        0 when finished, 75 when stopped by SIGTERM after saving, 1 on an error that the user can act on.
+    """
+    from components.errors import VlmError
+    from components.training.spec import TrainingSpec
+    from components.training.trainer import train
+
+    spec = TrainingSpec.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        finished = train(spec)
+    except VlmError as error:
+        print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0 if finished else PREEMPTED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

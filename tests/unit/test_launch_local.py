@@ -1,0 +1,89 @@
+"""The local launcher with a real torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.errors import ConfigurationError, StageError
+from components.launch.config import LaunchConfig
+from components.launch.job import TrainingJob
+from components.launch.local import run_local
+
+
+def _module(folder: Path, code: str) -> dict[str, str]:
+    """Write a module `job_under_test` and return the environment that finds it."""
+    (folder / "job_under_test.py").write_text(textwrap.dedent(code))
+    return {"PYTHONPATH": str(folder)}
+
+
+def _job(tmp_path: Path, code: str, **launch: int) -> TrainingJob:
+    return TrainingJob(
+        name="test",
+        module="job_under_test",
+        arguments=["argument"],
+        log_folder=tmp_path / "logs",
+        config=LaunchConfig(**{"processes_per_node": 2, **launch}),
+        environment=_module(tmp_path, code),
+    )
+
+
+def test_every_rank_runs_with_its_environment(tmp_path: Path) -> None:
+    code = f"""
+        import os, pathlib, sys
+        pathlib.Path({str(tmp_path)!r}, f"rank{{os.environ['RANK']}}").write_text(" ".join([os.environ["WORLD_SIZE"], *sys.argv[1:]]))
+    """
+    run_local(_job(tmp_path, code))
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2 argument", "2 argument"]
+
+
+def test_failing_rank_raises_with_its_last_lines(tmp_path: Path) -> None:
+    code = """
+        import os, sys, time
+        if os.environ["RANK"] == "1":
+            print("ERROR: the loss of step 7 is nan", file=sys.stderr)
+            sys.exit(1)
+        time.sleep(60)
+    """
+    started = time.monotonic()
+    with pytest.raises(StageError, match="the loss of step 7 is nan"):
+        run_local(_job(tmp_path, code))
+    assert time.monotonic() - started < 45, "the healthy rank must not be waited for"
+
+
+def test_several_machines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="launch.nodes"):
+        run_local(_job(tmp_path, "", nodes=2))
+
+
+def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
+    environment = _module(tmp_path, "import os, pathlib, time\npathlib.Path(os.environ['PIDS'], str(os.getpid())).touch()\ntime.sleep(120)")
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    code = f"""
+        from pathlib import Path
+        from components.launch.config import LaunchConfig
+        from components.launch.job import TrainingJob
+        from components.launch.local import run_local
+        run_local(TrainingJob("test", "job_under_test", [], Path({str(tmp_path / "logs")!r}), LaunchConfig(processes_per_node=2)))
+    """
+    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **environment, "PIDS": str(pids)})
+    deadline = time.monotonic() + 40
+    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = [int(path.name) for path in pids.iterdir()]
+    assert len(workers) == 2
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait(timeout=40)
+    assert not [pid for pid in workers if psutil.pid_exists(pid)]
+
+
+def test_tensor_parallel_groups_fit_the_node() -> None:
+    with pytest.raises(ValueError, match="multiple of tensor_parallel"):
+        LaunchConfig(processes_per_node=4, tensor_parallel=3)

@@ -1,0 +1,49 @@
+"""Atomic writes and content keys."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.storage.atomic import open_atomic, write_json, write_text
+from components.storage.checksum import content_key, sha256_file
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def test_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), open_atomic(path, "w") as stream:
+        stream.write("half of the new")
+        raise RuntimeError("interrupted")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["value.txt"]
+
+
+def test_json_refuses_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "facts.json", {"loss": math.nan})
+    assert not (tmp_path / "facts.json").exists()
+
+
+def test_sha256_is_the_published_test_vector(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@given(st.dictionaries(st.text(), _JSON, max_size=6))
+def test_key_does_not_depend_on_the_order_of_settings(settings: dict[str, object]) -> None:
+    assert content_key(settings) == content_key(dict(reversed(list(settings.items()))))
+
+
+def test_key_changes_with_any_value() -> None:
+    assert content_key({"a": 1, "b": [1, 2]}) != content_key({"a": 1, "b": [2, 1]})
