@@ -59,7 +59,9 @@ def run_local(job: TrainingJob) -> None:
         **job.environment,
     }
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     reader = threading.Thread(target=_pass_on, args=(process, last_lines), daemon=True)
     with _terminated_with_us(process):
         reader.start()

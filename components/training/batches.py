@@ -36,7 +36,9 @@ def _broadcast(batches: list[PackedBatch] | None, device: torch.device) -> list[
         flat = torch.cat([tensor.contiguous().view(torch.uint8).reshape(-1) for tensor in tensors]).to(device)
         torch.distributed.broadcast(flat, src=source, group=group)
         return batches
-    total = sum(_bytes(value) for description in descriptions for value in description.values() if isinstance(value, _Shape))
+    total = sum(
+        _bytes(value) for description in descriptions for value in description.values() if isinstance(value, _Shape)
+    )
     flat = torch.empty(total, dtype=torch.uint8, device=device)
     torch.distributed.broadcast(flat, src=source, group=group)
     return _rebuild(descriptions, flat)

@@ -46,7 +46,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, counters: Counters, model: VisionLanguageModel, optimizer: MasterWeightAdamW, loader_state: bytes | None, keep: int
+    folder: Path,
+    counters: Counters,
+    model: VisionLanguageModel,
+    optimizer: MasterWeightAdamW,
+    loader_state: bytes | None,
+    keep: int,
 ) -> Path:
     """Write the checkpoint of a step and remove all but the newest `keep`. Every rank calls this.
 
@@ -87,7 +92,9 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> tuple[Counters, bytes | None]:
+def load_checkpoint(
+    path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW
+) -> tuple[Counters, bytes | None]:
     """Restore model, optimizer and random state in place. Every rank calls this.
 
     Returns:
@@ -99,7 +106,9 @@ def load_checkpoint(path: Path, model: VisionLanguageModel, optimizer: MasterWei
     try:
         facts: dict[str, int] = json.loads((path / "counters.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StageError(f"The training checkpoint {path} can't be read: {error}. Delete it to resume from the one before.") from error
+        raise StageError(
+            f"The training checkpoint {path} can't be read: {error}. Delete it to resume from the one before."
+        ) from error
     data_parallel = parallel_state.get_data_parallel_world_size()
     if facts.pop("data_parallel") != data_parallel:
         raise StageError(

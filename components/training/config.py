@@ -71,7 +71,9 @@ class Recipe(BaseModel):
         if not (self.train_language or self.train_vision or self.train_projector):
             raise ValueError("nothing is trained: set train_language, train_vision or train_projector to true")
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(f"min_learning_rate ({self.min_learning_rate}) is above learning_rate ({self.learning_rate})")
+            raise ValueError(
+                f"min_learning_rate ({self.min_learning_rate}) is above learning_rate ({self.learning_rate})"
+            )
         return self
 
 

@@ -58,7 +58,9 @@ def curves_svg(rows: list[dict[str, Any]], title: str) -> str:
     for key, label in (("loss", "training"), ("validation_loss", "validation")):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
-            loss_axes.plot(*zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, linewidth=1.2)
+            loss_axes.plot(
+                *zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, linewidth=1.2
+            )
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
     if rates:
         rate_axes.plot(*zip(*rates, strict=True), color="tab:green", linewidth=1.2)

@@ -27,7 +27,9 @@ class MasterWeightAdamW:
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
-            raise StageError("No parameter of the model has requires_grad: the recipe's train_* settings freeze everything.")
+            raise StageError(
+                "No parameter of the model has requires_grad: the recipe's train_* settings freeze everything."
+            )
         decayed = [parameter for parameter in trained if parameter.ndim >= 2]
         undecayed = [parameter for parameter in trained if parameter.ndim < 2]
         self._clip_grad = recipe.clip_grad
@@ -100,7 +102,9 @@ class MasterWeightAdamW:
         shards = get_param_id_to_sharded_param_map(model_sharded_state_dict, self.parameters)
         unknown = [index for index in range(len(self.parameters)) if index not in shards]
         if unknown:
-            raise StageError(f"{len(unknown)} trained parameters are not in the model's sharded state dict: they would not be saved.")
+            raise StageError(
+                f"{len(unknown)} trained parameters are not in the model's sharded state dict: they would not be saved."
+            )
         state = self._adamw.state_dict()
         for index, master in enumerate(self.masters):
             if master is not self.parameters[index]:

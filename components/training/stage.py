@@ -68,7 +68,14 @@ def run_training(context: RunContext, stage: str, config: TrainingConfig, model:
         return _collect(work.folder)
 
     _check_dataset(dataset, stage)
-    return run_stage(context, stage=stage, version=VERSION, inputs={"model": model, "dataset": dataset}, settings=config.recipe, body=body)
+    return run_stage(
+        context,
+        stage=stage,
+        version=VERSION,
+        inputs={"model": model, "dataset": dataset},
+        settings=config.recipe,
+        body=body,
+    )
 
 
 def _collect(folder: Path) -> Mapping[str, Any]:

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import FrameType
 
 import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import TrainingLoader, validation_samples
+from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
@@ -74,7 +73,9 @@ class _Training:
         self.recipe = spec.recipe
         self.folder = spec.output_folder
         self.rank = torch.distributed.get_rank()
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         self.loads_data = parallel_state.get_tensor_model_parallel_rank() == 0
         self.config: ModelConfig = read_model_config(spec.model_folder)
         self.tokenizer = ChatTokenizer.load(spec.model_folder / "tokenizer")
@@ -86,7 +87,9 @@ class _Training:
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()
         self.tracker = self._attach() if self.rank == 0 else StageTracker()
-        self.metrics = MetricsLog(self.folder / METRICS_NAME, self.counters.step, self.tracker) if self.rank == 0 else None
+        self.metrics = (
+            MetricsLog(self.folder / METRICS_NAME, self.counters.step, self.tracker) if self.rank == 0 else None
+        )
         self.stop_requested = False
 
     def run(self) -> bool:
@@ -171,7 +174,9 @@ class _Training:
         return _StepResult(float(loss), norm, tokens, answer_tokens, waited)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
-        pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.model_dtype) if len(batch.pixels) else None
+        pixels = (
+            normalise(batch.pixels, batch.valid, self.config.image).to(self.model_dtype) if len(batch.pixels) else None
+        )
         loss: torch.Tensor = self.model(batch, pixels, compute_loss=True)
         return loss.sum()
 
@@ -199,9 +204,9 @@ class _Training:
         share = math.ceil(self.recipe.evaluation_samples / parallel_state.get_data_parallel_world_size())
         samples = validation_samples(
             self.spec.dataset_folder,
+            self._loader_settings(),
             tokenizer=self.tokenizer,
-            image_settings=self.config.image,
-            prompt_format=self.recipe.prompt_format,
+            image=self.config.image,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
         )
@@ -215,19 +220,25 @@ class _Training:
             yield self._pack(samples)
 
     def _pack(self, samples: list[EncodedSample]) -> list[PackedBatch]:
-        return pack(samples, self.recipe.sequence_length, overlong="truncate")
+        return pack(samples, self.recipe.sequence_length)
 
     def _open_loader(self) -> TrainingLoader:
         return TrainingLoader(
             self.spec.dataset_folder,
+            self._loader_settings(),
             tokenizer=self.tokenizer,
-            image_settings=self.config.image,
-            prompt_format=self.recipe.prompt_format,
+            image=self.config.image,
             samples_per_batch=self.recipe.global_batch_size // parallel_state.get_data_parallel_world_size(),
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
-            workers=self.recipe.loader_workers,
+        )
+
+    def _loader_settings(self) -> LoaderSettings:
+        return LoaderSettings(
+            prompt_format=self.recipe.prompt_format,
+            sequence_length=self.recipe.sequence_length,
             shuffle_buffer=self.recipe.shuffle_buffer,
+            workers=self.recipe.loader_workers,
             seed=self.recipe.seed,
         )
 
@@ -277,6 +288,7 @@ class _Training:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "trained_parameters_per_rank": trained,
             "skipped_samples": self.loader.skipped if self.loader is not None else 0,
+            "truncated_samples": self.loader.truncated if self.loader is not None else 0,
         }
         for key in ("loss", "validation_loss", "samples_per_s", "tokens_per_s"):
             values = [row[key] for row in rows if key in row]

@@ -63,7 +63,10 @@ def test_several_machines_are_refused(tmp_path: Path) -> None:
 
 
 def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
-    environment = _module(tmp_path, "import os, pathlib, time\npathlib.Path(os.environ['PIDS'], str(os.getpid())).touch()\ntime.sleep(120)")
+    environment = _module(
+        tmp_path,
+        "import os, pathlib, time\npathlib.Path(os.environ['PIDS'], str(os.getpid())).touch()\ntime.sleep(120)",
+    )
     pids = tmp_path / "pids"
     pids.mkdir()
     code = f"""
@@ -73,7 +76,9 @@ def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
         from components.launch.local import run_local
         run_local(TrainingJob("test", "job_under_test", [], Path({str(tmp_path / "logs")!r}), LaunchConfig(processes_per_node=2)))
     """
-    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **environment, "PIDS": str(pids)})
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **environment, "PIDS": str(pids)}
+    )
     deadline = time.monotonic() + 40
     while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -41,7 +41,9 @@ def _write(work: StageWork) -> Mapping[str, Any]:
 
 
 def _run(workspace: Path, settings: _Settings | None = None, body: Any = _write, **inputs: Path | str) -> StageOutput:
-    return run_stage(_context(workspace), stage="stage", version=1, inputs=inputs, settings=settings or _Settings(), body=body)
+    return run_stage(
+        _context(workspace), stage="stage", version=1, inputs=inputs, settings=settings or _Settings(), body=body
+    )
 
 
 def test_second_run_reuses_and_does_not_call_the_body(tmp_path: Path) -> None:
