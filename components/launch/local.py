@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
@@ -122,7 +122,5 @@ def terminate_tree(pid: int, grace_s: float = _GRACE_S) -> None:
 
 
 def _signal(process: psutil.Process, signum: int) -> None:
-    try:
+    with suppress(psutil.NoSuchProcess):
         process.send_signal(signum)
-    except psutil.NoSuchProcess:
-        pass

@@ -58,7 +58,7 @@ def test_failing_rank_raises_with_its_last_lines(tmp_path: Path) -> None:
 
 
 def test_several_machines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="launch.nodes"):
+    with pytest.raises(ConfigurationError, match=r"launch\.nodes"):
         run_local(_job(tmp_path, "", nodes=2))
 
 

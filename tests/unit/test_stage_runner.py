@@ -53,7 +53,8 @@ def test_second_run_reuses_and_does_not_call_the_body(tmp_path: Path) -> None:
         raise AssertionError("a finished stage ran again")
 
     second = _run(tmp_path, body=never)
-    assert not first.reused and second.reused
+    assert not first.reused
+    assert second.reused
     assert second.folder == first.folder
     assert second.manifest.facts == {"count": 1}
     assert set(second.manifest.files) == {"value.txt"}
@@ -98,7 +99,7 @@ def test_damaged_output_is_refused_by_name(tmp_path: Path, damage: str) -> None:
         path.unlink()
     else:
         path.write_text("c")
-    with pytest.raises(StageError, match="value.txt"):
+    with pytest.raises(StageError, match=r"value\.txt"):
         _run(tmp_path)
 
 

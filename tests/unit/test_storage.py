@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,12 @@ from hypothesis import strategies as st
 
 from components.storage.atomic import open_atomic, write_json, write_text
 from components.storage.checksum import content_key, sha256_file
+
+
+def _write_half_and_fail(stream: IO[str]) -> None:
+    stream.write("half of the new")
+    raise RuntimeError("interrupted")
+
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -22,14 +29,13 @@ def test_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path: Pat
     path = tmp_path / "value.txt"
     write_text(path, "old")
     with pytest.raises(RuntimeError), open_atomic(path, "w") as stream:
-        stream.write("half of the new")
-        raise RuntimeError("interrupted")
+        _write_half_and_fail(stream)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["value.txt"]
 
 
 def test_json_refuses_numbers_that_json_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "facts.json", {"loss": math.nan})
     assert not (tmp_path / "facts.json").exists()
 
