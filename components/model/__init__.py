@@ -1,0 +1,1 @@
+"""The multimodal model on megatron-core: architecture, attention, CLIP tower, parallel setup, checkpoints, HF mapping."""

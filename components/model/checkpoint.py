@@ -1,0 +1,153 @@
+"""Distributed checkpoints of megatron-core: written at one tensor-parallel size, read at any other."""
+
+import contextlib
+import queue
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch import nn
+from torch.distributed.checkpoint import CheckpointException
+
+from components.errors import InputError, StageError
+
+ShardedStateDict = dict[str, Any]
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write the parameters of a model as a distributed checkpoint; all ranks call it.
+
+    Args:
+        model: A megatron module, or a wrapper with `sharded_state_dict`.
+        folder: The checkpoint folder itself (`<model folder>/checkpoint`).
+
+    Raises:
+        StageError: Writing failed.
+    """
+    save_sharded(sharded_parameters(model), folder)
+
+
+def load_model(model: nn.Module, folder: Path) -> None:
+    """Fill the parameters of a model from a distributed checkpoint; all ranks call it.
+
+    The checkpoint must hold exactly the model's parameters. It may have been written at another tensor-parallel size
+    and in another type; values are converted to the model's type.
+
+    Args:
+        model: The model, built for this rank.
+        folder: The checkpoint folder itself.
+
+    Raises:
+        InputError: The folder is no checkpoint, is damaged, or does not fit the model (names and shapes are listed).
+    """
+    _fill(model, load_sharded(sharded_parameters(model), folder))
+
+
+def load_part(module: nn.Module, folder: Path, prefix: str) -> None:
+    """Fill one part of a model from that part's own checkpoint.
+
+    Args:
+        module: The part (a megatron module).
+        folder: The checkpoint folder of the part.
+        prefix: What the checkpoint's names begin with ("language_model.").
+
+    Raises:
+        InputError: As in `load_model`.
+    """
+    loaded = load_sharded(sharded_parameters(module, prefix), folder)
+    _fill(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
+
+
+def save_part(module: nn.Module, folder: Path, prefix: str) -> None:
+    """Write one part of a model as its own checkpoint, under names that begin with `prefix`."""
+    save_sharded(sharded_parameters(module, prefix), folder)
+
+
+def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
+    """Return a megatron module's sharded state dict without Transformer Engine's extra state.
+
+    That state exists for FP8 training only, which this project does not do; leaving it out makes one checkpoint serve
+    Transformer Engine's layers and plain ones.
+    """
+    sharded = model.sharded_state_dict(prefix=prefix)  # type: ignore[operator]
+    return {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}
+
+
+def save_sharded(state: ShardedStateDict, folder: Path) -> None:
+    """Write any sharded state dict (a model's, an optimizer's); all ranks call it.
+
+    Args:
+        state: Sharded tensors and objects, and common values that are equal on all ranks.
+        folder: A new or empty folder; the first rank clears what an interrupted save has left.
+
+    Raises:
+        StageError: Writing failed.
+    """
+    if torch.distributed.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    torch.distributed.barrier()
+    try:
+        with _synchronous_save():
+            dist_checkpointing.save(state, str(folder))
+    except (CheckpointException, CheckpointingException) as error:
+        free = shutil.disk_usage(folder).free
+        raise StageError(
+            f"The checkpoint {folder} could not be written ({free} bytes are free there): {error}"
+        ) from error
+
+
+def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
+    """Read a checkpoint into the layout of `state`, strictly; all ranks call it.
+
+    Args:
+        state: The sharded state dict of freshly built objects: says which part this rank needs.
+        folder: The checkpoint folder itself.
+
+    Returns:
+        The state dict with plain tensors.
+
+    Raises:
+        InputError: The folder is no checkpoint, is damaged, or its names or shapes differ from `state`.
+    """
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
+        raise InputError(
+            f"{folder} is not a finished megatron-core checkpoint: metadata.json is missing or of another kind."
+        )
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
+    except (CheckpointException, CheckpointingException, OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"The checkpoint {folder} is damaged or does not fit the model: {error}") from error
+    return loaded
+
+
+def _fill(module: nn.Module, loaded: dict[str, Any]) -> None:
+    result = module.load_state_dict(loaded, strict=False)
+    missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
+    unexpected = [name for name in result.unexpected_keys if not name.endswith("_extra_state")]
+    if missing or unexpected:
+        raise InputError(f"The checkpoint does not fit the model: missing {missing}, unexpected {unexpected}.")
+
+
+@contextlib.contextmanager
+def _synchronous_save() -> Iterator[None]:
+    """Adapt megatron-core's writer to a synchronous save, and to machines without a GPU.
+
+    - The writer hands its results from the process to itself through a queue of a spawned manager process, which an
+      asynchronous save needs. That process imports the main module again: slow, and a hang in unguarded scripts. A
+      save that runs in this process needs only a plain queue.
+    - Without CUDA, two calls are answered: the current device is the CPU, and there is nothing to synchronise.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(filesystem_async, "_results_queue", queue.Queue()))
+        if not torch.cuda.is_available():
+            stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: torch.device("cpu")))
+            stack.enter_context(mock.patch.object(torch.cuda, "synchronize", lambda device=None: None))
+        yield

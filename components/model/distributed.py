@@ -1,0 +1,121 @@
+"""Process groups: the same code in one plain process, under torchrun on CPU (gloo), and on GPUs (nccl)."""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from components.errors import ConfigurationError
+
+_DEFAULT_TIMEOUT_S = 1800.0
+_SEED_STEP_PER_DATA_RANK = 100  # megatron's own distance between the seeds of data-parallel ranks
+
+
+@dataclass(frozen=True)
+class ParallelState:
+    """Where this process stands.
+
+    Attributes:
+        rank: Global rank.
+        world_size: Number of processes.
+        local_rank: Rank within the machine.
+        tensor_parallel: Tensor-parallel size.
+        tensor_rank: Rank within the tensor-parallel group.
+        data_parallel: Data-parallel size.
+        data_rank: Rank within the data-parallel group.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    tensor_parallel: int
+    tensor_rank: int
+    data_parallel: int
+    data_rank: int
+    device: torch.device
+
+
+def initialize(
+    tensor_parallel: int = 1, *, device: str = "auto", timeout_s: float = _DEFAULT_TIMEOUT_S
+) -> ParallelState:
+    """Set up torch.distributed and megatron-core's process groups.
+
+    Under torchrun (`RANK` and `WORLD_SIZE` set) all its processes take part; otherwise this process alone, without
+    any port or file.
+
+    Args:
+        tensor_parallel: Tensor-parallel size; the remaining factor of the world size is data parallel.
+        device: "cpu", "cuda", or "auto": CUDA where there is a GPU.
+        timeout_s: Seconds after which a hanging collective fails.
+
+    Returns:
+        This process's place.
+
+    Raises:
+        ConfigurationError: The world size is no multiple of `tensor_parallel`, or "cuda" is asked for without a GPU.
+    """
+    under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    world_size = int(os.environ["WORLD_SIZE"]) if under_torchrun else 1
+    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if under_torchrun else 0
+    if tensor_parallel < 1 or world_size % tensor_parallel:
+        raise ConfigurationError(
+            f"tensor_parallel is {tensor_parallel}, but {world_size} processes were started: their number must be a "
+            "multiple of tensor_parallel."
+        )
+    place = _device(device, local_rank)
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        if under_torchrun:
+            torch.distributed.init_process_group(backend, timeout=timeout)
+        else:
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel)
+    return ParallelState(
+        rank=torch.distributed.get_rank(),
+        world_size=world_size,
+        local_rank=local_rank,
+        tensor_parallel=tensor_parallel,
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        data_parallel=parallel_state.get_data_parallel_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        device=place,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's generators: dropout is equal on tensor-parallel ranks and differs between data-parallel ranks.
+
+    On CPU one generator serves all dropout: it acts on activations that every tensor-parallel rank holds whole. On
+    GPUs megatron's tracker adds the generator of the split activations.
+    """
+    own_seed = seed + _SEED_STEP_PER_DATA_RANK * parallel_state.get_data_parallel_rank()
+    torch.manual_seed(own_seed)
+    if torch.cuda.is_available():
+        model_parallel_cuda_manual_seed(own_seed)
+
+
+def destroy() -> None:
+    """Take the process groups down; nothing happens if there are none."""
+    parallel_state.destroy_model_parallel()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _device(device: str, local_rank: int) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if device != "cuda":
+        raise ConfigurationError(f'device is {device!r}; it must be "auto", "cpu" or "cuda".')
+    if not torch.cuda.is_available():
+        raise ConfigurationError('device is "cuda", but this machine has no GPU that PyTorch can use.')
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

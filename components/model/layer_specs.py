@@ -1,0 +1,130 @@
+"""Which modules a transformer layer is made of: Transformer Engine's, or megatron-core's plain ones with SDPA attention.
+
+Both give the same checkpoint keys: Transformer Engine holds a norm inside the linear layer that follows it, so the
+plain layers' norms are stored under that name.
+"""
+
+import importlib.util
+from typing import Literal
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from components.errors import ConfigurationError
+from components.model.attention import SdpaCoreAttention
+
+Backend = Literal["local", "transformer_engine"]
+
+_STORED_NORM_NAMES = {
+    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+}
+
+
+def choose_backend(setting: Literal["auto", "local", "transformer_engine"]) -> Backend:
+    """Return the layers to build.
+
+    Args:
+        setting: "auto" takes Transformer Engine where it is installed and there is a GPU.
+
+    Raises:
+        ConfigurationError: Transformer Engine is asked for and is not usable here.
+    """
+    usable = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
+    if setting == "auto":
+        return "transformer_engine" if usable else "local"
+    if setting == "transformer_engine" and not usable:
+        raise ConfigurationError(
+            'Layers of "transformer_engine" need a GPU and the package transformer-engine (it is in the GPU image). '
+            'Use "auto" or "local" here.'
+        )
+    return setting
+
+
+def block_submodules(backend: Backend, num_layers: int, mask: AttnMaskType) -> TransformerBlockSubmodules:
+    """Return the modules of a transformer block.
+
+    Args:
+        backend: Which layers.
+        num_layers: How many.
+        mask: `causal` for the language model, `no_mask` for the vision tower.
+    """
+    if backend == "transformer_engine":
+        layer, norm = _engine_layer(mask)
+    else:
+        layer, norm = _local_layer(mask), WrappedTorchNorm
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def projector_submodules(backend: Backend) -> MLPSubmodules:
+    """Return the modules of the projector's MLP."""
+    if backend == "transformer_engine":
+        from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+        return MLPSubmodules(linear_fc1=TEColumnParallelLinear, linear_fc2=TERowParallelLinear)
+    return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+
+
+def _local_layer(mask: AttnMaskType) -> ModuleSpec:
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=WrappedTorchNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": mask},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=SdpaCoreAttention,
+                    linear_proj=RowParallelLinear,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=WrappedTorchNorm,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+            ),
+            mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map=_STORED_NORM_NAMES,
+        ),
+    )
+
+
+def _engine_layer(mask: AttnMaskType) -> tuple[ModuleSpec, type]:
+    from megatron.core.extensions.transformer_engine import (
+        TEDotProductAttention,
+        TELayerNormColumnParallelLinear,
+        TENorm,
+        TERowParallelLinear,
+    )
+
+    layer = ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": mask},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=TELayerNormColumnParallelLinear,
+                    core_attention=TEDotProductAttention,
+                    linear_proj=TERowParallelLinear,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(linear_fc1=TELayerNormColumnParallelLinear, linear_fc2=TERowParallelLinear),
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+    return layer, TENorm
