@@ -16,45 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from components.data.conversation import IMAGE_MARKER, conversation_pairs, without_marker
 from components.data.image import ImageSettings, preprocess
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 
 PromptFormat = Literal["plain", "instruct"]
-
-IMAGE_MARKER = "<image>"
-HUMAN = "human"
-MODEL = "gpt"
-
-
-def conversation_pairs(conversation: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the (human text, answer) pairs of a LLaVA conversation, with image markers removed and text stripped.
-
-    Args:
-        conversation: Turns `{"from": "human" | "gpt", "value": text}`, alternating, the first by the human, the last by
-            the model.
-
-    Raises:
-        InputError: Another layout, an empty answer, or markers of more than one picture.
-    """
-    if not isinstance(conversation, Sequence) or not conversation or len(conversation) % 2:
-        raise InputError("A conversation must be a list of human and gpt turns in pairs.")
-    texts = [_turn_text(turn, MODEL if number % 2 else HUMAN, number) for number, turn in enumerate(conversation)]
-    humans, answers = texts[0::2], texts[1::2]
-    markers = sum(text.count(IMAGE_MARKER) for text in humans)
-    if markers > 1:
-        raise InputError(f"The conversation refers to {markers} pictures ({IMAGE_MARKER}); one is supported.")
-    pairs = [(without_marker(human), answer.strip()) for human, answer in zip(humans, answers, strict=True)]
-    for number, (_, answer) in enumerate(pairs):
-        if not answer:
-            raise InputError(f"Answer {number + 1} of the conversation is empty.")
-    return pairs
-
-
-def without_marker(text: str) -> str:
-    """Return the text without image markers and without blanks around it."""
-    return text.replace(IMAGE_MARKER, "").strip()
 
 
 def encode_conversation(
@@ -80,9 +48,7 @@ def encode_conversation(
         InputError: The conversation has another layout, refers to a picture that is not given, or has several turns in
             the plain format.
     """
-    pairs = conversation_pairs(conversation)
-    if image is None and any(IMAGE_MARKER in str(turn["value"]) for turn in conversation[0::2]):
-        raise InputError(f"The conversation refers to a picture ({IMAGE_MARKER}) but has none.")
+    pairs = conversation_pairs(conversation, has_image=image is not None)
     if prompt_format == "plain" and len(pairs) > 1:
         raise InputError(f"The plain format takes one caption, this conversation has {len(pairs)}; use instruct.")
     tokens = [tokenizer.bos]
@@ -131,12 +97,6 @@ def encode_prompt(
     pixels, valid = _pixels(image, settings)
     untrained = torch.full_like(tokens, IGNORED_LABEL)
     return EncodedSample(key=key, tokens=tokens, labels=untrained, pixels=pixels, valid=valid)
-
-
-def _turn_text(turn: Any, role: str, number: int) -> str:
-    if not isinstance(turn, Mapping) or turn.get("from") != role or not isinstance(turn.get("value"), str):
-        raise InputError(f'Turn {number + 1} of the conversation must be {{"from": "{role}", "value": text}}.')
-    return str(turn["value"])
 
 
 def _prompt_tokens(
