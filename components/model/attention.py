@@ -193,7 +193,8 @@ class SdpaCoreAttention(nn.Module):
         if attention_mask is not None or attention_bias is not None:
             raise ValueError("SdpaCoreAttention derives its mask from the layout; pass neither mask nor bias.")
         if packed_seq_params is None:
-            output = self._attend(*(tensor.permute(1, 2, 0, 3) for tensor in (query, key, value)), causal=self.causal)
+            query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
+            output = self._attend(query, key, value, causal=self.causal)
             return output.permute(2, 0, 1, 3).flatten(2)
         if packed_seq_params.decoding:
             return self._decode(query, key, value, packed_seq_params)

@@ -14,7 +14,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import nn
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from components.errors import InputError, StageError
 
@@ -47,7 +47,7 @@ def load_model(model: nn.Module, folder: Path) -> None:
     Raises:
         InputError: The folder is no checkpoint, is damaged, or does not fit the model (names and shapes are listed).
     """
-    _fill(model, load_sharded(sharded_parameters(model), folder))
+    fill_parameters(model, load_sharded(sharded_parameters(model), folder))
 
 
 def load_part(module: nn.Module, folder: Path, prefix: str) -> None:
@@ -62,7 +62,7 @@ def load_part(module: nn.Module, folder: Path, prefix: str) -> None:
         InputError: As in `load_model`.
     """
     loaded = load_sharded(sharded_parameters(module, prefix), folder)
-    _fill(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
+    fill_parameters(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
 
 
 def save_part(module: nn.Module, folder: Path, prefix: str) -> None:
@@ -128,7 +128,21 @@ def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def _fill(module: nn.Module, loaded: dict[str, Any]) -> None:
+def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
+    """Copy loaded tensors into a module's parameters, strictly.
+
+    Args:
+        module: The module.
+        loaded: Name to tensor, as `load_sharded` returned it.
+
+    Raises:
+        InputError: A parameter is missing, or a tensor has no parameter.
+    """
+    """Put tensors that `load_sharded` read into a module.
+
+    Raises:
+        InputError: A parameter is missing, or a tensor has no place.
+    """
     result = module.load_state_dict(loaded, strict=False)
     missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
     unexpected = [name for name in result.unexpected_keys if not name.endswith("_extra_state")]
@@ -148,6 +162,6 @@ def _synchronous_save() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(filesystem_async, "_results_queue", queue.Queue()))
         if not torch.cuda.is_available():
-            stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: torch.device("cpu")))
-            stack.enter_context(mock.patch.object(torch.cuda, "synchronize", lambda device=None: None))
+            stack.enter_context(mock.patch.object(torch.cuda, "current_device", return_value=torch.device("cpu")))
+            stack.enter_context(mock.patch.object(torch.cuda, "synchronize"))
         yield

@@ -57,7 +57,8 @@ class LanguageConfig(BaseModel):
             )
         if self.padded_vocabulary_size < self.vocabulary_size:
             raise ValueError(
-                f"padded_vocabulary_size {self.padded_vocabulary_size} is less than vocabulary_size {self.vocabulary_size}"
+                f"padded_vocabulary_size {self.padded_vocabulary_size} is less than vocabulary_size "
+                f"{self.vocabulary_size}"
             )
         return self
 

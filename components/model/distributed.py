@@ -74,7 +74,7 @@ def initialize(
         if under_torchrun:
             torch.distributed.init_process_group(backend, timeout=timeout)
         else:
-            store = torch.distributed.HashStore()
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel)
     return ParallelState(

@@ -1,4 +1,4 @@
-"""Which modules a transformer layer is made of: Transformer Engine's, or megatron-core's plain ones with SDPA attention.
+"""Which modules a layer is made of: Transformer Engine's, or megatron-core's plain ones with SDPA attention.
 
 Both give the same checkpoint keys: Transformer Engine holds a norm inside the linear layer that follows it, so the
 plain layers' norms are stored under that name.

@@ -1,45 +1,48 @@
 """The multimodal model: vision tower, projector and language model on one packed sequence."""
 
-import itertools
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.fusions.fused_bias_geglu import quick_gelu
-from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
-from megatron.core.transformer.enums import AttnMaskType, ModelType
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from components.errors import ConfigurationError, StageError
-from components.model.attention import KeyValueCache, PackedLayout, decoding_layout, packed_layout
+from components.model.attention import KeyValueCache, PackedLayout, packed_layout
 from components.model.clip import ClipVisionTower
-from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
-from components.model.layer_specs import Backend, block_submodules, choose_backend, projector_submodules
-
-IGNORED_LABEL = -100
-DEFAULT_INIT_STD = 0.014
+from components.model.config import ModelConfig
+from components.model.language import LanguageModel
+from components.model.layer_specs import choose_backend, projector_submodules
+from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
 
 Part = Literal["language", "vision", "projection"]
 
 
 class TokenBatch(Protocol):
-    """What the model reads of a packed batch (`components.data.packing.PackedBatch`)."""
+    """What the model reads of a packed batch; `components.data.packing.PackedBatch` has it.
 
-    @property
-    def tokens(self) -> Tensor: ...
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def cu_seqlens(self) -> Tensor: ...
-    @property
-    def max_seqlen(self) -> int: ...
-    @property
-    def labels(self) -> Tensor: ...
+    Attributes:
+        tokens: int64 [T].
+        positions: int64 [T], from 0 within every sample.
+        cu_seqlens: int32 [S + 1], start of every sample and the end of the last.
+        max_seqlen: Length of the longest sample.
+        labels: int64 [T], the next token, or -100 where there is nothing to learn.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    labels: Tensor
 
 
 class VisionLanguageModel(MegatronModule):
@@ -48,26 +51,21 @@ class VisionLanguageModel(MegatronModule):
     Image tokens arrive expanded (one per patch); their places in the sequence are filled with projected features.
 
     Args:
-        config: megatron's configuration of the language model.
         architecture: The whole model.
         language_model: The decoder.
         vision_model: The vision tower.
         vision_projection: The projector.
-        backend: Which layers the parts were built with.
     """
 
     def __init__(
         self,
-        config: TransformerConfig,
         architecture: ModelConfig,
-        language_model: GPTModel,
+        language_model: LanguageModel,
         vision_model: ClipVisionTower,
         vision_projection: MultimodalProjector,
-        backend: Backend,
     ) -> None:
-        super().__init__(config=config)
+        super().__init__(config=language_model.config)
         self.architecture = architecture
-        self.backend = backend
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process = self.post_process = True
         self.share_embeddings_and_output_weights = architecture.language.tied_embeddings
@@ -101,17 +99,19 @@ class VisionLanguageModel(MegatronModule):
             per token, float32 [T], zero where the label is -100.
 
         Raises:
-            StageError: Image tokens and pictures don't match.
+            StageError: Image tokens and pictures don't match, or a sample is longer than the model's positions.
         """
         layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen)
         hidden = self._hidden_states(batch, pixel_values, layout)
-        return self._loss(hidden, batch.labels) if compute_loss else self._logits(hidden)
+        if compute_loss:
+            return self.language_model.token_losses(hidden, batch.labels)
+        return self.language_model.logits(hidden)
 
     @torch.no_grad()
     def start_decoding(
         self, batch: TokenBatch, pixel_values: Tensor | None, max_new_tokens: int
     ) -> tuple[Tensor, KeyValueCache]:
-        """Read the prompts of a batch and keep their keys and values (layers of the backend "local" only).
+        """Read the prompts of a batch and keep their keys and values.
 
         Args:
             batch: The prompts, packed.
@@ -122,16 +122,17 @@ class VisionLanguageModel(MegatronModule):
             Logits of the token after every prompt, [S, padded vocabulary / tensor-parallel size], and the cache.
 
         Raises:
-            ConfigurationError: The model was built with Transformer Engine's layers.
+            ConfigurationError: The model was not built with `layers="local"`.
+            StageError: As in `forward`.
         """
-        if self.backend != "local":
-            raise ConfigurationError('Decoding with a cache needs a model built with the backend "local".')
+        if self.language_model.backend != "local":
+            raise ConfigurationError('Decoding with a cache needs a model built with layers="local".')
         lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).to(torch.int64)
         cache = KeyValueCache(capacity=batch.max_seqlen + max_new_tokens, lengths=lengths)
         layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen, cache)
         hidden = self._hidden_states(batch, pixel_values, layout)
         last_tokens = batch.cu_seqlens[1:].to(torch.int64) - 1
-        return self._logits(hidden[last_tokens]), cache
+        return self.language_model.logits(hidden[last_tokens]), cache
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
@@ -148,76 +149,33 @@ class VisionLanguageModel(MegatronModule):
             StageError: The cache is full.
         """
         if int(cache.lengths.max()) >= cache.capacity:
-            raise StageError(f"The cache holds {cache.capacity} tokens per sample and is full.")
-        embedded = self.language_model.embedding(input_ids=tokens[None], position_ids=None)
-        angles = self._rotary_angles(cache.capacity)[cache.lengths]
-        hidden = self._decoder(embedded, angles, decoding_layout(cache))
-        cache.lengths = cache.lengths + 1
-        return self._logits(hidden)
+            raise StageError(
+                f"The cache holds {cache.capacity} tokens per sample and is full: ask for more new tokens."
+            )
+        hidden = self.language_model.run_decoding(self.language_model.embed(tokens), cache)
+        return self.language_model.logits(hidden)
 
     def _hidden_states(self, batch: TokenBatch, pixel_values: Tensor | None, layout: PackedLayout) -> Tensor:
         image_places = (batch.tokens == self.architecture.image_token_id).nonzero().flatten()
-        text_tokens = batch.tokens.index_fill(0, image_places, 0)
-        embedded = self.language_model.embedding(input_ids=text_tokens[None], position_ids=None)
         images = 0 if pixel_values is None else pixel_values.shape[0]
         if image_places.numel() != images * self.architecture.image.tokens:
             raise StageError(
                 f"A batch has {image_places.numel()} image tokens, but {images} pictures of "
                 f"{self.architecture.image.tokens} tokens each."
             )
+        # The image token has no row of its own: any row stands in until the features replace it.
+        embedded = self.language_model.embed(batch.tokens.index_fill(0, image_places, 0))
         if pixel_values is not None and images:
-            features = self._image_features(pixel_values).to(embedded.dtype)
-            embedded = embedded.index_copy(0, image_places, features)
-        angles = self._rotary_angles(batch.max_seqlen)
-        if self.backend == "local":
-            angles = angles[batch.positions]
-        return self._decoder(embedded, angles, layout)
+            embedded = embedded.index_copy(0, image_places, self._image_features(pixel_values).to(embedded.dtype))
+        return self.language_model.run_packed(embedded, batch.positions, layout)
 
     def _image_features(self, pixel_values: Tensor) -> Tensor:
         """Return the projected features of all patches, [N x patches, 1, hidden of the language model]."""
         trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            features = self.vision_model(pixel_values.to(self.vision_model.conv1.weight.dtype))
+            features = self.vision_model(pixel_values)
         projected: Tensor = self.vision_projection(features.reshape(-1, 1, features.shape[-1]))
         return projected
-
-    def _rotary_angles(self, length: int) -> Tensor:
-        """Return the rotary angles of positions 0..length-1, float32 [length, 1, 1, head width]."""
-        # The module's own forward moves the frequencies to the current CUDA device, whatever the model runs on.
-        angles = self.language_model.rotary_pos_emb.get_freqs_non_repeated(length)
-        return torch.cat([angles, angles], dim=-1)[:, None, None, :]
-
-    def _decoder(self, embedded: Tensor, angles: Tensor, layout: PackedLayout) -> Tensor:
-        """Run the decoder layers on [T, 1, hidden]; return [T, hidden]."""
-        hidden: Tensor = self.language_model.decoder(
-            hidden_states=embedded, attention_mask=None, rotary_pos_emb=angles, packed_seq_params=layout
-        )
-        return hidden.squeeze(1)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Return this rank's logits [.., padded vocabulary / tensor-parallel size], padded rows at minus infinity."""
-        shared = None
-        if self.share_embeddings_and_output_weights:
-            shared = self.language_model.shared_embedding_or_output_weight()
-        logits: Tensor = self.language_model.output_layer(hidden, weight=shared)[0]
-        first_padded = self.architecture.language.vocabulary_size - self._first_vocabulary_row(logits.shape[-1])
-        if first_padded < logits.shape[-1]:
-            # In place: nothing in the output layer's backward reads its output.
-            logits[..., max(first_padded, 0) :] = float("-inf")
-        return logits
-
-    def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross entropy per token; logits are computed only where there is a label."""
-        places = (labels != IGNORED_LABEL).nonzero().flatten()
-        if places.numel() == 0:
-            # Every parameter still gets a (zero) gradient, and every rank the same collectives.
-            return hidden.sum(dim=-1).float() * 0.0
-        losses = tensor_parallel.vocab_parallel_cross_entropy(self._logits(hidden[places]).float(), labels[places])
-        return losses.new_zeros(labels.shape[0]).index_copy(0, places, losses)
-
-    @staticmethod
-    def _first_vocabulary_row(rows_per_rank: int) -> int:
-        return rows_per_rank * parallel_state.get_tensor_model_parallel_rank()
 
 
 def build_model(
@@ -232,7 +190,9 @@ def build_model(
     init_seed: int | None = None,
     init_std: float = DEFAULT_INIT_STD,
 ) -> VisionLanguageModel:
-    """Build the model for this process's tensor-parallel rank. Parameters are uninitialised unless `init_seed` is given.
+    """Build the model for this process's tensor-parallel rank.
+
+    Parameters are left uninitialised, to be loaded, unless `init_seed` is given.
 
     Args:
         config: Architecture.
@@ -242,7 +202,7 @@ def build_model(
         device: Where the parameters lie; None for the current GPU if there is one, else the CPU.
         layers: Transformer Engine's layers or plain ones; decoding with a cache needs "local".
         recompute: Recompute the language model's layers in the backward pass, to save memory.
-        init_seed: Draw all parameters from this seed, equally for every tensor-parallel size.
+        init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
         init_std: Standard deviation of the drawn parameters.
 
     Returns:
@@ -251,41 +211,38 @@ def build_model(
     Raises:
         ConfigurationError: The architecture can't be split over the tensor-parallel ranks.
     """
-    place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    common = _CommonSettings(dtype, place, choose_backend(layers if place.type == "cuda" else "local"), init_std)
     _check_divisible(config)
+    if device is None:
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    settings = BuildSettings(
+        dtype=dtype,
+        device=device,
+        backend=choose_backend(layers if device.type == "cuda" else "local"),
+        initialize=init_seed is not None,
+        init_std=init_std,
+    )
     with torch.random.fork_rng(enabled=init_seed is not None):
         if init_seed is not None:
             torch.manual_seed(init_seed)
-            if place.type == "cuda":
+            if device.type == "cuda":
                 tensor_parallel.model_parallel_cuda_manual_seed(init_seed)
-        common.initialize = init_seed is not None
-        language_config = _language_transformer_config(config.language, common, hidden_dropout, attention_dropout)
-        if recompute:
-            language_config.recompute_granularity = "full"
-            language_config.recompute_method = "uniform"
-            language_config.recompute_num_layers = 1
-        language_model = _build_language_model(config.language, language_config, common)
-        vision_model = _build_vision_model(config.vision, common)
-        projector_config = _projector_transformer_config(config, common)
+        language_model = LanguageModel(
+            config.language,
+            settings,
+            hidden_dropout=hidden_dropout,
+            attention_dropout=attention_dropout,
+            recompute=recompute,
+        )
+        vision_model = ClipVisionTower(config.vision, settings)
         vision_projection = MultimodalProjector(
-            projector_config, projector_submodules(common.backend), "mlp", config.vision.hidden_size
+            projector_transformer_config(config, settings),
+            projector_submodules(settings.backend),
+            "mlp",
+            config.vision.hidden_size,
         )
-        model = VisionLanguageModel(
-            language_config, config, language_model, vision_model, vision_projection, common.backend
-        )
-    return model.to(device=place, dtype=dtype)
-
-
-def build_language_model(config: LanguageConfig, *, dtype: torch.dtype = torch.float32) -> GPTModel:
-    """Build the language model alone, on the CPU with plain layers and uninitialised parameters (for conversion)."""
-    common = _CommonSettings(dtype, torch.device("cpu"), "local", DEFAULT_INIT_STD)
-    return _build_language_model(config, _language_transformer_config(config, common, 0.0, 0.0), common).to(dtype)
-
-
-def build_vision_model(config: VisionConfig, *, dtype: torch.dtype = torch.float32) -> ClipVisionTower:
-    """Build the vision tower alone, on the CPU with plain layers and uninitialised parameters (for conversion)."""
-    return _build_vision_model(config, _CommonSettings(dtype, torch.device("cpu"), "local", DEFAULT_INIT_STD)).to(dtype)
+    model = VisionLanguageModel(config, language_model, vision_model, vision_projection).to(device=device, dtype=dtype)
+    _mark_sharded_parameters(model)
+    return model
 
 
 def gather_logits(logits: Tensor) -> Tensor:
@@ -295,121 +252,41 @@ def gather_logits(logits: Tensor) -> Tensor:
         logits: This rank's part, [..., padded vocabulary / tensor-parallel size].
 
     Returns:
-        [..., padded vocabulary] on every rank. Padded rows are minus infinity: they never win.
+        [..., padded vocabulary] on every rank, without gradient. Padded rows are minus infinity: they never win.
     """
     group = parallel_state.get_tensor_model_parallel_group()
-    if group.size() == 1:
-        return logits
     own = logits.detach().contiguous()
+    if group.size() == 1:
+        return own
     parts = [torch.empty_like(own) for _ in range(group.size())]
     torch.distributed.all_gather(parts, own, group=group)
     return torch.cat(parts, dim=-1)
 
 
-class _CommonSettings:
-    """What the configurations of all three parts share."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device, backend: Backend, init_std: float) -> None:
-        self.dtype = dtype
-        self.device = device
-        self.backend = backend
-        self.init_std = init_std
-        self.initialize = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of every `TransformerConfig`."""
-        return {
-            "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
-            "params_dtype": self.dtype,
-            "bf16": self.dtype == torch.bfloat16,
-            "use_cpu_initialization": self.device.type == "cpu",
-            "perform_initialization": self.initialize,
-            "init_method_std": self.init_std,
-            "masked_softmax_fusion": False,
-            "persist_layer_norm": False,
-            "gradient_accumulation_fusion": False,
-        }
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Return this rank's number of parameters: "total" and "trained"."""
+    parameters = list(model.parameters())
+    return {
+        "total": sum(parameter.numel() for parameter in parameters),
+        "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+    }
 
 
-def _language_transformer_config(
-    config: LanguageConfig, common: _CommonSettings, hidden_dropout: float, attention_dropout: float
-) -> TransformerConfig:
-    on_gpu = common.device.type == "cuda"
-    return TransformerConfig(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.ffn_hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_query_groups,
-        kv_channels=config.kv_channels,
-        normalization="RMSNorm",
-        layernorm_epsilon=config.norm_epsilon,
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        hidden_dropout=hidden_dropout,
-        attention_dropout=attention_dropout,
-        # Fusions are compiled kernels that pay on GPUs only.
-        bias_activation_fusion=on_gpu,
-        bias_dropout_fusion=on_gpu,
-        apply_rope_fusion=common.backend == "transformer_engine",
-        **common.arguments(),
-    )
+def _mark_sharded_parameters(model: nn.Module) -> None:
+    """Set `tensor_model_parallel` on the weights that are split, which megatron-core does only while drawing them.
 
-
-def _vision_transformer_config(config: VisionConfig, common: _CommonSettings) -> TransformerConfig:
-    return TransformerConfig(
-        num_layers=config.built_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.ffn_hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        normalization="LayerNorm",
-        layernorm_epsilon=config.norm_epsilon,
-        add_bias_linear=True,
-        add_qkv_bias=True,
-        gated_linear_unit=False,
-        activation_func=quick_gelu if config.activation == "quick_gelu" else F.gelu,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        **common.arguments(),
-    )
-
-
-def _projector_transformer_config(config: ModelConfig, common: _CommonSettings) -> TransformerConfig:
-    projector: ProjectorConfig = config.projector
-    return TransformerConfig(
-        num_layers=1,
-        num_attention_heads=config.language.num_attention_heads,
-        hidden_size=config.language.hidden_size,
-        ffn_hidden_size=projector.ffn_hidden_size,
-        kv_channels=config.language.kv_channels,
-        add_bias_linear=False,
-        gated_linear_unit=False,
-        activation_func=F.silu if projector.activation == "silu" else F.gelu,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        **common.arguments(),
-    )
-
-
-def _build_language_model(config: LanguageConfig, transformer: TransformerConfig, common: _CommonSettings) -> GPTModel:
-    return GPTModel(
-        config=transformer,
-        transformer_layer_spec=block_submodules(common.backend, config.num_layers, AttnMaskType.causal),
-        vocab_size=config.padded_vocabulary_size,
-        max_sequence_length=config.max_position_embeddings,
-        parallel_output=True,
-        share_embeddings_and_output_weights=config.tied_embeddings,
-        position_embedding_type="rope",
-        rotary_base=config.rotary_base,
-    )
-
-
-def _build_vision_model(config: VisionConfig, common: _CommonSettings) -> ClipVisionTower:
-    tower = ClipVisionTower(_vision_transformer_config(config, common), config, common.backend)
-    if common.initialize:
-        tower.initialize(common.init_std)
-    return tower
+    Gradient norms depend on it: split weights are summed over ranks, replicated ones count once.
+    """
+    for module in model.modules():
+        if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding):
+            dimension = 0
+        elif isinstance(module, RowParallelLinear):
+            dimension = 1
+        else:
+            continue
+        weight = module.weight
+        if weight is not None and not hasattr(weight, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dimension, stride=1)
 
 
 def _check_divisible(config: ModelConfig) -> None:
@@ -431,12 +308,3 @@ def _check_divisible(config: ModelConfig) -> None:
             f"{ranks}. Choose another tensor_parallel (or, for the vocabulary, convert the weights with another "
             "make_vocab_size_divisible_by)."
         )
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Return this rank's number of parameters: "total" and "trained"."""
-    parameters = list(itertools.chain(model.parameters()))
-    return {
-        "total": sum(parameter.numel() for parameter in parameters),
-        "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-    }
