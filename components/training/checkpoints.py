@@ -15,7 +15,7 @@ import torch
 from megatron.core import parallel_state
 
 from components.errors import StageError
-from components.model.checkpoint import load_sharded, save_sharded
+from components.model.checkpoint import fill_parameters, load_sharded, save_sharded, sharded_parameters
 from components.model.vlm import VisionLanguageModel
 from components.storage.atomic import write_bytes, write_json
 from components.training.optimizer import MasterWeightAdamW
@@ -72,7 +72,7 @@ def save_checkpoint(
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step, stepped over when resuming
-        (temporary / "checkpoint").mkdir(parents=True)
+        temporary.mkdir(parents=True)
     torch.distributed.barrier()
     save_sharded(_sharded_state(model, optimizer), temporary / "checkpoint")
     data_rank = parallel_state.get_data_parallel_rank()
@@ -116,7 +116,7 @@ def load_checkpoint(
             "sample order can't be continued. Use the same launch settings, or delete the folder to start over."
         )
     state = load_sharded(_sharded_state(model, optimizer), path / "checkpoint")
-    model.load_state_dict(state["model"], strict=True)
+    fill_parameters(model, state["model"])
     optimizer.load_state_dict(state["optimizer"])
     data_rank = parallel_state.get_data_parallel_rank()
     _restore_random_state(torch.load(path / f"random_dp{data_rank}.pt", weights_only=True))
@@ -125,7 +125,7 @@ def load_checkpoint(
 
 
 def _sharded_state(model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> dict[str, Any]:
-    model_state = model.sharded_state_dict()
+    model_state = sharded_parameters(model)
     return {"model": model_state, "optimizer": optimizer.sharded_state_dict(model_state)}
 
 

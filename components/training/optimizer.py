@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.dist_checkpointing.optimizer import get_param_id_to_sharded_param_map, optim_state_to_sharding_state
+from megatron.core.dist_checkpointing.optimizer import get_param_id_to_sharded_param_map, make_sharded_optimizer_tensor
 
 from components.errors import StageError
 from components.training.config import Recipe
@@ -98,36 +98,43 @@ class MasterWeightAdamW:
             model_sharded_state_dict: The model's own, built with the original parameters; it tells how each state
                 tensor is cut, so that the state loads at another tensor-parallel size.
         """
-        self._create_state()
         shards = get_param_id_to_sharded_param_map(model_sharded_state_dict, self.parameters)
-        unknown = [index for index in range(len(self.parameters)) if index not in shards]
-        if unknown:
+        missing = len(self.parameters) - len(shards)
+        if missing:
             raise StageError(
-                f"{len(unknown)} trained parameters are not in the model's sharded state dict: they would not be saved."
+                f"{missing} trained parameters are not in the model's sharded state: they would not be saved."
             )
-        state = self._adamw.state_dict()
-        for index, master in enumerate(self.masters):
-            if master is not self.parameters[index]:
-                state["state"][index]["master"] = master.data
-        optim_state_to_sharding_state(state, shards, exclude_keys=("step",))
-        return state
+        tensors = {
+            index: {
+                name: make_sharded_optimizer_tensor(shards[index], tensor, prefix=f"optimizer.{name}")
+                for name, tensor in self._tensors(index).items()
+            }
+            for index in range(len(self.parameters))
+        }
+        return {"tensors": tensors, "step": int(self._adamw.state[self.masters[0]]["step"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `sharded_state_dict` described and the checkpoint library loaded."""
-        for index, master in enumerate(self.masters):
-            saved = state["state"][index].pop("master", None)
-            if saved is not None:
-                master.data.copy_(saved)
-        self._adamw.load_state_dict(state)
+        """Restore what `sharded_state_dict` described and the checkpoint library loaded.
 
-    def _create_state(self) -> None:
-        """Give every parameter its (zero) moments, so that a fresh optimizer can describe what it would load."""
-        for master in self.masters:
-            state = self._adamw.state[master]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
-                state["exp_avg"] = torch.zeros_like(master)
-                state["exp_avg_sq"] = torch.zeros_like(master)
+        Learning rate, betas and weight decay come from the recipe, not from the checkpoint.
+        """
+        for index, master in enumerate(self.masters):
+            for name, tensor in self._tensors(index).items():
+                tensor.copy_(state["tensors"][index][name])
+            self._adamw.state[master]["step"].fill_(state["step"])
+
+    def _tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """Return the tensors that make up the state of one parameter, zero moments before the first step."""
+        master = self.masters[index]
+        state = self._adamw.state[master]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+            state["exp_avg"] = torch.zeros_like(master)
+            state["exp_avg_sq"] = torch.zeros_like(master)
+        tensors = {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+        if master is not self.parameters[index]:
+            tensors["master"] = master.data
+        return tensors
 
 
 def _master(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -20,8 +21,8 @@ from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
-from components.model.distributed import destroy, initialize
-from components.model.vlm import VisionLanguageModel, build_model
+from components.model.distributed import ParallelState, destroy, initialize, seed_everything
+from components.model.vlm import Part, build_model, count_parameters
 from components.stage.progress import Progress
 from components.storage.atomic import write_json, write_text
 from components.tracking.tracker import StageTracker, attach
@@ -47,9 +48,9 @@ def train(spec: TrainingSpec) -> bool:
     Raises:
         StageError: The loss is not finite, or a checkpoint can't be restored.
     """
-    initialize(spec.tensor_parallel)
+    parallel = initialize(spec.tensor_parallel)
     try:
-        return _Training(spec).run()
+        return _Training(spec, parallel).run()
     finally:
         destroy()
 
@@ -68,21 +69,22 @@ class _StepResult:
 class _Training:
     """State of one training process."""
 
-    def __init__(self, spec: TrainingSpec) -> None:
+    def __init__(self, spec: TrainingSpec, parallel: ParallelState) -> None:
         self.spec = spec
         self.recipe = spec.recipe
         self.folder = spec.output_folder
-        self.rank = torch.distributed.get_rank()
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        )
-        self.loads_data = parallel_state.get_tensor_model_parallel_rank() == 0
+        self.parallel = parallel
+        self.rank = parallel.rank
+        self.device = parallel.device
+        self.loads_data = parallel.tensor_rank == 0
         self.config: ModelConfig = read_model_config(spec.model_folder)
         self.tokenizer = ChatTokenizer.load(spec.model_folder / "tokenizer")
-        torch.manual_seed(self.recipe.seed + 1000 * parallel_state.get_data_parallel_rank())
-        dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
-        self.model = build_model(self.config, dtype=dtype, hidden_dropout=self.recipe.hidden_dropout).to(self.device)
-        _set_trainable(self.model, self.recipe)
+        seed_everything(self.recipe.seed)
+        self.dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+        self.model = build_model(
+            self.config, dtype=self.dtype, hidden_dropout=self.recipe.hidden_dropout, device=self.device
+        )
+        self.model.freeze(_frozen_parts(self.recipe))
         self.counters = Counters()
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()
@@ -174,16 +176,9 @@ class _Training:
         return _StepResult(float(loss), norm, tokens, answer_tokens, waited)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
-        pixels = (
-            normalise(batch.pixels, batch.valid, self.config.image).to(self.model_dtype) if len(batch.pixels) else None
-        )
+        pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.dtype) if len(batch.pixels) else None
         loss: torch.Tensor = self.model(batch, pixels, compute_loss=True)
         return loss.sum()
-
-    @property
-    def model_dtype(self) -> torch.dtype:
-        """Type that the model computes in."""
-        return torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
 
     def _validation_loss(self) -> float:
         """Return the mean loss per answer token over the first validation samples."""
@@ -201,14 +196,14 @@ class _Training:
         return float(total[0] / total[1])
 
     def _validation_batches(self) -> list[PackedBatch]:
-        share = math.ceil(self.recipe.evaluation_samples / parallel_state.get_data_parallel_world_size())
+        share = math.ceil(self.recipe.evaluation_samples / self.parallel.data_parallel)
         samples = validation_samples(
             self.spec.dataset_folder,
             self._loader_settings(),
             tokenizer=self.tokenizer,
             image=self.config.image,
-            data_parallel_rank=parallel_state.get_data_parallel_rank(),
-            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            data_parallel_rank=self.parallel.data_rank,
+            data_parallel_size=self.parallel.data_parallel,
         )
         return self._pack(list(islice(samples, share)))
 
@@ -228,9 +223,9 @@ class _Training:
             self._loader_settings(),
             tokenizer=self.tokenizer,
             image=self.config.image,
-            samples_per_batch=self.recipe.global_batch_size // parallel_state.get_data_parallel_world_size(),
-            data_parallel_rank=parallel_state.get_data_parallel_rank(),
-            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            samples_per_batch=self.recipe.global_batch_size // self.parallel.data_parallel,
+            data_parallel_rank=self.parallel.data_rank,
+            data_parallel_size=self.parallel.data_parallel,
         )
 
     def _loader_settings(self) -> LoaderSettings:
@@ -279,14 +274,13 @@ class _Training:
         self.tracker.log_artifact(self.folder / CURVES_NAME)
         self.tracker.flush()
 
-    def _summary(self, rows: list[dict[str, float]]) -> dict[str, float | int | str]:
-        trained = sum(parameter.numel() for parameter in self.optimizer.parameters)
-        summary: dict[str, float | int | str] = {
+    def _summary(self, rows: list[dict[str, float]]) -> dict[str, Any]:
+        summary: dict[str, Any] = {
             **{name: value for name, value in vars(self.counters).items()},
             "tensor_parallel": self.spec.tensor_parallel,
-            "data_parallel": parallel_state.get_data_parallel_world_size(),
+            "data_parallel": self.parallel.data_parallel,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "trained_parameters_per_rank": trained,
+            "parameters_per_rank": count_parameters(self.model),
             "skipped_samples": self.loader.skipped if self.loader is not None else 0,
             "truncated_samples": self.loader.truncated if self.loader is not None else 0,
         }
@@ -326,13 +320,13 @@ class _Training:
         return bool(flag)
 
 
-def _set_trainable(model: VisionLanguageModel, recipe: Recipe) -> None:
-    for part, trains in (
-        (model.language_model, recipe.train_language),
-        (model.vision_model, recipe.train_vision),
-        (model.vision_projection, recipe.train_projector),
-    ):
-        part.requires_grad_(trains)
+def _frozen_parts(recipe: Recipe) -> list[Part]:
+    trains: dict[Part, bool] = {
+        "language": recipe.train_language,
+        "vision": recipe.train_vision,
+        "projection": recipe.train_projector,
+    }
+    return [part for part, is_trained in trains.items() if not is_trained]
 
 
 def _sum_over_data_parallel(tensor: torch.Tensor) -> None:
