@@ -187,7 +187,8 @@ class StageTracker:
 def stage_tracker(context: RunContext, stage: str, parameters: Mapping[str, Any]) -> Iterator[StageTracker]:
     """Track one stage: a run nested below the pipeline's run, FINISHED, FAILED or KILLED as the block ends.
 
-    Where KFP's MLflow plugin has made a run for this task (`MLFLOW_RUN_ID` in the environment), that run is used.
+    Where KFP's MLflow plugin has made a run for this task (`MLFLOW_RUN_ID` beside the same `MLFLOW_TRACKING_URI` in the
+    environment), that run is used.
 
     Args:
         context: The pipeline run; an empty `tracking_uri` means no tracking.
@@ -200,13 +201,13 @@ def stage_tracker(context: RunContext, stage: str, parameters: Mapping[str, Any]
     Raises:
         StageError: The tracking server can't be reached.
     """
-    uri = context.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = context.tracking_uri
     if not uri:
         yield StageTracker()
         return
     client = connect(uri)
     with _as_stage_error(uri):
-        run_id = os.environ.get("MLFLOW_RUN_ID", "") or _create_stage_run(client, context, stage)
+        run_id = _injected_run(uri) or _create_stage_run(client, context, stage)
         tracker = StageTracker(client, run_id, context.mlflow_run_id, f"{stage.replace('/', '.')}.")
         tracker.set_tag("vlm.stage", stage)
         tracker.log_params(parameters)
@@ -270,7 +271,10 @@ def open_pipeline_run(
             mlflow_run_id = str(existing[0].info.run_id)
             client.update_run(mlflow_run_id, status="RUNNING")
         else:
-            mlflow_run_id = _injected_parent(client) or client.create_run(experiment_id, run_name=run_name).info.run_id
+            mlflow_run_id = (
+                _injected_parent(client, tracking_uri)
+                or client.create_run(experiment_id, run_name=run_name).info.run_id
+            )
         tags = {RUN_ID_TAG: run_id, "vlm.kind": "pipeline", "vlm.workspace": str(workspace), "mlflow.user": _user()}
         if git_commit:
             tags["mlflow.source.git.commit"] = git_commit
@@ -355,9 +359,16 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str, workspace: Path)
     return str(experiment.experiment_id)
 
 
-def _injected_parent(client: "MlflowClient") -> str:
+def _injected_run(uri: str) -> str:
+    """Return the run that KFP's MLflow plugin made for this task, if it made one on the same server."""
+    if os.environ.get("MLFLOW_TRACKING_URI", "") != uri:
+        return ""
+    return os.environ.get("MLFLOW_RUN_ID", "")
+
+
+def _injected_parent(client: "MlflowClient", uri: str) -> str:
     """Return the pipeline-level run of KFP's MLflow plugin, if the plugin made a run for this task."""
-    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+    run_id = _injected_run(uri)
     if not run_id:
         return ""
     return str(client.get_run(run_id).data.tags.get("mlflow.parentRunId", run_id))

@@ -1,0 +1,43 @@
+# make demo    install, then run the whole chain on this machine and show what was learnt
+# make test    install, then check style, types and behaviour
+#
+# PYTHON       the interpreter to build the environment with (3.11 or 3.12)
+# PIP_ARGS     for pip; without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" fetches the
+#              small CPU build of torch instead of the one with CUDA
+# RUN_ARGS     for `vlm run`, as RUN_ARGS="--workspace /data/demo --set pretrain.recipe.iterations=50"
+# PYTEST_ARGS  for pytest
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12) python3)
+PIP_ARGS ?=
+RUN_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SOURCES := components pipelines tests
+
+.PHONY: demo test lint install clean
+
+demo: install
+	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+# torch first: what is built against it finds it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,376 @@
+"""The configuration of a pipeline run: every stage's settings in one typed tree.
+
+A preset is a YAML file with such a tree. Overrides (`pretrain.recipe.iterations=500`) change single values. Whatever is
+wrong is reported with its full key, what was expected, and the nearest key that exists.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.combine.config import CombineConfig
+from components.download.config import DatasetConfig, WeightsConfig
+from components.energon_split.config import EnergonSplitConfig
+from components.errors import ConfigurationError
+from components.evaluate.config import EvaluateConfig
+from components.generate.config import GenerateConfig
+from components.images import CPU_IMAGE, GPU_IMAGE
+from components.report.config import ReportConfig
+from components.training.config import TrainingConfig
+from components.wds_conversion.config import WdsConversionConfig
+from components.weight_conversion.config import WeightConversionConfig
+
+DEFAULT_PRESET = "laptop"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrackingConfig(_Section):
+    """Where parameters, curves and results are tracked.
+
+    Attributes:
+        uri: MLflow tracking URI; "auto" takes `MLFLOW_TRACKING_URI` from the environment, else a SQLite database in the
+            workspace; "none" switches tracking off.
+        experiment: MLflow experiment; runs of one experiment compare side by side.
+    """
+
+    uri: str = "auto"
+    experiment: str = Field(default="vlm-pipelines", min_length=1)
+
+
+class WdsConversions(_Section):
+    """The conversion's two uses.
+
+    Attributes:
+        pretrain: Captions for pretraining.
+        sft: Conversations for fine-tuning.
+    """
+
+    pretrain: WdsConversionConfig
+    sft: WdsConversionConfig
+
+
+class EnergonSplits(_Section):
+    """The split's two uses.
+
+    Attributes:
+        pretrain: Shards of the pretraining data.
+        sft: Shards of the fine-tuning data.
+    """
+
+    pretrain: EnergonSplitConfig
+    sft: EnergonSplitConfig
+
+
+class WeightConversions(_Section):
+    """The weight conversion's two uses.
+
+    Attributes:
+        language: The language model.
+        vision: The vision tower.
+    """
+
+    language: WeightConversionConfig
+    vision: WeightConversionConfig
+
+
+class Generations(_Section):
+    """The generation's two uses.
+
+    Attributes:
+        captioning: Captions by the pretrained model.
+        multiple_choice: Answers by the fine-tuned model.
+    """
+
+    captioning: GenerateConfig
+    multiple_choice: GenerateConfig
+
+
+class Evaluations(_Section):
+    """The evaluation's two uses.
+
+    Attributes:
+        captioning: Scores of the pretrained model's captions.
+        multiple_choice: Scores of the fine-tuned model's answers.
+    """
+
+    captioning: EvaluateConfig
+    multiple_choice: EvaluateConfig
+
+
+class Toleration(_Section):
+    """A Kubernetes toleration of the tasks that need GPUs.
+
+    Attributes:
+        key: Taint key; empty matches all keys.
+        operator: "Exists" or "Equal".
+        value: Taint value for "Equal".
+        effect: Taint effect; empty matches all.
+    """
+
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+class ClusterConfig(_Section):
+    """Where tasks run on a cluster; without effect in local runs.
+
+    Attributes:
+        cpu_image: Image of the stages that need no GPU.
+        gpu_image: Image of training and generation.
+        pvc: ReadWriteMany volume claim mounted at the workspace's path; empty for none.
+        gpus: GPUs of each task that trains or generates; 0 runs them on CPUs.
+        accelerator: Resource name of a GPU.
+        cpu: CPU request of a data or weight stage ("4").
+        memory: Memory request of a data or weight stage ("16Gi").
+        gpu_cpu: CPU request of a training or generation task.
+        gpu_memory: Memory request of a training or generation task.
+        shared_memory: Size of the memory-backed /dev/shm of a training or generation task; Docker's 64 MB kill NCCL and
+            loader workers.
+        node_selector: Labels of the nodes for training and generation.
+        tolerations: Taints that training and generation tolerate.
+    """
+
+    cpu_image: str = CPU_IMAGE
+    gpu_image: str = GPU_IMAGE
+    pvc: str = ""
+    gpus: int = Field(default=0, ge=0)
+    accelerator: str = "nvidia.com/gpu"
+    cpu: str = ""
+    memory: str = ""
+    gpu_cpu: str = ""
+    gpu_memory: str = ""
+    shared_memory: str = ""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class RunConfig(_Section):
+    """Everything that decides a pipeline run.
+
+    Attributes:
+        name: Name of the run that people see.
+        workspace: Root folder of all stage outputs: a folder here, the volume's mount path on a cluster.
+        tracking: Where the run is tracked.
+        cluster: Where tasks run on a cluster.
+        dataset: What data to fetch.
+        weights: What weights to fetch.
+        wds_conversion: Conversion to WebDataset shards.
+        energon_split: Train, validation and test splits.
+        weight_conversion: Conversion to megatron-core checkpoints.
+        combine: Language model, vision tower and projector to one model.
+        pretrain: First training stage.
+        sft: Second training stage.
+        generate: Predictions.
+        evaluate: Scores.
+        report: The report.
+    """
+
+    name: str = Field(min_length=1)
+    workspace: Path
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    dataset: DatasetConfig
+    weights: WeightsConfig
+    wds_conversion: WdsConversions
+    energon_split: EnergonSplits
+    weight_conversion: WeightConversions
+    combine: CombineConfig
+    pretrain: TrainingConfig
+    sft: TrainingConfig
+    generate: Generations
+    evaluate: Evaluations
+    report: ReportConfig
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> "RunConfig":
+        for stage in ("pretrain", "sft"):
+            launch = getattr(self, stage).launch
+            if self.cluster.gpus and self.cluster.gpus < launch.processes_per_node:
+                raise ValueError(
+                    f"cluster.gpus ({self.cluster.gpus}) is less than {stage}.launch.processes_per_node "
+                    f"({launch.processes_per_node}): every process needs its own GPU"
+                )
+        return self
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with this package."""
+    folder = resources.files("pipelines") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Load a preset, apply overrides and validate the result.
+
+    Args:
+        preset: Name of a preset of this package, or path of a YAML file.
+        overrides: `key=value` with dotted keys; values are YAML.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigurationError: The preset is unknown or no YAML mapping, or a key or value is wrong.
+    """
+    return validate(apply_overrides(read_preset(preset), overrides), source=f"preset {preset}")
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Read a preset's tree without validating it.
+
+    Raises:
+        ConfigurationError: The preset is unknown, or not a YAML mapping.
+    """
+    if preset in preset_names():
+        text = (resources.files("pipelines") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    elif Path(preset).is_file():
+        text = Path(preset).read_text(encoding="utf-8")
+    else:
+        raise ConfigurationError(
+            f"There is no preset {preset!r}{_did_you_mean(preset, preset_names())}. Presets: {', '.join(preset_names())}; "
+            "or give the path of a YAML file."
+        )
+    tree = _parse_yaml(text, f"preset {preset}")
+    if not isinstance(tree, dict):
+        raise ConfigurationError(
+            f"The preset {preset} must be a YAML mapping of settings, it is a {type(tree).__name__}."
+        )
+    return tree
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a settings tree with `key=value` overrides applied in order.
+
+    Args:
+        tree: Settings as nested mappings.
+        overrides: `a.b.c=value`; the value is YAML, so `5`, `1e-4`, `true`, `text`, `[1, 2]` and `{a: 1}` mean what they
+            look like. A mapping replaces the whole section.
+
+    Returns:
+        The new tree; it is not validated.
+
+    Raises:
+        ConfigurationError: An override has no `=`, its key does not exist, or its value is not YAML.
+    """
+    result = _copied(tree)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigurationError(
+                f"The override {override!r} must have the form key=value, as pretrain.recipe.iterations=500."
+            )
+        if not key_exists(key):
+            raise ConfigurationError(f"There is no setting {key!r}{_did_you_mean(key, list(setting_keys()))}.")
+        node = result
+        *sections, name = key.split(".")
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                child = node[section] = {}
+            node = child
+        node[name] = _parse_yaml(text, f"the value of {key}")
+    return result
+
+
+def validate(tree: Mapping[str, Any], source: str) -> RunConfig:
+    """Validate a settings tree.
+
+    Args:
+        tree: Settings as nested mappings.
+        source: Where they come from, for the message.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigurationError: Names every wrong key and what was expected.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {_explain(problem)}" for problem in error.errors(include_url=False)]
+        raise ConfigurationError("\n".join([f"The settings of {source} are not valid:", *lines])) from None
+
+
+def setting_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all settings, sections included."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in _models_of(field.annotation):
+            yield from setting_keys(inner, f"{prefix}{name}.")
+
+
+def key_exists(key: str) -> bool:
+    """Tell whether a dotted key names a setting, an entry of a free mapping included."""
+    candidates: list[Any] = [RunConfig]
+    for name in key.split("."):
+        fields = [model.model_fields[name].annotation for model in candidates if name in _fields(model)]
+        free = [annotation for annotation in candidates if typing.get_origin(annotation) is dict]
+        if not fields and not free:
+            return False
+        candidates = [part for annotation in fields for part in _parts(annotation)]
+    return True
+
+
+def _fields(model: Any) -> Mapping[str, Any]:
+    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """Return the alternatives of a union, else the annotation itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _parts(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [part for argument in typing.get_args(annotation) for part in _parts(argument)]
+    return [annotation]
+
+
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    return [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: there is no such setting{_did_you_mean(key, list(setting_keys()))}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict | BaseModel) else f" (given: {problem['input']!r})"
+    return f"{key}: {message}{given}" if key else message
+
+
+def _did_you_mean(key: str, known: list[str]) -> str:
+    """Return a suggestion: the nearest whole key, else the nearest one with the same last name."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not near:
+        last = key.rsplit(".", 1)[-1]
+        by_last = [name for name in known if name.rsplit(".", 1)[-1] == last]
+        names = sorted({name.rsplit(".", 1)[-1] for name in known})
+        alike = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
+        near = by_last[:3] or [name for name in known if alike and name.rsplit(".", 1)[-1] == alike[0]][:3]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"Can't read {what} as YAML: {error}") from None
+
+
+def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

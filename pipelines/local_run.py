@@ -1,0 +1,153 @@
+"""Runs a pipeline on this machine, in a child process whose whole tree ends with this one."""
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from components.errors import ConfigurationError
+from components.tracking.tracker import close_pipeline_run
+from pipelines.display import follow
+from pipelines.processes import end_processes
+from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+
+_SOURCE_ROOT = Path(__file__).resolve().parent.parent
+# Runs of other tools must not be mistaken for this run's.
+_FOREIGN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+
+class Interrupted(Exception):
+    """The person at the terminal, or the system, asked for the end of the run."""
+
+
+def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console: Console) -> tuple[RunFolder, int]:
+    """Compile and execute a configuration on this machine.
+
+    Args:
+        config: The validated configuration.
+        preset: Name of its preset, for the record.
+        overrides: Overrides that are in it, for the record.
+        console: Where the run is shown.
+
+    Returns:
+        The run's folder and 0 when every stage succeeded, else 1.
+
+    Raises:
+        ConfigurationError: The workspace can't be written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended.
+    """
+    from pipelines.compile import compile_pipeline
+
+    workspace = config.workspace.absolute()
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        run = new_run(workspace, config.name)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Can't write the workspace {workspace}: {error}. Choose another with --workspace."
+        ) from error
+    compile_pipeline(config, run.path / PACKAGE_NAME)
+    run.update_record(preset=preset, overrides=list(overrides), started=_now(), state="running", pid=os.getpid())
+    return run, execute(run, console)
+
+
+def execute(run: RunFolder, console: Console) -> int:
+    """Execute the compiled pipeline of a run folder and show how it goes.
+
+    Returns:
+        0 when every stage succeeded, else 1.
+
+    Raises:
+        Interrupted: All processes of the run have ended.
+    """
+    state = "interrupted"
+    try:
+        with _interruptible(), open(run.log, "wb") as log, _worker(run, log.fileno()) as child:
+            status = follow(run, child, console)
+        state = "succeeded" if status == 0 else "failed"
+        return 0 if status == 0 else 1
+    finally:
+        run.update_record(state=state, ended=_now())
+        if state == "interrupted":
+            _close_tracking(run)
+
+
+@contextlib.contextmanager
+def _worker(run: RunFolder, log: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the child in a session of its own; when the block ends, however it does, no process of the run is left."""
+    child = None
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-u", "-m", "pipelines.local_worker", str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(run.run_id),
+            start_new_session=True,
+        )
+        yield child
+    finally:
+        with _uninterruptible():
+            end_processes((RUN_ID_VARIABLE, run.run_id))
+            if child is not None:
+                child.wait()
+
+
+def _environment(run_id: str) -> dict[str, str]:
+    """Return the child's environment: this Python's tools first, this source tree importable, the run's mark."""
+    environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
+    environment[RUN_ID_VARIABLE] = run_id
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    paths = [str(_SOURCE_ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted`."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _uninterruptible() -> Iterator[None]:
+    """Let an impatient second Ctrl-C not leave processes behind."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _close_tracking(run: RunFolder) -> None:
+    context = run.context()
+    if context.get("mlflow_run_id"):
+        close_pipeline_run(context["tracking_uri"], context["mlflow_run_id"], "KILLED")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

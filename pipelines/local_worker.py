@@ -1,0 +1,49 @@
+"""Child process of `vlm run`: executes a compiled pipeline with KFP's SubprocessRunner."""
+
+import os
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE
+
+_PARENT_POLL_S = 1.0
+
+
+def main() -> int:
+    """Execute `<run folder>/pipeline.yaml`; the run folder is the only argument.
+
+    Returns:
+        0 when every task succeeded, else 1.
+    """
+    folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    # The runner warns about every image whose name has no "python" in it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from kfp import components, local
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"))
+    pipeline = components.load_component_from_file(str(folder / PACKAGE_NAME))
+    try:
+        pipeline()
+    except RuntimeError as error:  # how KFP reports a failed task
+        print(error, flush=True)
+        return 1
+    return 0
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process and its descendants when `vlm run` was killed without a chance to do so itself."""
+    from pipelines.processes import end_processes
+
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_S)
+    end_processes((RUN_ID_VARIABLE, os.environ[RUN_ID_VARIABLE]))
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Where a task of the DAG runs on a cluster: image, resources, nodes, volumes. Without effect in local runs."""
+
+from kfp import dsl, kubernetes
+
+from pipelines.config import RunConfig
+
+_RETRIES = 2
+_RETRY_WAIT = "60s"
+
+
+def on_cpu(task: dsl.PipelineTask, config: RunConfig) -> dsl.PipelineTask:
+    """Place a data, weight or reporting task, and return it."""
+    cluster = config.cluster
+    _place(task, config, cluster.cpu_image, cluster.cpu, cluster.memory)
+    return task
+
+
+def on_gpu(task: dsl.PipelineTask, config: RunConfig) -> dsl.PipelineTask:
+    """Place a training or generation task on GPU nodes (on any node when `cluster.gpus` is 0), and return it."""
+    cluster = config.cluster
+    _place(task, config, cluster.gpu_image, cluster.gpu_cpu, cluster.gpu_memory)
+    if cluster.gpus:
+        task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
+        # A lost node is no reason to lose a run of days: the stage goes on where it was.
+        task.set_retry(_RETRIES, backoff_duration=_RETRY_WAIT)
+    if cluster.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=cluster.shared_memory)
+    for label, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in cluster.tolerations:
+        kubernetes.add_toleration(
+            task,
+            key=toleration.key or None,
+            operator=toleration.operator,
+            value=toleration.value or None,
+            effect=toleration.effect or None,
+        )
+    return task
+
+
+def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str) -> None:
+    # Finished work is found by its content in the workspace; KFP's cache would also skip work whose folder is gone.
+    task.set_caching_options(False)
+    task.set_container_image(image)
+    if cpu:
+        task.set_cpu_request(cpu)
+    if memory:
+        task.set_memory_request(memory)
+    if config.cluster.pvc:
+        kubernetes.mount_pvc(task, config.cluster.pvc, str(config.workspace))

@@ -1,0 +1,244 @@
+"""Tracking against a real MLflow store."""
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from pydantic import BaseModel
+
+from components.errors import InputError, StageError
+from components.stage.context import RunContext
+from components.stage.runner import StageWork, run_stage
+from components.tracking.tracker import (
+    REUSED_TAG,
+    StageTracker,
+    attach,
+    close_pipeline_run,
+    connect,
+    flatten,
+    open_pipeline_run,
+    stage_tracker,
+)
+
+
+class Settings(BaseModel):
+    steps: int = 3
+    inner: dict[str, int] = {"width": 8}
+
+
+@pytest.fixture
+def client(tracking_uri: str) -> MlflowClient:
+    return connect(tracking_uri)
+
+
+@pytest.fixture
+def context(tracking_uri: str, tracking_workspace: Path, tmp_path: Path) -> RunContext:
+    return opened(tracking_uri, tracking_workspace, tmp_path, tmp_path.name)
+
+
+def opened(uri: str, home: Path, workspace: Path, run_id: str) -> RunContext:
+    run = open_pipeline_run(
+        uri, "tests", f"run {run_id}", run_id, home, {"pretrain": {"lr": 0.1}, "seeds": [1, 2]}, "abc"
+    )
+    return RunContext(
+        run_id=run_id, run_name="r", workspace=workspace, tracking_uri=uri, mlflow_run_id=run, git_commit="abc"
+    )
+
+
+def train(work: StageWork) -> Mapping[str, Any]:
+    rows = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
+    for row in rows:
+        work.tracker.log_metrics({"loss": row["loss"]}, step=int(row["step"]))
+    (work.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work.folder / "curves.svg").write_text("<svg/>")
+    (work.folder / "notes.txt").write_text("notes")
+    work.tracker.log_artifact(work.folder / "curves.svg")
+    work.tracker.log_artifact(work.folder / "notes.txt")
+    return {"loss": 9.0, "samples": 12, "speed": {"tokens": 5.5}, "finished": True, "who": "me"}
+
+
+def run_training(context: RunContext) -> bool:
+    return run_stage(context, stage="pretrain", version=1, inputs={}, settings=Settings(), body=train).reused
+
+
+def stage_runs(client: MlflowClient, context: RunContext) -> list[Run]:
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    return list(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{context.mlflow_run_id}'"))
+
+
+def points(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, name))
+
+
+def test_stage_is_a_nested_run_with_curves_facts_and_artifacts(client: MlflowClient, context: RunContext) -> None:
+    assert not run_training(context)
+    (run,) = stage_runs(client, context)
+    parent = client.get_run(context.mlflow_run_id)
+    assert (run.info.run_name, run.info.status) == ("pretrain", "FINISHED")
+    assert run.data.params["inner.width"] == "8"
+    assert points(client, run.info.run_id, "loss") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert run.data.metrics["samples"] == 12
+    assert run.data.metrics["speed.tokens"] == 5.5
+    assert "finished" not in run.data.metrics
+    assert points(client, context.mlflow_run_id, "pretrain.loss") == points(client, run.info.run_id, "loss")
+    assert parent.data.metrics["pretrain.samples"] == 12
+    assert parent.data.params == {"pretrain.lr": "0.1", "seeds": "[1, 2]"}
+    assert parent.data.tags["mlflow.source.git.commit"] == "abc"
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"curves.svg", "notes.txt"}
+    assert [item.path for item in client.list_artifacts(context.mlflow_run_id, "pretrain")] == ["pretrain/curves.svg"]
+
+
+def test_artifacts_lie_in_the_workspace(client: MlflowClient, context: RunContext, tracking_workspace: Path) -> None:
+    run = client.get_run(context.mlflow_run_id)
+    assert run.info.artifact_uri.startswith((tracking_workspace / "mlartifacts").as_uri())
+
+
+def test_reused_stage_replays_its_curves(
+    client: MlflowClient, context: RunContext, tracking_uri: str, tracking_workspace: Path, tmp_path: Path
+) -> None:
+    run_training(context)
+    (first,) = stage_runs(client, context)
+    again = opened(tracking_uri, tracking_workspace, tmp_path, f"{tmp_path.name}-again")
+    assert run_training(again)
+    (second,) = stage_runs(client, again)
+    assert second.data.tags[REUSED_TAG] == "true"
+    assert points(client, second.info.run_id, "loss") == points(client, first.info.run_id, "loss")
+    assert points(client, again.mlflow_run_id, "pretrain.loss") == points(client, first.info.run_id, "loss")
+    assert second.data.metrics == first.data.metrics
+
+
+def test_replay_thins_long_curves_and_keeps_the_last_point(
+    client: MlflowClient, context: RunContext, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {step}}}\n' for step in range(1, 2502)))
+    with stage_tracker(context, "sft", {}) as tracker:
+        tracker.log_reused(tmp_path, {})
+    curve = points(client, tracker.mlflow_run_id, "loss")
+    assert 800 < len(curve) < 1002
+    assert curve[-1] == (2501, 2501.0)
+
+
+def test_failed_stage_fails_its_run_and_the_pipelines(client: MlflowClient, context: RunContext) -> None:
+    def body(work: StageWork) -> Mapping[str, Any]:
+        work.tracker.log_metrics({"loss": 2.0}, step=1)
+        raise InputError("the dataset has no pictures")
+
+    with pytest.raises(InputError):
+        run_stage(context, stage="combine", version=1, inputs={}, settings=Settings(), body=body)
+    (run,) = stage_runs(client, context)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["vlm.error"] == "the dataset has no pictures"
+    assert run.data.metrics["loss"] == 2.0
+    assert client.get_run(context.mlflow_run_id).info.status == "FAILED"
+
+
+def test_interrupted_stage_is_killed(client: MlflowClient, context: RunContext) -> None:
+    with pytest.raises(KeyboardInterrupt), stage_tracker(context, "sft", {}):
+        raise KeyboardInterrupt
+    (run,) = stage_runs(client, context)
+    assert run.info.status == "KILLED"
+
+
+def test_attached_process_logs_on_the_same_runs(client: MlflowClient, context: RunContext) -> None:
+    with stage_tracker(context, "sft", {}) as tracker:
+        other = attach(context.tracking_uri, tracker.mlflow_run_id, context.mlflow_run_id, tracker.prefix)
+        other.log_metrics({"loss": 0.25}, step=7)
+        other.flush()
+    assert points(client, tracker.mlflow_run_id, "loss") == [(7, 0.25)]
+    assert points(client, context.mlflow_run_id, "sft.loss") == [(7, 0.25)]
+
+
+def test_injected_run_is_used(client: MlflowClient, context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    injected = client.create_run(experiment, tags={"mlflow.parentRunId": context.mlflow_run_id}).info.run_id
+    client.log_param(injected, "steps", "what KFP logged")
+    monkeypatch.setenv("MLFLOW_RUN_ID", injected)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", context.tracking_uri)
+    run_training(context)
+    (run,) = stage_runs(client, context)
+    assert run.info.run_id == injected
+    assert run.data.metrics["samples"] == 12
+    assert run.data.params["steps"] == "what KFP logged"
+    assert run.data.params["inner.width"] == "8"
+
+
+def test_injected_run_of_another_server_is_ignored(
+    client: MlflowClient, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    run_training(context)
+    assert len(stage_runs(client, context)) == 1
+
+
+def test_opening_twice_finds_the_same_run(
+    context: RunContext, tracking_uri: str, tracking_workspace: Path, tmp_path: Path
+) -> None:
+    again = opened(tracking_uri, tracking_workspace, tmp_path, context.run_id)
+    assert again.mlflow_run_id == context.mlflow_run_id
+
+
+def test_closing_ends_runs_that_are_open(client: MlflowClient, context: RunContext) -> None:
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    left = client.create_run(experiment, tags={"mlflow.parentRunId": context.mlflow_run_id}).info.run_id
+    close_pipeline_run(context.tracking_uri, context.mlflow_run_id, "FINISHED")
+    assert client.get_run(left).info.status == "KILLED"
+    assert client.get_run(context.mlflow_run_id).info.status == "FINISHED"
+
+
+def test_server_that_is_down_is_named_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StageError, match=f"{uri} does not answer.*tracking.uri=none"):
+            open_pipeline_run(uri, "e", "r", "r", tmp_path, {})
+
+
+def test_deleted_experiment_is_explained(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(StageError, match="deleted.*experiments restore"):
+        open_pipeline_run(tracking_uri, "deleted", "r", "r", tmp_path, {})
+
+
+def test_server_lost_on_the_way_keeps_metrics_for_later(
+    client: MlflowClient, context: RunContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage_tracker(context, "sft", {}) as tracker:
+        with monkeypatch.context() as broken:
+            broken.setattr(
+                MlflowClient, "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost"))
+            )
+            tracker.log_metrics({"loss": 0.5}, step=1)
+            tracker.flush()
+        assert "connection lost" in capsys.readouterr().out
+    assert points(client, tracker.mlflow_run_id, "loss") == [(1, 0.5)]
+
+
+def test_long_values_and_odd_names_are_accepted(client: MlflowClient, context: RunContext) -> None:
+    with stage_tracker(context, "sft", {"long": "x" * 7000, "a@b": 1, **{f"p{i}": i for i in range(150)}}) as tracker:
+        tracker.log_metrics({"50 %": 1.0, "nothing": None})
+    run = client.get_run(tracker.mlflow_run_id)
+    assert len(run.data.params["long"]) == 6000
+    assert run.data.params["a_b"] == "1"
+    assert run.data.params["p149"] == "149"
+    assert run.data.metrics == {"50 _": 1.0}
+
+
+def test_without_tracking_nothing_happens(tmp_path: Path) -> None:
+    context = RunContext(run_id="t", run_name="t", workspace=tmp_path)
+    assert not run_training(context)
+    assert run_training(context)
+    tracker = StageTracker()
+    tracker.log_params({"a": 1})
+    tracker.end("FINISHED")
+    assert attach("", "", "", "x.").mlflow_run_id == ""
+    assert not list(tmp_path.rglob("*.db"))
+
+
+def test_flatten_joins_names_with_dots() -> None:
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
