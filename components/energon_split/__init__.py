@@ -1,0 +1,1 @@
+"""WebDataset shards to an energon dataset: index, splits, blend file."""

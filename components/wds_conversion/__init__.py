@@ -1,0 +1,1 @@
+"""LLaVA-style JSON and pictures (zip or folder) to WebDataset shards."""
