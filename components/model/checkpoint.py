@@ -5,7 +5,7 @@ import queue
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -19,6 +19,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from components.errors import InputError, StageError
 
 ShardedStateDict = dict[str, Any]
+PretrainedPart = Literal["language", "vision"]
+
+_PART_PREFIXES: dict[PretrainedPart, str] = {"language": "language_model.", "vision": "vision_model."}
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -50,24 +53,25 @@ def load_model(model: nn.Module, folder: Path) -> None:
     fill_parameters(model, load_sharded(sharded_parameters(model), folder))
 
 
-def load_part(module: nn.Module, folder: Path, prefix: str) -> None:
+def load_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
     """Fill one part of a model from that part's own checkpoint.
 
     Args:
         module: The part (a megatron module).
         folder: The checkpoint folder of the part.
-        prefix: What the checkpoint's names begin with ("language_model.").
+        part: Which part it is.
 
     Raises:
         InputError: As in `load_model`.
     """
+    prefix = _PART_PREFIXES[part]
     loaded = load_sharded(sharded_parameters(module, prefix), folder)
     fill_parameters(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
 
 
-def save_part(module: nn.Module, folder: Path, prefix: str) -> None:
-    """Write one part of a model as its own checkpoint, under names that begin with `prefix`."""
-    save_sharded(sharded_parameters(module, prefix), folder)
+def save_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
+    """Write one part of a model as its own checkpoint, under the names that it has within the whole model."""
+    save_sharded(sharded_parameters(module, _PART_PREFIXES[part]), folder)
 
 
 def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:

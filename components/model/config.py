@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.data.image import ImageSettings
@@ -12,6 +13,9 @@ from components.storage.atomic import write_text
 MODEL_FILE = "model.json"
 CHECKPOINT_FOLDER = "checkpoint"
 TOKENIZER_FOLDER = "tokenizer"
+
+StoredDtype = Literal["float32", "bfloat16"]
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class LanguageConfig(BaseModel):
@@ -161,21 +165,35 @@ class ModelConfig(BaseModel):
 
 
 class LanguagePart(BaseModel):
-    """`model.json` of a converted language model."""
+    """`model.json` of a converted language model.
+
+    Attributes:
+        part: Says which part this is.
+        config: The language model.
+        dtype: Type that its parameters are stored in.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     part: Literal["language"] = "language"
     config: LanguageConfig
+    dtype: StoredDtype = "float32"
 
 
 class VisionPart(BaseModel):
-    """`model.json` of a converted vision tower."""
+    """`model.json` of a converted vision tower.
+
+    Attributes:
+        part: Says which part this is.
+        config: The vision tower.
+        dtype: Type that its parameters are stored in.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     part: Literal["vision"] = "vision"
     config: VisionConfig
+    dtype: StoredDtype = "float32"
 
 
 Stored = TypeVar("Stored", bound=BaseModel)

@@ -1,7 +1,9 @@
 """Process groups: the same code in one plain process, under torchrun on CPU (gloo), and on GPUs (nccl)."""
 
+import contextlib
 import datetime
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +108,16 @@ def destroy() -> None:
     parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def single_process() -> Iterator[ParallelState]:
+    """Provide process groups for this process alone, on the CPU, and take them down again."""
+    parallel = initialize(1, device="cpu")
+    try:
+        yield parallel
+    finally:
+        destroy()
 
 
 def _device(device: str, local_rank: int) -> torch.device:

@@ -1,0 +1,38 @@
+"""KFP shell of the combination."""
+
+from kfp import dsl
+
+from components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def combine(
+    context: dict,
+    settings: dict,
+    language: dsl.Input[dsl.Model],
+    vision: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+):
+    """Combines a language model and a vision tower with a freshly seeded projector.
+
+    Args:
+        context: The pipeline run.
+        settings: Projector, image settings and seed.
+        language: The converted language model.
+        vision: The converted vision tower.
+        model: The multimodal model folder: checkpoint, architecture, tokenizer.
+    """
+    from components.combine.config import CombineConfig
+    from components.combine.stage import run_combine
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        output = run_combine(
+            RunContext.model_validate(context),
+            CombineConfig.model_validate(settings),
+            language=folder_of(language),
+            vision=folder_of(vision),
+        )
+        publish(model, output)

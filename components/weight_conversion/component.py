@@ -1,0 +1,30 @@
+"""KFP shell of the weight conversion."""
+
+from kfp import dsl
+
+from components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def weight_conversion(context: dict, settings: dict, weights: dsl.Input[dsl.Model], converted: dsl.Output[dsl.Model]):
+    """Converts pretrained weights from Hugging Face layout to a megatron-core checkpoint and proves them equal.
+
+    Args:
+        context: The pipeline run.
+        settings: Which part ("language" or "vision"), vocabulary padding, feature layer, type, verification.
+        weights: The downloaded weights.
+        converted: The part as a distributed checkpoint, with a report on every tensor.
+    """
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+    from components.weight_conversion.config import WeightConversionConfig
+    from components.weight_conversion.stage import run_weight_conversion
+
+    with reported_errors():
+        output = run_weight_conversion(
+            RunContext.model_validate(context),
+            WeightConversionConfig.model_validate(settings),
+            weights=folder_of(weights),
+        )
+        publish(converted, output)
