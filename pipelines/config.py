@@ -239,7 +239,7 @@ def read_preset(preset: str) -> dict[str, Any]:
         text = Path(preset).read_text(encoding="utf-8")
     else:
         raise ConfigurationError(
-            f"There is no preset {preset!r}{_did_you_mean(preset, preset_names())}. Presets: {', '.join(preset_names())}; "
+            f"There is no preset {preset!r}{_did_you_mean(preset, preset_names())} Presets: {', '.join(preset_names())}; "
             "or give the path of a YAML file."
         )
     tree = _parse_yaml(text, f"preset {preset}")
@@ -273,7 +273,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
                 f"The override {override!r} must have the form key=value, as pretrain.recipe.iterations=500."
             )
         if not key_exists(key):
-            raise ConfigurationError(f"There is no setting {key!r}{_did_you_mean(key, list(setting_keys()))}.")
+            raise ConfigurationError(f"There is no setting {key!r}{_did_you_mean(key, list(setting_keys()))}")
         node = result
         *sections, name = key.split(".")
         for section in sections:
@@ -362,7 +362,7 @@ def _did_you_mean(key: str, known: list[str]) -> str:
         names = sorted({name.rsplit(".", 1)[-1] for name in known})
         alike = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
         near = by_last[:3] or [name for name in known if alike and name.rsplit(".", 1)[-1] == alike[0]][:3]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def _parse_yaml(text: str, what: str) -> Any:

@@ -79,8 +79,8 @@ def execute(run: RunFolder, console: Console) -> int:
         return 0 if status == 0 else 1
     finally:
         run.update_record(state=state, ended=_now())
-        if state == "interrupted":
-            _close_tracking(run)
+        if state != "succeeded":
+            _close_tracking(run, "KILLED" if state == "interrupted" else "FAILED")
 
 
 @contextlib.contextmanager
@@ -143,10 +143,10 @@ def _uninterruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _close_tracking(run: RunFolder) -> None:
+def _close_tracking(run: RunFolder, status: str) -> None:
     context = run.context()
     if context.get("mlflow_run_id"):
-        close_pipeline_run(context["tracking_uri"], context["mlflow_run_id"], "KILLED")
+        close_pipeline_run(context["tracking_uri"], context["mlflow_run_id"], status)
 
 
 def _now() -> str:

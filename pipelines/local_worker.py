@@ -23,6 +23,9 @@ def main() -> int:
     # The runner warns about every image whose name has no "python" in it.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # KFP puts this in place of every "python3" in a task's command, paths of artifacts included. Left as it is, the
+    # shell finds this environment's Python by its PATH, and folders may have "python3" and blanks in their names.
+    sys.executable = "python3"
     from kfp import components, local
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from kfp import dsl
+from pydantic import BaseModel
 
 from components.errors import ConfigurationError
 from components.images import CPU_IMAGE
@@ -75,9 +76,7 @@ def open_run(
         ("pretrain", dict),
         ("sft", dict),
         ("generate_captioning", dict),
-        ("generate_captioning_partitions", list),
         ("generate_multiple_choice", dict),
-        ("generate_multiple_choice_partitions", list),
         ("evaluate_captioning", dict),
         ("evaluate_multiple_choice", dict),
         ("report", dict),
@@ -197,7 +196,14 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
             raise ConfigurationError(
                 f'overrides must be a list of texts like "pretrain.recipe.seed=1", it has {override!r}.'
             )
-    return validate(apply_overrides(tree, overrides), "this run")
+    settled = validate(apply_overrides(tree, overrides), "this run")
+    for task in ("captioning", "multiple_choice"):
+        if getattr(settled.generate, task).partitions != getattr(preset.generate, task).partitions:
+            raise ConfigurationError(
+                f"generate.{task}.partitions is the number of tasks in the compiled pipeline and can't change in a run. "
+                f"Compile again: vlm compile --set generate.{task}.partitions=..."
+            )
+    return settled
 
 
 def ui_default(config: RunConfig, parameter: str) -> Any:
@@ -210,16 +216,19 @@ def ui_default(config: RunConfig, parameter: str) -> Any:
 
 def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
     """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
-    tree = config.model_dump(mode="json")
-    outputs: dict[str, Any] = {"context": context.model_dump(mode="json")}
+    tree = stored_settings(config)
+    outputs: dict[str, Any] = {"context": stored_settings(context)}
     for stage in ("dataset", "weights", "combine", "pretrain", "sft", "report"):
         outputs[stage] = tree[stage]
     for stage in ("wds_conversion", "energon_split", "weight_conversion", "generate", "evaluate"):
         for use, settings in tree[stage].items():
             outputs[f"{stage}_{use}"] = settings
-    for use, settings in tree["generate"].items():
-        outputs[f"generate_{use}_partitions"] = list(range(settings["partitions"]))
     return outputs
+
+
+def stored_settings(config: BaseModel) -> dict[str, Any]:
+    """Return settings as KFP can carry them: JSON without nulls (whose settings have null as their default)."""
+    return config.model_dump(mode="json", exclude_none=True)
 
 
 def close_pipeline(context: RunContext) -> None:

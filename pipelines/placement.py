@@ -8,17 +8,20 @@ _RETRIES = 2
 _RETRY_WAIT = "60s"
 
 
-def on_cpu(task: dsl.PipelineTask, config: RunConfig) -> dsl.PipelineTask:
-    """Place a data, weight or reporting task, and return it."""
+def on_cpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
+    """Place a data, weight or reporting task, name it for the UI, and return it."""
     cluster = config.cluster
-    _place(task, config, cluster.cpu_image, cluster.cpu, cluster.memory)
+    _place(task, config, cluster.cpu_image, cluster.cpu, cluster.memory, label)
     return task
 
 
-def on_gpu(task: dsl.PipelineTask, config: RunConfig) -> dsl.PipelineTask:
-    """Place a training or generation task on GPU nodes (on any node when `cluster.gpus` is 0), and return it."""
+def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
+    """Place a training or generation task, name it for the UI, and return it.
+
+    It goes to GPU nodes, or to any node when `cluster.gpus` is 0.
+    """
     cluster = config.cluster
-    _place(task, config, cluster.gpu_image, cluster.gpu_cpu, cluster.gpu_memory)
+    _place(task, config, cluster.gpu_image, cluster.gpu_cpu, cluster.gpu_memory, label)
     if cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
         # A lost node is no reason to lose a run of days: the stage goes on where it was.
@@ -38,7 +41,9 @@ def on_gpu(task: dsl.PipelineTask, config: RunConfig) -> dsl.PipelineTask:
     return task
 
 
-def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str) -> None:
+def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str, label: str) -> None:
+    if label:
+        task.set_display_name(label)
     # Finished work is found by its content in the workspace; KFP's cache would also skip work whose folder is gone.
     task.set_caching_options(False)
     task.set_container_image(image)

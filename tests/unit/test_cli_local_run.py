@@ -107,13 +107,14 @@ def test_failing_stage_fails_the_run_with_its_message(tmp_path: Path) -> None:
 
 
 def test_second_run_reuses_finished_stages(tmp_path: Path) -> None:
-    assert execute(prepared(tmp_path, two_stages(tmp_path, fail=False)), quiet()) == 0
+    workspace = tmp_path / "my python3 runs"  # KFP would replace the "python3" of a path
+    assert execute(prepared(workspace, two_stages(workspace, fail=False)), quiet()) == 0
     console = quiet()
-    run = prepared(tmp_path, two_stages(tmp_path, fail=False))
+    run = prepared(workspace, two_stages(workspace, fail=False))
     assert execute(run, console) == 0
     assert run.state() == "succeeded"
     assert "combine: finished before" in output_of(console)
-    assert find_run(tmp_path).run_id == run.run_id
+    assert find_run(workspace).run_id == run.run_id
 
 
 def test_interruption_leaves_no_process(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""The compiled pipeline, against golden files.
+
+The golden files hold the compiled packages without the components' code. After an intended change write them again:
+
+    UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/unit/test_compile.py
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.compile import compile_pipeline
+from pipelines.config import load_preset
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+PRESETS = ("laptop", "mistral-clip-7b")
+GPU_TASKS = {"exec-pretrain", "exec-sft", "exec-generate", "exec-generate-2"}
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("packages")
+    packages = {}
+    for preset in PRESETS:
+        compile_pipeline(load_preset(preset), folder / f"{preset}.yaml")
+        packages[preset] = list(yaml.safe_load_all((folder / f"{preset}.yaml").read_text()))
+    return packages
+
+
+def tasks(package: dict[str, Any]) -> dict[str, Any]:
+    """Every task of the root and of the loops."""
+    found = dict(package["root"]["dag"]["tasks"])
+    for component in package["components"].values():
+        found.update(component.get("dag", {}).get("tasks", {}))
+    return found
+
+
+def without_code(documents: list[dict[str, Any]]) -> str:
+    package = {**documents[0]}
+    package.pop("sdkVersion")
+    executors = package["deploymentSpec"]["executors"]
+    package["deploymentSpec"] = {
+        "executors": {
+            name: {
+                "container": {
+                    key: value for key, value in executor["container"].items() if key not in ("args", "command")
+                }
+            }
+            for name, executor in executors.items()
+        }
+    }
+    return yaml.safe_dump_all([package, *documents[1:]], sort_keys=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_compiled_package_is_the_golden_one(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    compiled = without_code(packages[preset])
+    golden = GOLDEN / f"{preset}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(compiled)
+    assert compiled == golden.read_text(), "see this file's docstring"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_kfp_never_caches(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    for name, task in tasks(packages[preset][0]).items():
+        assert name.startswith("for-loop") or not task["cachingOptions"].get("enableCache"), name
+
+
+def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None:
+    found = tasks(packages["laptop"][0])
+    needs = {name: set(task.get("dependentTasks", ())) for name, task in found.items()}
+    assert {"wds-conversion", "wds-conversion-2", "download-weights"} <= {
+        name for name in needs if "download-dataset" in needs[name]
+    }
+    assert {"weight-conversion", "weight-conversion-2"} <= needs["combine"]
+    assert {"combine", "energon-split"} <= needs["pretrain"]
+    assert {"pretrain", "energon-split-2"} <= needs["sft"]
+    assert {"evaluate", "evaluate-2"} <= needs["report"]
+    assert "report" in needs["quality-gate"]
+
+
+def test_gpu_tasks_get_their_resources(packages: dict[str, list[dict[str, Any]]]) -> None:
+    package, platform = packages["mistral-clip-7b"]
+    executors = package["deploymentSpec"]["executors"]
+    with_gpu = {
+        name for name, executor in executors.items() if "accelerator" in executor["container"].get("resources", {})
+    }
+    assert with_gpu == GPU_TASKS
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(kubernetes) == set(executors), "every task has the workspace volume"
+    for name in GPU_TASKS:
+        assert executors[name]["container"]["image"].startswith("vlm-pipelines/gpu:")
+        assert kubernetes[name]["tolerations"][0]["key"] == "nvidia.com/gpu"
+        assert kubernetes[name]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+
+
+def test_laptop_package_asks_for_no_cluster(packages: dict[str, list[dict[str, Any]]]) -> None:
+    assert len(packages["laptop"]) == 1
+    for executor in packages["laptop"][0]["deploymentSpec"]["executors"].values():
+        assert "resources" not in executor["container"]
+
+
+def test_parameters_default_to_the_preset(packages: dict[str, list[dict[str, Any]]]) -> None:
+    parameters = packages["mistral-clip-7b"][0]["root"]["inputDefinitions"]["parameters"]
+    assert parameters["pretrain_iterations"]["defaultValue"] == 20000
+    assert parameters["sft_learning_rate"]["defaultValue"] == 1e-6
+    assert parameters["workspace"]["defaultValue"] == "/workspace"
+    assert parameters["overrides"]["defaultValue"] == []
+
+
+def test_partitions_fan_out(tmp_path: Path) -> None:
+    compile_pipeline(load_preset("laptop", ["generate.captioning.partitions=3"]), tmp_path / "p.yaml")
+    assert "[0, 1, 2]" in (tmp_path / "p.yaml").read_text()
+
+
+def test_same_configuration_same_package(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        compile_pipeline(load_preset("laptop"), tmp_path / name)
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+def test_kfps_own_compiler_takes_the_preset_from_the_environment(tmp_path: Path) -> None:
+    output = tmp_path / "package.yaml"
+    subprocess.run(
+        [sys.executable, "-m", "kfp", "dsl", "compile", "--py", "pipelines/vlm_training.py", "--output", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "VLM_PRESET": "mistral-clip-7b", "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    assert "defaultValue: mistral-clip-7b" in output.read_text()

@@ -1,0 +1,203 @@
+"""The run configuration: presets, overrides, and what is said about mistakes."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import ConfigurationError
+from pipelines.config import (
+    RunConfig,
+    apply_overrides,
+    key_exists,
+    load_preset,
+    preset_names,
+    read_preset,
+    setting_keys,
+    validate,
+)
+from pipelines.open_run import UI_PARAMETERS, settle, stage_settings, stored_settings, ui_default
+
+LAPTOP = load_preset("laptop")
+KEYS = sorted(setting_keys())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_preset_survives_the_way_through_kfp(preset: str) -> None:
+    config = load_preset(preset)
+    assert validate(floats(stored_settings(config)), "test") == config
+
+
+def floats(value: Any) -> Any:
+    """What KFP makes of a STRUCT: every number a float."""
+    if isinstance(value, dict):
+        return {key: floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def test_both_presets_are_there() -> None:
+    assert {"laptop", "mistral-clip-7b"} <= set(preset_names())
+
+
+def test_reference_preset_has_the_references_figures() -> None:
+    config = load_preset("mistral-clip-7b")
+    pretrain, sft = config.pretrain.recipe, config.sft.recipe
+    assert (pretrain.iterations, pretrain.global_batch_size) == (20000, 256)
+    assert (pretrain.learning_rate, pretrain.min_learning_rate, pretrain.weight_decay) == (1.5e-4, 1e-5, 0.01)
+    assert (sft.iterations, sft.global_batch_size, sft.learning_rate, sft.min_learning_rate) == (20000, 128, 1e-6, 1e-7)
+    assert (pretrain.train_language, pretrain.train_vision, sft.train_language, sft.train_vision) == (
+        False,
+        False,
+        True,
+        False,
+    )
+    assert (pretrain.clip_grad, sft.clip_grad, sft.weight_decay) == (1.0, 0.5, 0.1)
+    assert config.combine.image.tokens == 576
+    assert config.combine.projector.ffn_hidden_size == 14336
+
+
+def test_preset_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**read_preset("laptop"), "name": "mine"}))
+    assert load_preset(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "pretrain.recipe.iteration=5",
+            "no setting 'pretrain.recipe.iteration'; did you mean pretrain.recipe.iterations?",
+        ),
+        ("sft.iterations=5", "did you mean sft.recipe.iterations?"),
+        ("iteratoins=3", "did you mean pretrain.recipe.iterations or sft.recipe.iterations?"),
+        ("zzzzzz=3", "There is no setting 'zzzzzz'."),
+        ("pretrain.recipe.iterations=many", "pretrain.recipe.iterations: Input should be a valid integer"),
+        (
+            "pretrain.recipe.iterations=0",
+            "pretrain.recipe.iterations: Input should be greater than or equal to 1 (given: 0)",
+        ),
+        ("pretrain.recipe.prompt_format=chat", "pretrain.recipe.prompt_format: Input should be 'plain' or 'instruct'"),
+        ("pretrain.recipe", "must have the form key=value"),
+        ("=3", "must have the form key=value"),
+        ("name=[", "Can't read the value of name as YAML"),
+        ("name=", "name: Input should be a valid string"),
+        ("pretrain={a: 1}", "pretrain.recipe: is missing"),
+        ("pretrain={recipe: {}, lanch: {}}", "pretrain.lanch: there is no such setting; did you mean pretrain.launch?"),
+        ("pretrain.launch.tensor_parallel=3", "must be a multiple of tensor_parallel"),
+        ("cluster.gpus=1", "cluster.gpus (1) is less than pretrain.launch.processes_per_node"),
+    ],
+)
+def test_wrong_override_is_explained(override: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_preset("laptop", [override])
+    assert message in str(caught.value)
+
+
+def test_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"no preset 'laptp'; did you mean laptop\? Presets: .*mistral-clip-7b"
+    ):
+        load_preset("laptp")
+
+
+@pytest.mark.parametrize(("text", "message"), [("- a", "must be a YAML mapping"), ("a: [", "as YAML")])
+def test_preset_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        load_preset(str(path))
+
+
+@given(
+    st.integers(1, 10**9),
+    st.floats(1e-9, 1.0),
+    st.booleans(),
+    st.text(st.characters(codec="ascii", exclude_categories=["C"])),
+)
+def test_overrides_mean_what_they_look_like(steps: int, rate: float, vision: bool, name: str) -> None:
+    tree = apply_overrides(
+        {"name": "x", "pretrain": {"recipe": {"seed": 1}}},
+        [
+            f"pretrain.recipe.iterations={steps}",
+            f"pretrain.recipe.learning_rate={rate}",
+            f"pretrain.recipe.train_vision={str(vision).lower()}",
+            f"name={yaml.safe_dump(name)}",
+        ],
+    )
+    recipe = tree["pretrain"]["recipe"]
+    assert recipe["iterations"] == steps
+    assert float(recipe["learning_rate"]) == rate
+    assert recipe["train_vision"] is vision
+    assert tree["name"] == name
+    assert recipe["seed"] == 1
+
+
+@given(st.sampled_from(KEYS))
+def test_every_setting_can_be_named(key: str) -> None:
+    assert key_exists(key)
+    assert not key_exists(f"{key}.nonsense") or key.startswith("cluster.node_selector")
+
+
+@given(st.text(max_size=30), st.text(max_size=10))
+def test_no_override_crashes(key: str, value: str) -> None:
+    with contextlib.suppress(ConfigurationError):
+        load_preset("laptop", [f"{key}={value}"])
+
+
+def test_exponents_without_a_dot_are_numbers() -> None:
+    assert (
+        load_preset(
+            "laptop", ["pretrain.recipe.learning_rate=2e-4", "pretrain.recipe.min_learning_rate=0"]
+        ).pretrain.recipe.learning_rate
+        == 2e-4
+    )
+
+
+def test_overrides_do_not_change_their_source() -> None:
+    tree = {"pretrain": {"recipe": {"seed": 1}}}
+    apply_overrides(tree, ["pretrain.recipe.seed=2"])
+    assert tree == {"pretrain": {"recipe": {"seed": 1}}}
+
+
+def defaults(config: RunConfig) -> dict[str, Any]:
+    return {name: ui_default(config, name) for name in UI_PARAMETERS}
+
+
+def test_parameters_left_alone_change_nothing() -> None:
+    # Settings behind one parameter may differ in the preset.
+    preset = load_preset("laptop", ["generate.captioning.tensor_parallel=1", "pretrain.launch.tensor_parallel=2"])
+    assert settle(stored_settings(preset), defaults(preset), []) == preset
+
+
+def test_parameters_reach_every_setting_behind_them() -> None:
+    config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 1, "pretrain_iterations": 7}, [])
+    assert (config.pretrain.launch.tensor_parallel, config.sft.launch.tensor_parallel) == (1, 1)
+    assert (config.generate.captioning.tensor_parallel, config.generate.multiple_choice.tensor_parallel) == (1, 1)
+    assert config.pretrain.recipe.iterations == 7
+
+
+def test_overrides_have_the_last_word() -> None:
+    parameters = {**defaults(LAPTOP), "sft_iterations": 7}
+    assert settle(stored_settings(LAPTOP), parameters, ["sft.recipe.iterations=9"]).sft.recipe.iterations == 9
+
+
+@pytest.mark.parametrize("overrides", [["generate.captioning.partitions=17"], [{"a": 1}]])
+def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
+        settle(stored_settings(LAPTOP), defaults(LAPTOP), overrides)
+
+
+def test_every_stage_use_gets_its_settings() -> None:
+    from components.stage.context import RunContext
+
+    outputs = stage_settings(LAPTOP, RunContext(run_id="r", run_name="r", workspace=Path("/w")))
+    assert outputs["wds_conversion_sft"] == stored_settings(LAPTOP.wds_conversion.sft)
+    assert outputs["evaluate_captioning"]["task"] == LAPTOP.evaluate.captioning.task
+    assert RunContext.model_validate(outputs["context"]).workspace == Path("/w")
