@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
 
+from components.errors import ConfigurationError
 from components.model.config import LanguageConfig, ModelConfig, VisionConfig
 from components.model.layer_specs import Backend
 
@@ -34,6 +35,11 @@ class BuildSettings:
     init_std: float = DEFAULT_INIT_STD
 
 
+def quick_gelu(values: Tensor) -> Tensor:
+    """Return OpenAI's approximation of GELU; megatron-core's own is compiled, which needs a C++ compiler on CPUs."""
+    return values * torch.sigmoid(1.702 * values)
+
+
 def language_transformer_config(
     config: LanguageConfig,
     settings: BuildSettings,
@@ -42,8 +48,14 @@ def language_transformer_config(
     attention_dropout: float = 0.0,
     recompute: bool = False,
 ) -> TransformerConfig:
-    """Return the configuration of the language model's layers."""
+    """Return the configuration of the language model's layers.
+
+    Raises:
+        ConfigurationError: `recompute` without a GPU.
+    """
     on_gpu = settings.device.type == "cuda"
+    if recompute and not on_gpu:
+        raise ConfigurationError("recompute needs a GPU: megatron-core replays the GPU's random numbers.")
     return TransformerConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,

@@ -201,7 +201,7 @@ def build_model(
         attention_dropout: Dropout of the language model's attention weights.
         device: Where the parameters lie; None for the current GPU if there is one, else the CPU.
         layers: Transformer Engine's layers or plain ones; decoding with a cache needs "local".
-        recompute: Recompute the language model's layers in the backward pass, to save memory.
+        recompute: Recompute the language model's layers in the backward pass, to save memory; needs a GPU.
         init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
         init_std: Standard deviation of the drawn parameters.
 
@@ -209,7 +209,7 @@ def build_model(
         The model, in training mode.
 
     Raises:
-        ConfigurationError: The architecture can't be split over the tensor-parallel ranks.
+        ConfigurationError: The architecture can't be split over the tensor-parallel ranks, or `recompute` without a GPU.
     """
     _check_divisible(config)
     if device is None:

@@ -1,0 +1,85 @@
+"""Packed samples for model tests, and what is measured on them; free of transformers, so that workers start fast."""
+
+import torch
+from torch import Tensor
+
+from components.data.image import ImageSettings, normalise
+from components.data.packing import EncodedSample, PackedBatch, pack
+from components.model.distributed import seed_everything
+from components.model.vlm import VisionLanguageModel, gather_logits
+
+VOCABULARY = 330  # not a multiple of 8: padding is part of every test
+IMAGE = ImageSettings(size=24, patch=8)
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>"]
+IMAGE_TOKEN = SPECIAL_TOKENS.index("[IMG]")
+FIRST_TEXT_TOKEN = len(SPECIAL_TOKENS)
+TOLERANCE = 1e-5
+NEW_TOKENS = 3
+
+
+def samples(seed: int = 0) -> list[EncodedSample]:
+    """Two samples with a picture, one with two, one without, of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for number, (pictures, text) in enumerate([(1, 9), (2, 14), (0, 11), (1, 20)]):
+        words = torch.randint(FIRST_TEXT_TOKEN, VOCABULARY, (text,), generator=generator)
+        image = torch.full((IMAGE.tokens,), IMAGE_TOKEN)
+        parts = [words[:2]]
+        for picture in range(pictures):
+            parts += [image, words[2 + picture : 3 + picture]]
+        tokens = torch.cat([*parts, words[2 + pictures :]])
+        labels = tokens.roll(-1)
+        labels[-1] = -100
+        labels[: tokens.numel() // 2] = -100
+        labels[labels == IMAGE_TOKEN] = -100
+        pixels = torch.randint(0, 256, (pictures, 3, IMAGE.size, IMAGE.size), generator=generator).to(torch.uint8)
+        valid = torch.full((pictures, 2), IMAGE.size)
+        made.append(EncodedSample(key=str(number), tokens=tokens, labels=labels, pixels=pixels, valid=valid))
+    return made
+
+
+def packed(chosen: list[EncodedSample]) -> PackedBatch:
+    """All samples in one sequence."""
+    (batch,) = pack(chosen, sequence_length=sum(sample.length for sample in chosen))
+    return batch
+
+
+def pixel_values(batch: PackedBatch | EncodedSample) -> Tensor:
+    """The vision tower's input."""
+    return normalise(batch.pixels, batch.valid, IMAGE)
+
+
+def measure(model: VisionLanguageModel, dropout_model: VisionLanguageModel) -> dict[str, object]:
+    """Compute what must not depend on the tensor-parallel size."""
+    batch = packed(samples())
+    pixels = pixel_values(batch)
+    model.eval()
+    with torch.no_grad():
+        logits = gather_logits(model(batch, pixels))
+    losses = model(batch, pixels, compute_loss=True)
+    losses.sum().backward()
+    replicated = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if not getattr(parameter, "tensor_model_parallel", False)
+    }
+    split = torch.stack(
+        [p.grad.square().sum() for p in model.parameters() if getattr(p, "tensor_model_parallel", False)]
+    ).sum()
+    torch.distributed.all_reduce(split)
+    step_logits, cache = model.start_decoding(batch, pixels, NEW_TOKENS)
+    chosen = []
+    for _ in range(NEW_TOKENS):
+        tokens = gather_logits(step_logits).argmax(dim=-1)
+        chosen.append(tokens)
+        step_logits = model.decode(tokens, cache)
+    seed_everything(3)
+    dropout_losses = dropout_model(batch, pixels, compute_loss=True).detach()
+    return {
+        "logits": logits,
+        "losses": losses.detach(),
+        "replicated_gradients": replicated,
+        "split_gradient_squares": split,
+        "decoded": torch.stack(chosen),
+        "dropout_losses": dropout_losses,
+    }

@@ -1,0 +1,252 @@
+"""The whole model against transformers, in float32 and one process."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
+from model_world import World, build_world, projector_weights, reference_logits
+
+from components.data.packing import EncodedSample
+from components.errors import ConfigurationError, InputError, StageError
+from components.model.checkpoint import load_model, save_model
+from components.model.config import ModelConfig, read_model_config
+from components.model.distributed import initialize, single_process
+from components.model.vlm import VisionLanguageModel, build_model, gather_logits
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes(world: World) -> Iterator[None]:
+    with single_process():
+        yield
+
+
+@pytest.fixture
+def model(world: World) -> VisionLanguageModel:
+    return loaded(world)
+
+
+def loaded(world: World, **arguments: object) -> VisionLanguageModel:
+    built = build_model(read_model_config(world.model), **arguments)
+    load_model(built, world.model / "checkpoint")
+    return built.eval()
+
+
+def test_stages_record_a_tight_difference(world: World) -> None:
+    assert world.facts["language"]["max_logit_difference"] <= TOLERANCE
+    assert world.facts["vision"]["max_logit_difference"] <= TOLERANCE
+
+
+def test_packed_logits_equal_transformers_sample_by_sample(world: World, model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    with torch.no_grad():
+        found = model(batch, pixel_values(batch))[:, :VOCABULARY]
+        expected = torch.cat([reference_logits(world, projector_weights(model), sample) for sample in samples()])
+    assert expected.abs().max() > 1
+    assert (found - expected).abs().max() <= TOLERANCE
+
+
+def test_loss_and_gradients_equal_transformers(world: World, model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    losses = model(batch, pixel_values(batch), compute_loss=True)
+    losses.sum().backward()
+    projector = projector_weights(model)
+    world.language.zero_grad()
+    world.vision.zero_grad()
+    logits = torch.cat([reference_logits(world, projector, sample) for sample in samples()])
+    expected = torch.nn.functional.cross_entropy(logits, batch.labels, ignore_index=-100, reduction="none")
+    expected.sum().backward()
+    assert losses.dtype == torch.float32
+    assert (losses - expected).abs().max() <= TOLERANCE
+    assert bool((losses[batch.labels == -100] == 0).all())
+    own = dict(model.named_parameters())
+    pairs = [
+        (own["vision_model.conv1.weight"].grad, world.vision.get_parameter("embeddings.patch_embedding.weight").grad),
+        (
+            own["language_model.embedding.word_embeddings.weight"].grad[:VOCABULARY],
+            world.language.get_parameter("model.embed_tokens.weight").grad,
+        ),
+        (
+            own["language_model.output_layer.weight"].grad[:VOCABULARY],
+            world.language.get_parameter("lm_head.weight").grad,
+        ),
+    ]
+    pairs += [(own[f"vision_projection.{name}"].grad, weight.grad) for name, weight in projector.items()]
+    for found, reference in pairs:
+        assert (found - reference).abs().max() <= 2e-5 * reference.abs().max()
+    assert not own["language_model.output_layer.weight"].grad[VOCABULARY:].any()
+
+
+def test_packed_equals_separate(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    together = model(batch, pixel_values(batch), compute_loss=True)
+    single = [packed([sample]) for sample in samples()]
+    apart = torch.cat([model(one, pixel_values(one) if len(one.pixels) else None, compute_loss=True) for one in single])
+    assert (together - apart).abs().max() <= TOLERANCE
+
+
+def test_decoding_with_cache_equals_reading_everything_again(model: VisionLanguageModel) -> None:
+    chosen = samples()
+    batch = packed(chosen)
+    logits, cache = model.start_decoding(batch, pixel_values(batch), 3)
+    ends = batch.cu_seqlens[1:].long() - 1
+    with torch.no_grad():
+        assert (logits - model(batch, pixel_values(batch))[ends])[:, :VOCABULARY].abs().max() <= TOLERANCE
+    for step in range(3):
+        new = torch.arange(len(chosen)) + 10 * (step + 1)
+        logits = model.decode(new, cache)
+        chosen = [append(sample, int(token)) for sample, token in zip(chosen, new, strict=True)]
+        again = packed(chosen)
+        with torch.no_grad():
+            expected = model(again, pixel_values(again))[again.cu_seqlens[1:].long() - 1]
+        assert (logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
+    with pytest.raises(StageError, match="full"):
+        model.decode(new, cache)
+
+
+def test_cache_keeps_chosen_samples(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    _, cache = model.start_decoding(batch, pixel_values(batch), 2)
+    _, kept = model.start_decoding(batch, pixel_values(batch), 2)
+    kept.keep(torch.tensor([3, 1]))
+    new = torch.tensor([20, 21, 22, 23])
+    expected = model.decode(new, cache)[[3, 1]][:, :VOCABULARY]
+    assert (model.decode(new[[3, 1]], kept)[:, :VOCABULARY] - expected).abs().max() <= TOLERANCE
+
+
+def append(sample: EncodedSample, token: int) -> EncodedSample:
+    tokens = torch.cat([sample.tokens, torch.tensor([token])])
+    return dataclasses.replace(sample, tokens=tokens, labels=torch.full_like(tokens, -100))
+
+
+def test_padded_vocabulary_never_wins(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    logits = gather_logits(model(batch, pixel_values(batch)))
+    assert logits.shape[1] == 336
+    assert bool((logits[:, VOCABULARY:] == float("-inf")).all())
+    assert bool(torch.isfinite(logits[:, :VOCABULARY]).all())
+
+
+def test_frozen_parts_get_no_gradient_and_the_rest_does(world: World) -> None:
+    model = loaded(world)
+    model.freeze(["language", "vision"])
+    batch = packed(samples())
+    model(batch, pixel_values(batch), compute_loss=True).sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("vision_projection.")}
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.vision_projection.parameters())
+
+
+def test_recompute_is_refused_without_a_gpu(world: World) -> None:
+    with pytest.raises(ConfigurationError, match="needs a GPU"):
+        build_model(read_model_config(world.model), recompute=True, device=torch.device("cpu"))
+
+
+def test_nothing_is_compiled(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        model.train()(batch, pixel_values(batch), compute_loss=True).sum().backward()
+    finally:
+        torch.compiler.set_stance("default")
+
+
+def test_bfloat16_model_loads_a_float32_checkpoint(world: World) -> None:
+    model = loaded(world, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    batch = packed(samples())
+    losses = model(batch, pixel_values(batch), compute_loss=True)
+    exact = loaded(world)(batch, pixel_values(batch), compute_loss=True)
+    assert losses.dtype == torch.float32
+    assert (losses - exact).abs().max() < 0.3
+
+
+def test_batch_without_answers_has_zero_loss_and_a_graph(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    batch.labels = torch.full_like(batch.labels, -100)
+    loss = model(batch, pixel_values(batch), compute_loss=True).sum()
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_pictures_must_match_image_tokens(model: VisionLanguageModel) -> None:
+    batch = packed(samples())
+    with pytest.raises(StageError, match="36 image tokens, but 3 pictures of 9"):
+        model(batch, pixel_values(batch)[:-1])
+    with pytest.raises(StageError, match="0 pictures"):
+        model(batch, None)
+
+
+def test_sample_longer_than_the_positions_is_refused(model: VisionLanguageModel) -> None:
+    (sample, *_) = samples()
+    for _ in range(128):
+        sample = append(sample, 9)
+    batch = packed([sample])
+    with pytest.raises(StageError, match="at most 128"):
+        model(batch, pixel_values(batch))
+
+
+def test_wrong_rotary_base_and_wrong_activation_are_seen(world: World) -> None:
+    config = read_model_config(world.model)
+    right = loaded(world)
+    batch = packed(samples())
+    for part, change in (("language", {"rotary_base": 1e4}), ("vision", {"activation": "gelu"})):
+        wrong = build_model(config.model_copy(update={part: getattr(config, part).model_copy(update=change)}))
+        load_model(wrong, world.model / "checkpoint")
+        with torch.no_grad():
+            difference = wrong.eval()(batch, pixel_values(batch)) - right(batch, pixel_values(batch))
+        assert difference[:, :VOCABULARY].abs().max() > 100 * TOLERANCE, part
+
+
+def test_seeded_initialisation_is_repeatable_and_leaves_the_global_generator_alone(world: World) -> None:
+    config = read_model_config(world.model)
+    before = torch.get_rng_state()
+    first, second, third = (dict(build_model(config, init_seed=seed).named_parameters()) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["vision_model.conv1.weight"], third["vision_model.conv1.weight"])
+
+
+def test_damaged_or_foreign_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    model = loaded(world)
+    with pytest.raises(InputError, match="not a finished"):
+        load_model(model, folder)
+    save_model(model, folder)
+    smaller = read_model_config(world.model)
+    language = smaller.language.model_copy(update={"ffn_hidden_size": 64})
+    with pytest.raises(InputError, match="does not fit"):
+        load_model(build_model(smaller.model_copy(update={"language": language})), folder)
+    shallower = smaller.language.model_copy(update={"num_layers": 2})
+    with pytest.raises(InputError, match="does not fit"):
+        load_model(build_model(smaller.model_copy(update={"language": shallower})), folder)
+    victim = max(folder.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged"):
+        load_model(model, folder)
+
+
+def test_a_new_save_replaces_an_old_one(world: World, tmp_path: Path) -> None:
+    model = loaded(world)
+    for _ in range(2):
+        save_model(model, tmp_path / "checkpoint")
+    load_model(model, tmp_path / "checkpoint")
+
+
+def test_world_size_must_be_a_multiple() -> None:
+    with pytest.raises(ConfigurationError, match="1 processes"):
+        initialize(2)
+
+
+def test_image_settings_must_be_the_towers(world: World) -> None:
+    content = read_model_config(world.model).model_dump()
+    content["image"]["size"] = 48
+    with pytest.raises(ValueError, match=r"image\.size 48"):
+        ModelConfig.model_validate(content)
