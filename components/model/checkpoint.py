@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import nn
@@ -81,7 +82,12 @@ def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
     Transformer Engine's layers and plain ones.
     """
     sharded = model.sharded_state_dict(prefix=prefix)  # type: ignore[operator]
-    return {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}
+    kept = {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}
+    for value in kept.values():
+        if isinstance(value, ShardedTensor):
+            # megatron-core lets vocabularies differ in size and fills up silently; here a size is part of the model.
+            value.allow_shape_mismatch = False
+    return kept
 
 
 def save_sharded(state: ShardedStateDict, folder: Path) -> None:

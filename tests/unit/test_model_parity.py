@@ -220,13 +220,11 @@ def test_damaged_or_foreign_checkpoint_is_refused(world: World, tmp_path: Path) 
     with pytest.raises(InputError, match="not a finished"):
         load_model(model, folder)
     save_model(model, folder)
-    smaller = read_model_config(world.model)
-    language = smaller.language.model_copy(update={"ffn_hidden_size": 64})
-    with pytest.raises(InputError, match="does not fit"):
-        load_model(build_model(smaller.model_copy(update={"language": language})), folder)
-    shallower = smaller.language.model_copy(update={"num_layers": 2})
-    with pytest.raises(InputError, match="does not fit"):
-        load_model(build_model(smaller.model_copy(update={"language": shallower})), folder)
+    config = read_model_config(world.model)
+    for change in ({"ffn_hidden_size": 64}, {"num_layers": 2}, {"num_layers": 4}, {"padded_vocabulary_size": 344}):
+        language = config.language.model_copy(update=change)
+        with pytest.raises(InputError, match="does not fit"):
+            load_model(build_model(config.model_copy(update={"language": language})), folder)
     victim = max(folder.glob("*.distcp"), key=lambda path: path.stat().st_size)
     victim.write_bytes(victim.read_bytes()[:100])
     with pytest.raises(InputError, match="damaged"):
