@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import multiprocessing
+import multiprocessing.process
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,8 @@ class TrainingLoader:
         )
         self._loader.pin_memory = torch.cuda.is_available()
         self._iterator: Iterator[_EncodedBatch] | None = None
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._closed = False
 
     def __iter__(self) -> Self:
         """Return the loader itself: it is its own, endless iterator."""
@@ -142,19 +146,45 @@ class TrainingLoader:
         Raises:
             InputError: A hundred samples in a row could not be used.
         """
+        self._check_open()
         if self._iterator is None:
             self._iterator = iter(self._loader)
-        try:
-            batch = next(self._iterator)
-        except FatalSampleError as error:
-            raise InputError(f"The dataset can't be used, too many samples in a row fail: {error}") from error
+            others = multiprocessing.active_children()
+            batch = self._draw()
+            self._processes = [process for process in multiprocessing.active_children() if process not in others]
+        else:
+            batch = self._draw()
         self.skipped += batch.skipped
         self.truncated += batch.truncated
         self.skip_reasons = (self.skip_reasons + batch.reasons)[:_SHOWN_REASONS]
         return _split(batch)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StageError("The data loader was closed; make a new one.")
+
+    def _draw(self) -> "_EncodedBatch":
+        assert self._iterator is not None
+        try:
+            return next(self._iterator)
+        except FatalSampleError as error:
+            raise InputError(f"The dataset can't be used, too many samples in a row fail: {error}") from error
+
+    def close(self) -> None:
+        """End the worker processes; the loader can't be used any more.
+
+        Not needed at the end of the process. Within one, energon's workers do not end when they are asked to, and torch
+        waits five seconds for each of them.
+        """
+        for process in self._processes:
+            process.terminate()  # torch's workers take this for a clean end when it comes from their parent
+            process.join()
+        self._processes = []
+        self._closed = True
+
     def state(self) -> bytes:
         """Return the position after the last yielded batch, of this data-parallel rank."""
+        self._check_open()  # energon would wait for ended workers for ever
         payload = encode_state(self._loader.save_state_rank())
         header = {
             "identity": self._identity,
@@ -390,13 +420,13 @@ def _blend_file(dataset_folder: Path) -> Path:
 
 
 def _dataset_digest(blend: Path) -> str:
-    """Identify what the blend file names: its text, and every dataset's list of shards and split."""
+    """Identify what the blend file names: its text, and every dataset's split and the place of every sample in its shards."""
     digest = hashlib.sha256(blend.read_bytes())
     for folder in _dataset_folders(yaml.safe_load(blend.read_text(encoding="utf-8")), blend.parent):
-        for name in (".info.json", "split.yaml"):
-            meta = folder / ".nv-meta" / name
-            if meta.is_file():
-                digest.update(meta.read_bytes())
+        meta = [folder / ".nv-meta" / name for name in (".info.json", "split.yaml")]
+        for path in [*meta, *sorted(folder.glob("**/*.tar.idx"))]:
+            if path.is_file():
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

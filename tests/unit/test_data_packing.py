@@ -1,0 +1,80 @@
+"""Packing: properties over random samples."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.data.packing import IGNORED_LABEL, EncodedSample, pack, truncate
+from components.errors import InputError
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), min_size=1, max_size=30)
+
+
+def _sample(number: int, length: int, pictures: int = 0, prompt: int = 0) -> EncodedSample:
+    tokens = torch.arange(length) + 1000 * number
+    labels = tokens + 1
+    labels[:prompt] = IGNORED_LABEL
+    pixels = torch.full((pictures, 3, 4, 4), number % 256, dtype=torch.uint8)
+    return EncodedSample(f"s{number}", tokens, labels, pixels, torch.full((pictures, 2), 4))
+
+
+@settings(deadline=None, max_examples=150)
+@given(LENGTHS, st.integers(40, 100))
+def test_every_sample_once_whole_and_apart(lengths: list[tuple[int, int]], limit: int) -> None:
+    samples = [_sample(number, length, pictures) for number, (length, pictures) in enumerate(lengths)]
+    batches = pack(samples, limit)
+    by_key = {sample.key: sample for sample in samples}
+    seen = []
+    for batch in batches:
+        bounds = batch.cu_seqlens.tolist()
+        assert batch.cu_seqlens.dtype == torch.int32
+        assert bounds[0] == 0
+        assert bounds[-1] == len(batch.tokens) == len(batch.labels) == len(batch.positions) <= limit
+        pictures = 0
+        for key, start, end in zip(batch.keys, bounds[:-1], bounds[1:], strict=True):
+            sample = by_key[key]
+            assert batch.tokens[start:end].equal(sample.tokens)
+            assert batch.labels[start:end].equal(sample.labels)
+            assert batch.positions[start:end].tolist() == list(range(end - start))
+            count = len(sample.pixels)
+            assert batch.pixels[pictures : pictures + count].equal(sample.pixels)
+            pictures += count
+            seen.append(key)
+        assert len(batch.pixels) == len(batch.valid) == pictures
+        assert batch.max_seqlen == max(end - start for start, end in pairwise(bounds))
+        assert batch.truncated == 0
+    assert sorted(seen) == sorted(by_key)
+    # First-fit decreasing never needs two bins that would fit into one.
+    sizes = sorted(len(batch.tokens) for batch in batches)
+    assert len(sizes) < 2 or sizes[0] + sizes[1] > limit
+
+
+@settings(deadline=None, max_examples=30)
+@given(LENGTHS)
+def test_packing_is_deterministic(lengths: list[tuple[int, int]]) -> None:
+    samples = [_sample(number, length) for number, (length, _) in enumerate(lengths)]
+    assert [batch.keys for batch in pack(samples, 50)] == [batch.keys for batch in pack(samples, 50)]
+
+
+def test_too_long_is_an_error_or_cut() -> None:
+    samples = [_sample(0, 30, prompt=5), _sample(1, 8)]
+    with pytest.raises(InputError, match="'s0' has 30 tokens"):
+        pack(samples, 20)
+    batches = pack(samples, 20, overlong="truncate")
+    assert [(batch.keys, batch.truncated, len(batch.tokens)) for batch in batches] == [(["s0"], 1, 20), (["s1"], 0, 8)]
+    assert batches[0].labels.tolist() == samples[0].labels[:20].tolist()
+
+
+def test_truncation_never_leaves_a_sample_without_answer() -> None:
+    with pytest.raises(InputError, match="no answer within the first 10"):
+        truncate(_sample(0, 30, prompt=10), 10)
+    assert truncate(_sample(0, 30, prompt=9), 10).length == 10
+
+
+def test_to_moves_every_tensor() -> None:
+    batch = pack([_sample(0, 5, 1)], 10)[0].to("meta")
+    for tensor in (batch.tokens, batch.positions, batch.cu_seqlens, batch.labels, batch.pixels, batch.valid):
+        assert tensor.device.type == "meta"
