@@ -1,0 +1,1 @@
+"""Evaluation: predictions and ground truth become scores with controls, intervals, gates and sample pictures."""

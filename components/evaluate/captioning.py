@@ -1,0 +1,184 @@
+"""Captioning metrics: pycocoevalcap's scorers, with what the bootstrap needs to resample them."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Self
+
+import numpy as np
+
+from components.evaluate.intervals import Floats, Statistic, mean_statistic
+from components.evaluate.meteor import Meteor
+
+_ORDERS = 4
+# pycocoevalcap's guards against empty counts in BLEU.
+_SMALL = 1e-9
+_TINY = 1e-15
+
+
+class CaptionScorer:
+    """Scores predictions against one set of references.
+
+    Everything is tokenised already (`tokenization.tokenise`). CIDEr's document frequencies come from these references
+    and stay fixed under resampling.
+
+    Args:
+        references: Captions of every sample.
+        metrics: Names of the metrics; see `components.generate.task.CAPTIONING_METRICS`.
+        java: Path of a Java binary; needed for METEOR.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]], metrics: Sequence[str], java: str | None) -> None:
+        self._references = [list(captions) for captions in references]
+        self._metrics = list(metrics)
+        self._resources = ExitStack()
+        self._meteor = self._resources.enter_context(Meteor(java)) if "meteor" in metrics and java is not None else None
+
+    def __enter__(self) -> Self:
+        """Return the scorer; METEOR's program ends with the block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End METEOR's program."""
+        self._resources.close()
+
+    def score(self, predictions: Sequence[str]) -> dict[str, Statistic]:
+        """Return metric to statistic; METEOR is left out where no Java runs."""
+        found: dict[str, Statistic] = {}
+        if "cider" in self._metrics:
+            found["cider"] = mean_statistic(self._cider(predictions))
+        orders = [order for order in range(1, _ORDERS + 1) if f"bleu_{order}" in self._metrics]
+        if orders:
+            parts = self._bleu_parts(predictions)
+            found.update({f"bleu_{order}": Statistic(parts, _bleu(order)) for order in orders})
+        if "rouge_l" in self._metrics:
+            found["rouge_l"] = mean_statistic(self._rouge(predictions))
+        if self._meteor is not None:
+            found["meteor"] = self._meteor.statistic(predictions, self._references)
+        return {name: found[name] for name in self._metrics if name in found}
+
+    def _pair(self, predictions: Sequence[str]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+        return dict(enumerate(self._references)), {row: [text] for row, text in enumerate(predictions)}
+
+    def _cider(self, predictions: Sequence[str]) -> Floats:
+        from pycocoevalcap.cider.cider import Cider
+
+        return np.asarray(Cider().compute_score(*self._pair(predictions))[1], dtype=np.float64)
+
+    def _rouge(self, predictions: Sequence[str]) -> Floats:
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        return np.asarray(Rouge().compute_score(*self._pair(predictions))[1], dtype=np.float64)
+
+    def _bleu_parts(self, predictions: Sequence[str]) -> Floats:
+        """Return n-gram hits (4), n-grams (4), length and closest reference length of every sample."""
+        from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+
+        rows = []
+        for text, captions in zip(predictions, self._references, strict=True):
+            cooked = cook_test(text, cook_refs(captions), eff="closest")
+            rows.append([*cooked["correct"], *cooked["guess"], cooked["testlen"], cooked["reflen"]])
+        return np.array(rows, dtype=np.float64)
+
+
+def best_constant_caption(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, float]:
+    """Find the one caption that scores best when it is given for every picture.
+
+    The choice looks at the very references that it is scored on: no caption chosen without them could do better, so
+    that this control is as strong as it can be.
+
+    Args:
+        candidates: Tokenised captions, at least one.
+        references: Tokenised captions of every sample.
+
+    Returns:
+        Index of the candidate with the highest CIDEr (the first of equals), and that CIDEr in pycocoevalcap's scale.
+    """
+    corpus = _CiderCorpus(references)
+    values = [corpus.constant(candidate) for candidate in candidates]
+    best = int(np.argmax(values))
+    return best, values[best]
+
+
+def candidate_captions(captions: Sequence[str], limit: int, seed: int) -> list[str]:
+    """Return at most `limit` distinct captions, a seeded choice whatever their order."""
+    distinct = sorted(set(captions))
+    return distinct if len(distinct) <= limit else random.Random(seed).sample(distinct, limit)
+
+
+class _CiderCorpus:
+    """CIDEr of one caption against all references at once, equal to pycocoevalcap's up to rounding.
+
+    An inverted index from n-gram to the references that hold it makes a candidate cost milliseconds, not seconds.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]]) -> None:
+        self._log_size = float(np.log(float(len(references))))
+        counted = [[_ngrams(caption) for caption in captions] for captions in references]
+        self._frequency = Counter(
+            ngram for captions in counted for ngram in {key for caption in captions for key in caption}
+        )
+        rows = [caption for captions in counted for caption in captions]
+        postings: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._norms = np.zeros((_ORDERS, len(rows)))
+        self._lengths = np.zeros(len(rows))
+        for row, caption in enumerate(rows):
+            self._lengths[row] = _length(caption)
+            for ngram, weight in self._weights(caption):
+                self._norms[len(ngram) - 1, row] += weight**2
+                places, weights = postings.setdefault(ngram, ([], []))
+                places.append(row)
+                weights.append(weight)
+        self._norms = np.sqrt(self._norms)
+        self._postings = {ngram: (np.array(places), np.array(weights)) for ngram, (places, weights) in postings.items()}
+        # The mean over samples of the mean over a sample's references.
+        self._share = np.concatenate([np.full(len(captions), 1 / len(captions)) for captions in counted]) / len(counted)
+
+    def constant(self, candidate: str) -> float:
+        """Return the CIDEr of giving the candidate for every sample."""
+        counts = _ngrams(candidate)
+        products = np.zeros_like(self._norms)
+        norms = np.zeros(_ORDERS)
+        for ngram, weight in self._weights(counts):
+            norms[len(ngram) - 1] += weight**2
+            if ngram in self._postings:
+                places, weights = self._postings[ngram]
+                products[len(ngram) - 1, places] += np.minimum(weight, weights) * weights
+        scale = np.sqrt(norms)[:, None] * self._norms
+        # As in the scorer: where a norm is zero the (zero) product stays as it is.
+        similarity = np.divide(products, scale, out=products, where=scale != 0)
+        penalty = np.exp(-((_length(counts) - self._lengths) ** 2) / (2 * 6.0**2))
+        return float(10.0 * ((similarity.mean(axis=0) * penalty) @ self._share))
+
+    def _weights(self, counts: Mapping[tuple[str, ...], int]) -> Iterator[tuple[tuple[str, ...], float]]:
+        for ngram, count in counts.items():
+            yield ngram, count * (self._log_size - float(np.log(max(1.0, self._frequency.get(ngram, 0)))))
+
+
+def _ngrams(text: str) -> Counter[tuple[str, ...]]:
+    words = text.split()
+    return Counter(
+        tuple(words[start : start + order])
+        for order in range(1, _ORDERS + 1)
+        for start in range(len(words) - order + 1)
+    )
+
+
+def _length(counts: Mapping[tuple[str, ...], int]) -> int:
+    """Return the length that the scorer's penalty compares: the number of bigrams."""
+    return sum(count for ngram, count in counts.items() if len(ngram) == 2)
+
+
+def _bleu(order: int) -> Callable[[Floats], Floats]:
+    """Return BLEU of the given order as a function of summed parts; pycocoevalcap's formula."""
+
+    def metric(sums: Floats) -> Floats:
+        correct, guesses = sums[:, :_ORDERS], sums[:, _ORDERS : 2 * _ORDERS]
+        precision = np.prod((correct[:, :order] + _TINY) / (guesses[:, :order] + _SMALL), axis=1)
+        ratio = (sums[:, -2] + _TINY) / (sums[:, -1] + _SMALL)
+        # exp of a very negative number is 0, which is right for predictions of no length.
+        brevity = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
+        return precision ** (1 / order) * brevity
+
+    return metric

@@ -1,0 +1,59 @@
+"""Settings of the evaluation stage."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.generate.task import CAPTIONING_METRICS, MULTIPLE_CHOICE_METRICS
+
+
+class Gate(BaseModel):
+    """What a model must reach.
+
+    Attributes:
+        metric: Metric that is judged; empty for the task's headline.
+        minimum: Least value in points, as published (CIDEr 94, accuracy 38: not 0.94 and 0.38).
+        margin: Least distance in points to the best control of the task.
+        action: "fail" ends the pipeline run in failure, "warn" says so and goes on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str = ""
+    minimum: float | None = None
+    margin: float | None = None
+    action: Literal["fail", "warn"] = "fail"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = (*CAPTIONING_METRICS, *MULTIPLE_CHOICE_METRICS)
+        if self.metric and self.metric not in known:
+            raise ValueError(f"metric: {self.metric!r} is not one of {', '.join(known)}")
+        if self.minimum is None and self.margin is None:
+            raise ValueError("a gate needs a minimum, a margin, or both")
+        for name, value in (("minimum", self.minimum), ("margin", self.margin)):
+            if value is not None and 0 < value < 1:
+                raise ValueError(f"{name}: {value} is less than one point; scores are in points, write {100 * value:g}")
+        return self
+
+
+class EvaluateConfig(BaseModel):
+    """How predictions are scored.
+
+    Attributes:
+        task: Name of the task, or the path of its `.yaml` file; the one that the predictions were generated with.
+        gates: What the model must reach.
+        bootstrap_samples: Resamplings of the held-out set behind each 95 % interval.
+        constant_candidates: Captioning: how many distinct training captions are tried as the best constant caption.
+        samples: How many samples are shown with their pictures.
+        seed: Of the resampling, the candidates, and the letter that stands for an answer without one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    gates: tuple[Gate, ...] = ()
+    bootstrap_samples: int = Field(default=1000, ge=100)
+    constant_candidates: int = Field(default=1000, ge=1)
+    samples: int = Field(default=24, ge=0)
+    seed: int = 0

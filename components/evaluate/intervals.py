@@ -1,0 +1,77 @@
+"""95 % intervals: Wilson's for proportions, the bootstrap over samples for everything else."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+_PERCENTILES = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often every sample is drawn in every bootstrap resample, int64 [resamples, samples].
+
+    One object serves all metrics and controls, so that differences between them are paired.
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def draw(cls, size: int, resamples: int, seed: int) -> "Resamples":
+        """Draw `resamples` times `size` of `size` samples, with replacement."""
+        generator = np.random.default_rng(seed)
+        rows = [np.bincount(generator.integers(0, size, size), minlength=size) for _ in range(resamples)]
+        return cls(np.stack(rows))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric of a set of samples that depends on sums over the samples alone.
+
+    Attributes:
+        parts: What every sample adds, float64 [samples, k].
+        metric: The metric of sums, [r, k] to [r].
+    """
+
+    parts: Floats
+    metric: Callable[[Floats], Floats]
+
+    def value(self) -> float:
+        """Return the metric of the whole set."""
+        return float(self.metric(self.parts.sum(axis=0, keepdims=True))[0])
+
+    def resampled(self, resamples: Resamples) -> Floats:
+        """Return the metric of every resample."""
+        return self.metric(resamples.counts @ self.parts)
+
+
+def mean_statistic(values: Floats) -> Statistic:
+    """Return the statistic whose metric is the mean of per-sample values, float64 [samples]."""
+    return Statistic(np.stack([values, np.ones_like(values)], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
+
+
+def percentile_interval(values: Floats) -> tuple[float, float]:
+    """Return the bootstrap's 95 % percentile interval."""
+    low, high = np.percentile(values, _PERCENTILES)
+    return float(low), float(high)
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion, within 0..1.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share = right / total
+    denominator = 1 + _Z**2 / total
+    centre = (share + _Z**2 / (2 * total)) / denominator
+    half = _Z / denominator * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
+    # Rounding may leave the ends a hair beside 0, 1 or the share itself.
+    return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)

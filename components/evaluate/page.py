@@ -1,0 +1,163 @@
+"""The evaluation as a page: scores as bars with their controls, and held-out pictures with the model's answers."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.evaluate.samples import ShownSample
+from components.evaluate.scores import METRIC_NAMES, Measure, Scores
+from components.evaluate.stage import PAGE_FILE
+from components.storage.atomic import write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+LABELS = {
+    "none": "Model",
+    "blank": "Blank picture",
+    "shuffled": "Another sample's picture",
+    "constant": "Best constant answer",
+    "chance": "Guessing",
+}
+TITLES = {"captioning": "Captioning", "multiple_choice": "Multiple choice"}
+
+_FULL_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar with its 95 % interval; widths and places in percent of the axis."""
+
+    label: str
+    measure: Measure
+    own: bool
+    width: float
+    span_left: float | None
+    span_width: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """What the templates show of one evaluation; see `templates/macros.html.j2`."""
+
+    title: str
+    scores: Scores
+    bars: list[Bar]
+    categories: list[Bar]
+    scale: str
+    method: str
+    cards: list[tuple[ShownSample, Markup]]
+    cards_lead: str
+    labels: Mapping[str, str]
+    metric_names: Mapping[str, str]
+
+
+def environment(*folders: Path) -> Environment:
+    """Return the templates of the given folders and of this one; everything that is filled in is escaped."""
+    return Environment(
+        loader=FileSystemLoader([*folders, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def stylesheet() -> Markup:
+    """Return the pages' style sheet."""
+    return Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
+
+
+def evaluation_view(scores: Scores, samples: Sequence[ShownSample], folder: Path) -> EvaluationView:
+    """Prepare an evaluation for the templates.
+
+    Args:
+        scores: The scores.
+        samples: The samples to show.
+        folder: Where their pictures lie.
+    """
+    return EvaluationView(
+        title=title_of(scores),
+        scores=scores,
+        bars=score_bars(scores),
+        categories=_bars(
+            [(f"{name} ({score.n})", score, True) for name, score in scores.categories.items()], _FULL_SCALE
+        ),
+        scale=("points" if scores.kind == "captioning" else "per cent right") + "; whiskers show the 95 % interval",
+        method=_method(scores),
+        cards=[(sample, data_uri(folder / sample.picture)) for sample in samples],
+        cards_lead=_cards_lead(scores),
+        labels=LABELS,
+        metric_names=METRIC_NAMES,
+    )
+
+
+def title_of(scores: Scores) -> str:
+    """Return the task's name for people."""
+    plain = scores.task.replace("_", " ").capitalize()
+    return TITLES.get(scores.task, plain)
+
+
+def score_bars(scores: Scores) -> list[Bar]:
+    """Return the headline metric of the model and of every control."""
+    rows = [(LABELS["none"], scores.metrics[scores.headline], True)]
+    rows += [(LABELS[name], values[scores.headline], False) for name, values in scores.controls.items()]
+    top = max(measure.high if measure.high is not None else measure.value for _, measure, _ in rows)
+    return _bars(rows, _FULL_SCALE if scores.kind == "multiple_choice" else nice_ceiling(top))
+
+
+def nice_ceiling(value: float) -> float:
+    """Return the next number of the series 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10 times a power of ten, at least 1."""
+    if value <= 1:
+        return 1.0
+    power = 10 ** math.floor(math.log10(value))
+    return float(next(step * power for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value))
+
+
+def data_uri(picture: Path) -> Markup:
+    """Return a JPEG as a data URI."""
+    return Markup("data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode())
+
+
+def write_page(folder: Path, scores: Scores, samples: Sequence[ShownSample]) -> None:
+    """Write `evaluation.html`, one file that needs nothing else."""
+    page = environment().get_template("evaluation.html.j2")
+    write_text(folder / PAGE_FILE, page.render(view=evaluation_view(scores, samples, folder), css=stylesheet()))
+
+
+def _bars(rows: Sequence[tuple[str, Measure, bool]], top: float) -> list[Bar]:
+    def percent(value: float) -> float:
+        return round(100 * min(max(value / top, 0.0), 1.0), 2)
+
+    bars = []
+    for label, measure, own in rows:
+        left = width = None
+        if measure.low is not None and measure.high is not None:
+            left = percent(measure.low)
+            width = round(percent(measure.high) - left, 2)
+        bars.append(Bar(label, measure, own, percent(measure.value), left, width))
+    return bars
+
+
+def _method(scores: Scores) -> str:
+    share = "" if scores.n_expected == scores.n_dataset else f" (the first of {scores.n_dataset})"
+    text = f"{scores.n_scored} of {scores.n_expected} held-out samples scored{share}, each once; {scores.empties} empty answers. "
+    if scores.kind == "captioning":
+        text += f"95 % intervals: bootstrap over pictures, {scores.bootstrap_samples} resamples. Words: {scores.tokenizer}. "
+        if scores.constant:
+            text += f"Best constant answer, the training caption that scores best when given for every picture: “{scores.constant}”"
+        return text
+    unread = scores.unparsed.get("none", 0)
+    text += "95 % intervals: Wilson. "
+    text += f"{unread} answers had no readable letter and count as a fixed arbitrary one. "
+    return text + f"Best constant answer: always {scores.constant}."
+
+
+def _cards_lead(scores: Scores) -> str:
+    if scores.kind == "captioning":
+        return "Bold: the model's caption. Below: its reference captions. The choice is fixed and favours nothing."
+    return "Green: the true option; red: a wrong choice of the model. The choice of questions is fixed and favours nothing."

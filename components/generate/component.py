@@ -1,0 +1,41 @@
+"""KFP shell of the generation."""
+
+from kfp import dsl
+
+from components.images import GPU_IMAGE
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def generate(
+    context: dict,
+    settings: dict,
+    partition: int,
+    model: dsl.Input[dsl.Model],
+    raw: dsl.Input[dsl.Dataset],
+    predictions: dsl.Output[dsl.Dataset],
+):
+    """Let a model answer one partition of a task's held-out samples, greedily, also under its controls.
+
+    Args:
+        context: Run context from open_run.
+        settings: `GenerateConfig`: task, controls, partitions, batch size.
+        partition: Number of the partition, from 0.
+        model: Model folder of a training stage.
+        raw: Raw dataset with pictures and ground truth.
+        predictions: One object per sample and control (`predictions.jsonl`).
+    """
+    from components.generate.config import GenerateConfig
+    from components.generate.stage import run_generate
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        output = run_generate(
+            RunContext.model_validate(context),
+            GenerateConfig.model_validate(settings),
+            model=folder_of(model),
+            raw=folder_of(raw),
+            partition=int(partition),
+        )
+        publish(predictions, output)

@@ -1,0 +1,40 @@
+"""Settings of the generation stage."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Control = Literal["none", "blank", "shuffled"]
+
+
+class GenerateConfig(BaseModel):
+    """How a model answers a task.
+
+    Attributes:
+        task: Name of a task, or the path of a task's `.yaml` file.
+        controls: What the model is shown: "none" the sample's own picture (always needed), "blank" a uniform grey one,
+            "shuffled" the picture of another sample. A model that answers as well under a control does not look.
+        partitions: Parts that the samples are generated in, each by its own task of the pipeline.
+        tensor_parallel: Processes that share the model, on this machine.
+        batch_size: Samples that are generated together.
+        max_new_tokens: Most tokens of an answer; 0 for the task's own number.
+        limit: Use only the first samples of the dataset; 0 for all. Published with the scores.
+        seed: Decides whose picture a sample is shown under "shuffled".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    controls: tuple[Control, ...] = ("none", "blank", "shuffled")
+    partitions: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=0, ge=0)
+    limit: int = Field(default=0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "none" not in self.controls or len(set(self.controls)) != len(self.controls):
+            raise ValueError('controls: must name "none" and may name every other control once')
+        return self

@@ -1,0 +1,118 @@
+"""The generation stage: model folder and raw dataset to predictions, a partition at a time."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.errors import ConfigurationError
+from components.generate.config import GenerateConfig
+from components.generate.task import Task, load_task
+from components.stage.context import RunContext
+from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
+from components.storage.atomic import write_text
+from components.storage.checksum import content_key, sha256_file
+
+VERSION = 1
+
+
+def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int) -> StageOutput:
+    """Generate the predictions of one partition.
+
+    Args:
+        context: The pipeline run.
+        config: What is asked and how.
+        model: Model folder (of pretraining, SFT, or combine).
+        raw: Raw dataset folder with the task's ground truth.
+        partition: Number of the partition, from 0 to `config.partitions - 1`.
+
+    Returns:
+        A folder with `predictions.jsonl`: one object per sample and control.
+
+    Raises:
+        ConfigurationError: The task is unknown, or there is no such partition.
+        InputError: Dataset or model folder are not as expected.
+    """
+    if not 0 <= partition < config.partitions:
+        raise ConfigurationError(
+            f"Partition {partition} does not exist: partitions is {config.partitions}, they count from 0."
+        )
+    task = load_task(config.task)
+    generation = generation_hash(config, task, input_identity(model), input_identity(raw))
+
+    def body(work: StageWork) -> dict[str, Any]:
+        return _generate(config, task, model, raw, partition, generation, work)
+
+    return run_stage(
+        context,
+        stage=f"generate/{task.name}",
+        version=VERSION,
+        inputs={"model": model, "raw": raw, "task": task.identity, "partition": f"{partition} of {config.partitions}"},
+        settings=config,
+        body=body,
+    )
+
+
+def generation_hash(config: GenerateConfig, task: Task, model: str, raw: str) -> str:
+    """Return what the predictions of all partitions of one generation have in common, as 16 hexadecimal digits."""
+    return content_key({"task": task.identity, "model": model, "raw": raw, **config.model_dump(mode="json")})
+
+
+def _generate(
+    config: GenerateConfig, task: Task, model: Path, raw: Path, partition: int, generation: str, work: StageWork
+) -> dict[str, Any]:
+    # Imported here, so that a reused stage does not wait for torch and megatron-core.
+    from components.generate.dataset import load_samples
+    from components.generate.generation import FACTS_FILE, GenerationSpec, generate_partition
+
+    dataset_size = len(load_samples(raw, task))
+    spec = GenerationSpec(
+        config=config,
+        task=task,
+        model=model,
+        raw=raw,
+        partition=partition,
+        generation=generation,
+        output=work.folder,
+        progress_stage=work.progress.stage,
+        progress_file=work.progress.path,
+    )
+    if config.tensor_parallel == 1:
+        generate_partition(spec)
+    else:
+        _generate_in_processes(spec, work)
+    expected = min(dataset_size, config.limit or dataset_size)
+    return {
+        "task": task.identity,
+        "dataset": sha256_file(raw / task.dataset),
+        "generation": generation,
+        "controls": list(config.controls),
+        "partition": partition,
+        "partitions": config.partitions,
+        "samples": len(range(partition, expected, config.partitions)),
+        "samples_expected": expected,
+        "samples_dataset": dataset_size,
+        **json.loads((work.folder / FACTS_FILE).read_text(encoding="utf-8")),
+    }
+
+
+def _generate_in_processes(spec: Any, work: StageWork) -> None:
+    """Generate with one process per tensor-parallel rank on this machine."""
+    from components.launch.config import LaunchConfig
+    from components.launch.job import TrainingJob
+    from components.launch.local import run_local
+
+    launch_folder = work.folder / "launch"
+    path = launch_folder / "spec.json"
+    write_text(path, spec.model_dump_json(indent=2))
+    size = spec.config.tensor_parallel
+    run_local(
+        TrainingJob(
+            name=f"generate-{spec.task.name}-{spec.partition}",
+            module="components.generate.worker",
+            arguments=[str(path)],
+            log_folder=launch_folder / "logs",
+            config=LaunchConfig(processes_per_node=size, tensor_parallel=size),
+        )
+    )
+    shutil.rmtree(launch_folder)

@@ -1,0 +1,48 @@
+"""KFP shell of the report."""
+
+from kfp import dsl
+
+from components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def report(
+    context: dict,
+    settings: dict,
+    pretrain: dsl.Input[dsl.Model],
+    sft: dsl.Input[dsl.Model],
+    captioning: dsl.Input[dsl.Artifact],
+    multiple_choice: dsl.Input[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    output: dsl.Output[dsl.Artifact],
+):
+    """Show on one page what the run has learnt, how, and from what.
+
+    Args:
+        context: Run context from open_run.
+        settings: `ReportConfig`: preset, number of pictures.
+        pretrain: The pretrained model.
+        sft: The tuned model.
+        captioning: Scores of the captioning evaluation.
+        multiple_choice: Scores of the multiple-choice evaluation.
+        report: The page, self-contained.
+        output: Where its stage folder lies.
+    """
+    import shutil
+
+    from components.report.config import ReportConfig
+    from components.report.stage import REPORT_FILE, run_report
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        finished = run_report(
+            RunContext.model_validate(context),
+            ReportConfig.model_validate(settings),
+            pretrain=folder_of(pretrain),
+            sft=folder_of(sft),
+            evaluations=[folder_of(captioning), folder_of(multiple_choice)],
+        )
+        publish(output, finished)
+        shutil.copyfile(finished.folder / REPORT_FILE, report.path)

@@ -1,0 +1,74 @@
+"""Finds every stage that a result was made from, by following the manifests' inputs through the workspace."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.stage.context import RunContext
+from components.stage.manifest import MANIFEST_NAME, Manifest, read_manifest
+from components.stage.progress import progress_folder
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One finished stage of a run.
+
+    Attributes:
+        folder: Its folder.
+        manifest: Its manifest.
+        reused: True when this run found it finished.
+    """
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+
+    @property
+    def identity(self) -> str:
+        """Stage name and key."""
+        return f"{self.manifest.stage}/{self.manifest.key}"
+
+
+def upstream_stages(context: RunContext, results: Sequence[Path]) -> list[StageRecord]:
+    """Return the given stage folders and everything they were made from, inputs before what uses them.
+
+    Args:
+        context: The pipeline run: its workspace is searched, its progress files tell what was reused.
+        results: Stage folders.
+
+    Raises:
+        StageError: A result is not a finished stage folder.
+    """
+    found: dict[Path, Manifest] = {}
+    order: list[Path] = []
+
+    def visit(folder: Path) -> None:
+        if folder in found:
+            return
+        manifest = read_manifest(folder)
+        found[folder] = manifest
+        for identity in manifest.inputs.values():
+            upstream = context.workspace / identity
+            # Inputs that are no stage folders (a URI, a partition) and folders that were cleaned away end the search.
+            if _is_identity(identity) and (upstream / MANIFEST_NAME).is_file():
+                visit(upstream.resolve())
+        order.append(folder)
+
+    for result in results:
+        visit(result.resolve())
+    return [StageRecord(folder, found[folder], _reused(context, found[folder])) for folder in order]
+
+
+def _is_identity(identity: str) -> bool:
+    parts = Path(identity).parts
+    return len(parts) > 1 and not Path(identity).is_absolute() and ".." not in parts
+
+
+def _reused(context: RunContext, manifest: Manifest) -> bool:
+    name = f"{manifest.stage.replace('/', '-')}-{manifest.key}.json"
+    try:
+        state = json.loads((progress_folder(context.workspace, context.run_id) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a hint for people: without it the stage is shown as done by this run
+        return False
+    return bool(state.get("state") == "reused")
