@@ -160,7 +160,7 @@ def test_bad_entries_are_rejected_with_their_cause(tmp_path: Path) -> None:
     assert facts["rejected"] == 9
     assert facts["samples"] == 91 == len(_samples(tmp_path / "out"))
     assert facts["reject_causes"]["bad_conversation"] == 4
-    with pytest.raises(InputError, match=r"9 of 100 entries .* max_reject_share.* 0\.05 allows.*rejects\.jsonl"):
+    with pytest.raises(InputError, match=r"9 of 100 entries .*max_reject_share.*0\.05 allows.*rejects\.jsonl"):
         _convert(raw, tmp_path / "strict", max_reject_share=0.05)
     unchecked = _convert(raw, tmp_path / "unchecked", max_reject_share=0.5, check_images=False)
     assert unchecked["rejected"] == 8
