@@ -116,8 +116,8 @@ def test_meteor_equals_pycocoevalcap_and_resamples_by_its_sums(
     from pycocoevalcap.meteor.meteor import Meteor as Reference
 
     monkeypatch.setenv("PATH", java.rsplit("/", 1)[0], prepend=":")
+    reference = Reference()  # both programs start side by side
     statistic = with_meteor.score(METEOR_PREDICTIONS)["meteor"]
-    reference = Reference()
     clean = [[caption.replace("|||", "") for caption in captions] for captions in METEOR_REFERENCES]
     expected, expected_each = reference.compute_score(*as_pycocoevalcap(METEOR_PREDICTIONS, clean))
     assert statistic.value() == pytest.approx(expected)
