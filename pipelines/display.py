@@ -88,7 +88,12 @@ def print_summary(run: RunFolder, console: Console) -> None:
     scores = [table for row in rows if row.stage.startswith("evaluate") and (table := _score_table(row))]
     for table in scores:
         console.print(table)
-    for label, value in locations(run).items():
+    slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
+    reused = sum(row.state == "reused" for row in rows)
+    times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
+    if reused:
+        times.append(f"{reused} stages finished before")
+    for label, value in {"stages": ", ".join(times), **locations(run)}.items():
         console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -1,45 +1,10 @@
 """First and last task of the DAG: one checks the whole configuration and opens the run, the other closes it."""
 
-import os
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
 from kfp import dsl
-from pydantic import BaseModel
 
-from components.errors import ConfigurationError
 from components.images import CPU_IMAGE
-from components.stage.context import RunContext
-from components.stage.progress import Progress, progress_folder
-from components.storage.atomic import write_json, write_text
-from components.tracking.tracker import close_pipeline_run, open_pipeline_run
-from pipelines.config import RunConfig, apply_overrides, validate
-from pipelines.run_folder import RUN_ID_VARIABLE
-
-# What a person changes in the UI, and the settings behind it.
-UI_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "run_name": ("name",),
-    "workspace": ("workspace",),
-    "data_source": ("dataset.source",),
-    "weights_source": ("weights.source",),
-    "pretrain_iterations": ("pretrain.recipe.iterations",),
-    "sft_iterations": ("sft.recipe.iterations",),
-    "pretrain_global_batch_size": ("pretrain.recipe.global_batch_size",),
-    "sft_global_batch_size": ("sft.recipe.global_batch_size",),
-    "pretrain_learning_rate": ("pretrain.recipe.learning_rate",),
-    "sft_learning_rate": ("sft.recipe.learning_rate",),
-    "tensor_parallel": (
-        "pretrain.launch.tensor_parallel",
-        "sft.launch.tensor_parallel",
-        "generate.captioning.tensor_parallel",
-        "generate.multiple_choice.tensor_parallel",
-    ),
-    "tracking_uri": ("tracking.uri",),
-    "experiment": ("tracking.experiment",),
-}
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -105,7 +70,7 @@ def open_run(
     from collections import namedtuple
 
     from components.stage.shell import reported_errors
-    from pipelines.open_run import open_pipeline, run_identifier
+    from pipelines.opening import open_pipeline, run_identifier
 
     parameters = {
         "run_name": run_name,
@@ -136,154 +101,7 @@ def close_run(context: dict):
     """
     from components.stage.context import RunContext
     from components.stage.shell import reported_errors
-    from pipelines.open_run import close_pipeline
+    from pipelines.opening import close_pipeline
 
     with reported_errors():
         close_pipeline(RunContext.model_validate(context))
-
-
-def open_pipeline(
-    config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str], run_id: str
-) -> dict[str, Any]:
-    """Settle the configuration of a run, open the run, and split the configuration into what each stage use gets.
-
-    Args:
-        config: The preset's settings.
-        parameters: Values of `UI_PARAMETERS`.
-        overrides: `key=value` for anything else; they have the last word.
-        run_id: Identifier of the pipeline run.
-
-    Returns:
-        Output name of `open_run` to value.
-
-    Raises:
-        ConfigurationError: A setting is unknown or wrong.
-        StageError: The tracking server can't be reached.
-    """
-    settled = settle(config, parameters, overrides)
-    workspace = settled.workspace.absolute()
-    progress = Progress("open_run", progress_folder(workspace, run_id) / "open_run.json")
-    progress.start("checking settings", None, "")
-    try:
-        context = _open(settled, workspace, run_id)
-    except Exception as error:
-        progress.finish("failed", str(error))
-        raise
-    progress.finish("done")
-    return stage_settings(settled, context)
-
-
-def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
-    """Return the validated configuration of a run.
-
-    A parameter left at its preset's value changes nothing, so that settings behind one parameter may differ.
-
-    Raises:
-        ConfigurationError: A setting is unknown or wrong.
-    """
-    preset = validate(config, "this pipeline's preset")
-    tree = preset.model_dump(mode="json")
-    for name, value in parameters.items():
-        if value != ui_default(preset, name):
-            for key in UI_PARAMETERS[name]:
-                *sections, last = key.split(".")
-                node = tree
-                for section in sections:
-                    node = node[section]
-                node[last] = value
-    for override in overrides:
-        if not isinstance(override, str):
-            raise ConfigurationError(
-                f'overrides must be a list of texts like "pretrain.recipe.seed=1", it has {override!r}.'
-            )
-    settled = validate(apply_overrides(tree, overrides), "this run")
-    for task in ("captioning", "multiple_choice"):
-        if getattr(settled.generate, task).partitions != getattr(preset.generate, task).partitions:
-            raise ConfigurationError(
-                f"generate.{task}.partitions is the number of tasks in the compiled pipeline and can't change in a run. "
-                f"Compile again: vlm compile --set generate.{task}.partitions=..."
-            )
-    return settled
-
-
-def ui_default(config: RunConfig, parameter: str) -> Any:
-    """Return a UI parameter's default: the preset's value."""
-    value: Any = config.model_dump(mode="json")
-    for name in UI_PARAMETERS[parameter][0].split("."):
-        value = value[name]
-    return value
-
-
-def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
-    """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
-    tree = stored_settings(config)
-    outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in ("dataset", "weights", "combine", "pretrain", "sft", "report"):
-        outputs[stage] = tree[stage]
-    for stage in ("wds_conversion", "energon_split", "weight_conversion", "generate", "evaluate"):
-        for use, settings in tree[stage].items():
-            outputs[f"{stage}_{use}"] = settings
-    return outputs
-
-
-def stored_settings(config: BaseModel) -> dict[str, Any]:
-    """Return settings as KFP can carry them: JSON without nulls (whose settings have null as their default)."""
-    return config.model_dump(mode="json", exclude_none=True)
-
-
-def close_pipeline(context: RunContext) -> None:
-    """Mark a run whose stages all finished as finished."""
-    close_pipeline_run(context.tracking_uri, context.mlflow_run_id, "FINISHED")
-
-
-def run_identifier(job_id: str) -> str:
-    """Return the run's identifier: the one that `vlm run` chose (environment `VLM_RUN_ID`), else KFP's job id."""
-    return os.environ.get(RUN_ID_VARIABLE, "") or job_id
-
-
-def code_commit() -> str:
-    """Return the commit of this code: `VLM_GIT_COMMIT` (set in images), else git's answer, else nothing."""
-    if commit := os.environ.get("VLM_GIT_COMMIT", ""):
-        return commit
-    folder = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
-
-
-def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
-    tracking_uri = _tracking_uri(config, workspace)
-    commit = code_commit()
-    settings = config.model_dump(mode="json")
-    folder = workspace / "runs" / run_id
-    write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    mlflow_run_id = open_pipeline_run(
-        tracking_uri, config.tracking.experiment, config.name, run_id, workspace, settings, git_commit=commit
-    )
-    context = RunContext(
-        run_id=run_id,
-        run_name=config.name,
-        workspace=workspace,
-        tracking_uri=tracking_uri,
-        experiment=config.tracking.experiment,
-        mlflow_run_id=mlflow_run_id,
-        git_commit=commit,
-    )
-    write_json(folder / "context.json", context.model_dump(mode="json"))
-    return context
-
-
-def _tracking_uri(config: RunConfig, workspace: Path) -> str:
-    if config.tracking.uri in ("none", ""):
-        return ""
-    if config.tracking.uri == "auto":
-        return os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{workspace}/mlflow.db"
-    return config.tracking.uri

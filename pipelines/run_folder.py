@@ -33,8 +33,8 @@ _RUN_NAME = "run.json"
 # The rows of the display, in the order of the DAG; partitions and anything new are added as they appear.
 STAGES = (
     "open_run",
-    "download_dataset",
-    "download_weights",
+    "download/dataset",
+    "download/weights",
     "wds_conversion/pretrain",
     "wds_conversion/sft",
     "energon_split/pretrain",
@@ -149,8 +149,7 @@ class RunFolder:
         if not record:
             return None
         stage, state = str(record["stage"]), str(record["state"])
-        alive = not over and psutil.pid_exists(int(record["pid"]))
-        if state == "running" and not alive:
+        if state == "running" and over:
             state = "interrupted"
         until = time.time() if state == "running" else record["updated"]
         folder = self.workspace / stage / path.stem.rpartition("-")[2]

@@ -20,14 +20,15 @@ from components.sft.component import sft
 from components.wds_conversion.component import wds_conversion
 from components.weight_conversion.component import weight_conversion
 from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
-from pipelines.open_run import close_run, open_run, stored_settings, ui_default
+from pipelines.open_run import close_run, open_run
+from pipelines.opening import stored_settings, ui_default
 from pipelines.placement import on_cpu, on_gpu
 
 
 def build_pipeline(config: RunConfig) -> BaseComponent:
     """Return the pipeline with a configuration's values as the defaults of its UI parameters."""
-    caption_partitions = list(range(config.generate.captioning.partitions))
-    answer_partitions = list(range(config.generate.multiple_choice.partitions))
+    examine_captioning = _build_examination(config, "captioning", config.generate.captioning.partitions)
+    examine_multiple_choice = _build_examination(config, "multiple-choice", config.generate.multiple_choice.partitions)
 
     def cpu(task: dsl.PipelineTask, label: str = "") -> dsl.PipelineTask:
         return on_cpu(task, config, label)
@@ -115,43 +116,31 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         pretrained = gpu(
             pretrain(context=context, settings=run["pretrain"], model=combined, dataset=pretrain_data)
         ).outputs["trained"]
-        with dsl.ParallelFor(caption_partitions, name="captioning") as partition:
-            captioned = gpu(
-                generate(
-                    context=context, settings=run["generate_captioning"], partition=partition, model=pretrained, raw=raw
-                ),
-                "generate: captioning",
-            ).outputs["predictions"]
-        captioning_scores = cpu(
-            evaluate(
+        captioning_scores = (
+            examine_captioning(
                 context=context,
-                settings=run["evaluate_captioning"],
-                predictions=dsl.Collected(captioned),
+                generate_settings=run["generate_captioning"],
+                evaluate_settings=run["evaluate_captioning"],
                 model=pretrained,
                 raw=raw,
-            ),
-            "evaluate: captioning",
-        ).outputs["scores"]
+            )
+            .set_caching_options(False)
+            .output
+        )
 
         # Second training stage, and what it has learnt.
         tuned = gpu(sft(context=context, settings=run["sft"], model=pretrained, dataset=sft_data)).outputs["trained"]
-        with dsl.ParallelFor(answer_partitions, name="multiple-choice") as partition:
-            answered = gpu(
-                generate(
-                    context=context, settings=run["generate_multiple_choice"], partition=partition, model=tuned, raw=raw
-                ),
-                "generate: multiple choice",
-            ).outputs["predictions"]
-        multiple_choice_scores = cpu(
-            evaluate(
+        multiple_choice_scores = (
+            examine_multiple_choice(
                 context=context,
-                settings=run["evaluate_multiple_choice"],
-                predictions=dsl.Collected(answered),
+                generate_settings=run["generate_multiple_choice"],
+                evaluate_settings=run["evaluate_multiple_choice"],
                 model=tuned,
                 raw=raw,
-            ),
-            "evaluate: multiple choice",
-        ).outputs["scores"]
+            )
+            .set_caching_options(False)
+            .output
+        )
 
         # What came out. A gate that is missed fails the run when there is a report to look at.
         written = cpu(
@@ -168,6 +157,40 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         cpu(close_run(context=context)).after(judged)
 
     return vlm_training
+
+
+def _build_examination(config: RunConfig, name: str, partitions: int) -> BaseComponent:
+    """Return the sub-pipeline that generates in partitions, side by side, and scores all of them together.
+
+    It is a pipeline of its own because KFP's local runner hands the loop's item to every parameter of a loop that is
+    the output of a task; inputs of a sub-pipeline reach the loop as they are.
+    """
+
+    @dsl.pipeline(name=name, description="Generates with a model in partitions and scores what it said.")
+    def examination(
+        context: dict,
+        generate_settings: dict,
+        evaluate_settings: dict,
+        model: dsl.Input[dsl.Model],
+        raw: dsl.Input[dsl.Dataset],
+    ) -> dsl.Artifact:
+        with dsl.ParallelFor(list(range(partitions)), name="partitions") as partition:
+            generated = on_gpu(
+                generate(context=context, settings=generate_settings, partition=partition, model=model, raw=raw), config
+            )
+        scored = on_cpu(
+            evaluate(
+                context=context,
+                settings=evaluate_settings,
+                predictions=dsl.Collected(generated.outputs["predictions"]),
+                model=model,
+                raw=raw,
+            ),
+            config,
+        )
+        return scored.outputs["scores"]
+
+    return examination
 
 
 # What `kfp dsl compile --py` finds.

@@ -82,7 +82,9 @@ def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None
     assert {"weight-conversion", "weight-conversion-2"} <= needs["combine"]
     assert {"combine", "energon-split"} <= needs["pretrain"]
     assert {"pretrain", "energon-split-2"} <= needs["sft"]
-    assert {"evaluate", "evaluate-2"} <= needs["report"]
+    assert "pretrain" in needs["captioning"]
+    assert "sft" in needs["multiple-choice"]
+    assert {"captioning", "multiple-choice"} <= needs["report"]
     assert "report" in needs["quality-gate"]
 
 
@@ -129,7 +131,15 @@ def test_same_configuration_same_package(tmp_path: Path) -> None:
 def test_kfps_own_compiler_takes_the_preset_from_the_environment(tmp_path: Path) -> None:
     output = tmp_path / "package.yaml"
     subprocess.run(
-        [sys.executable, "-m", "kfp", "dsl", "compile", "--py", "pipelines/vlm_training.py", "--output", str(output)],
+        [
+            str(Path(sys.executable).with_name("kfp")),
+            "dsl",
+            "compile",
+            "--py",
+            "pipelines/vlm_training.py",
+            "--output",
+            str(output),
+        ],
         cwd=ROOT,
         env={**os.environ, "VLM_PRESET": "mistral-clip-7b", "PYTHONPATH": str(ROOT)},
         check=True,
