@@ -147,7 +147,8 @@ def _dataset(stages: Sequence[StageRecord]) -> str:
                 content = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 return ""
-            name, held_out = content.get("name"), content.get("held_out")
+            name = content.get("name")
+            held_out = content.get("held_out") or content.get("counts", {}).get("held_out")
             parts = [f"Data: {name}." if name else "", f"Held out: {held_out}." if isinstance(held_out, str) else ""]
             return " ".join(part for part in parts if part)
     return ""
