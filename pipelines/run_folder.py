@@ -149,8 +149,10 @@ class RunFolder:
         if not record:
             return None
         stage, state = str(record["stage"]), str(record["state"])
-        if state == "running" and over:
-            state = "interrupted"
+        message = str(record.get("message", ""))
+        # A stage that Ctrl-C or SIGTERM reached has time to say so, as an exception that nobody needs to read.
+        if (state == "running" and over) or message.startswith("KeyboardInterrupt"):
+            state, message = "interrupted", ""
         until = time.time() if state == "running" else record["updated"]
         folder = self.workspace / stage / path.stem.rpartition("-")[2]
         return StageRow(
@@ -165,7 +167,7 @@ class RunFolder:
             rate=float(record.get("rate", 0.0)),
             left_s=record.get("left_s"),
             fields=tuple(record.get("fields", {}).items()),
-            message=record.get("message", ""),
+            message=message,
         )
 
 

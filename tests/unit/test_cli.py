@@ -144,3 +144,16 @@ def test_doctor_refuses_a_machine_without_the_needed(
 
 def test_run_record_survives_a_reader(run: RunFolder) -> None:
     assert json.loads((run.path / "run.json").read_text())["preset"] == "laptop"
+
+
+def test_stage_that_was_told_to_stop_did_not_fail(run: RunFolder) -> None:
+    record = {
+        "stage": "sft",
+        "state": "failed",
+        "message": "KeyboardInterrupt('signal 15')",
+        "began": 1.0,
+        "updated": 2.0,
+    }
+    write_json(run.path / "progress" / "sft-dd.json", record)
+    (row,) = (row for row in run.stages(over=True) if row.stage == "sft")
+    assert (row.state, row.message) == ("interrupted", "")
