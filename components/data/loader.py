@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.process
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,6 +26,7 @@ from megatron.energon import (
     get_val_dataset,
 )
 from megatron.energon.errors import FatalSampleError
+from megatron.energon.rng import SystemRng, SystemRngState
 from megatron.energon.task_encoder.base import stateless
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -132,6 +134,7 @@ class TrainingLoader:
             dataset, checkpoint_every_sec=_WORKER_CHECKPOINT_S, watchdog_timeout_seconds=None
         )
         self._loader.pin_memory = torch.cuda.is_available()
+        self._generators = _OwnGenerators()
         self._iterator: Iterator[_EncodedBatch] | None = None
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._closed = False
@@ -147,13 +150,14 @@ class TrainingLoader:
             InputError: A hundred samples in a row could not be used.
         """
         self._check_open()
-        if self._iterator is None:
-            self._iterator = iter(self._loader)
-            others = multiprocessing.active_children()
-            batch = self._draw()
-            self._processes = [process for process in multiprocessing.active_children() if process not in others]
-        else:
-            batch = self._draw()
+        with self._generators.in_use():
+            if self._iterator is None:
+                self._iterator = iter(self._loader)
+                others = multiprocessing.active_children()
+                batch = self._draw()
+                self._processes = [process for process in multiprocessing.active_children() if process not in others]
+            else:
+                batch = self._draw()
         self.skipped += batch.skipped
         self.truncated += batch.truncated
         self.skip_reasons = (self.skip_reasons + batch.reasons)[:_SHOWN_REASONS]
@@ -185,7 +189,8 @@ class TrainingLoader:
     def state(self) -> bytes:
         """Return the position after the last yielded batch, of this data-parallel rank."""
         self._check_open()  # energon would wait for ended workers for ever
-        payload = encode_state(self._loader.save_state_rank())
+        with self._generators.in_use():
+            payload = encode_state(self._loader.save_state_rank())
         header = {
             "identity": self._identity,
             "counters": {"skipped": self.skipped, "truncated": self.truncated, "skip_reasons": self.skip_reasons},
@@ -221,6 +226,29 @@ class TrainingLoader:
         self.skip_reasons = header["counters"]["skip_reasons"]
 
 
+class _OwnGenerators:
+    """Global random generators of the loader's own.
+
+    energon seeds the process's generators, draws from them and saves them. Loading in the training process would so
+    decide over its dropout, and differently on ranks that load and on ranks that don't.
+    """
+
+    def __init__(self) -> None:
+        self._state: SystemRngState | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Put the loader's generators in place of the process's for the length of a block."""
+        outside = SystemRng.save_state()
+        if self._state is not None:
+            SystemRng.restore_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = SystemRng.save_state()
+            SystemRng.restore_state(outside)
+
+
 class ValidationSamples(Iterator[EncodedSample]):
     """One pass over this rank's part of a split.
 
@@ -231,7 +259,9 @@ class ValidationSamples(Iterator[EncodedSample]):
 
     def __init__(self, loader: Any, encoder: "_Encoder") -> None:
         self._encoder = encoder
-        self._iterator = iter(loader)
+        self._generators = _OwnGenerators()
+        with self._generators.in_use():
+            self._iterator = iter(loader)
 
     @property
     def skipped(self) -> int:
@@ -245,7 +275,8 @@ class ValidationSamples(Iterator[EncodedSample]):
 
     def __next__(self) -> EncodedSample:
         """Return the next sample."""
-        sample: EncodedSample = next(self._iterator).sample
+        with self._generators.in_use():
+            sample: EncodedSample = next(self._iterator).sample
         return sample
 
 

@@ -213,3 +213,15 @@ def test_states_that_do_not_fit_are_refused(captions: Path, damaged: Path, token
 def test_missing_dataset_is_refused(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     with pytest.raises(InputError, match=r"blend\.yaml does not exist"):
         _loader(tmp_path, tokenizer, _settings())
+
+
+def test_loading_does_not_touch_the_trainers_random_generators(captions: Path, tokenizer: ChatTokenizer) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    loader = _loader(captions, tokenizer, _settings())
+    next(loader)
+    loader.state()
+    next(validation_samples(captions, _settings(), tokenizer=tokenizer, image=IMAGE))
+    next(loader)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,132 @@
+"""The whole DAG by the README's command, in a small version: killed in pretraining, gone on, reused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipelines.run_folder import RunFolder, find_run
+from tests.integration.conftest import SMALL
+
+VLM = [sys.executable, "-m", "pipelines.cli"]
+SMALL_RUN = [
+    *SMALL,
+    "pretrain.recipe.iterations=24",
+    "pretrain.recipe.save_interval=4",
+    "pretrain.recipe.log_interval=2",
+    "sft.recipe.iterations=8",
+    "generate.captioning.partitions=2",
+    "evaluate.captioning.gates=[]",
+    "evaluate.multiple_choice.gates=[]",
+]
+
+
+def _command(workspace: Path, *more: str) -> list[str]:
+    options = [argument for override in [*SMALL_RUN, *more] for argument in ("--set", override)]
+    return [*VLM, "run", "--preset", "laptop", "--workspace", str(workspace), *options]
+
+
+def _run(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(workspace, *more), capture_output=True, text=True, timeout=900, check=False)
+
+
+def _states(run: RunFolder) -> dict[str, str]:
+    return {row.stage: row.state for row in run.stages(over=True)}
+
+
+def _kill_everything(process: subprocess.Popen[bytes], run: RunFolder) -> None:
+    """Kill -9 the command and every process of the run, as a power cut would."""
+    victims = [process.pid]
+    for other in psutil.process_iter():
+        try:
+            if other.environ().get("VLM_RUN_ID") == run.run_id:
+                victims.append(other.pid)
+        except psutil.Error:
+            continue
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("laptop")
+
+
+def test_run_killed_in_pretraining_goes_on_and_finishes(workspace: Path) -> None:
+    process = subprocess.Popen(_command(workspace), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not list(workspace.glob("pretrain/*/training/iter_0000008")):
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed = find_run(workspace)
+    _kill_everything(process, killed)
+    assert _states(killed)["combine"] == "done"
+
+    result = _run(workspace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    states = _states(find_run(workspace))
+    assert states["combine"] == "reused"
+    assert states["pretrain"] == "done"
+    assert set(states.values()) <= {"done", "reused"}
+    assert re.search(r"pretrain: resumed at step \d+", find_run(workspace).log.read_text())
+
+
+def test_scores_are_shown_with_their_controls(workspace: Path) -> None:
+    (captioning,) = workspace.glob("evaluate/captioning/*/scores.json")
+    scores = json.loads(captioning.read_text())
+    assert scores["n_scored"] == scores["n_expected"] == 20
+    assert {"blank", "shuffled"} <= set(scores["controls"])
+    (choice,) = workspace.glob("evaluate/multiple_choice/*/scores.json")
+    assert json.loads(choice.read_text())["n_scored"] == 20
+
+
+def test_report_is_one_page_that_needs_nothing_else(workspace: Path) -> None:
+    result = subprocess.run(
+        [*VLM, "report", "--workspace", str(workspace)], capture_output=True, text=True, check=True, timeout=60
+    )
+    page = Path(result.stdout.strip()).read_text(encoding="utf-8")
+    assert "CIDEr" in page
+    assert "data:image/" in page
+    assert not re.search(r"""(?:src|href)=["']https?://""", page)
+
+
+def test_mlflow_has_a_nested_run_per_stage_with_curves(workspace: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{workspace}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags and run.info.status == "FINISHED"]
+    assert len(parents) == 1
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert {"pretrain", "sft", "combine", "evaluate/captioning"} <= {run.info.run_name for run in nested}
+    pretrain = next(run for run in nested if run.info.run_name == "pretrain")
+    steps = {metric.step for metric in client.get_metric_history(pretrain.info.run_id, "loss")}
+    assert max(steps) == 24
+    assert client.get_metric_history(parents[0].info.run_id, "pretrain.loss")
+
+
+def test_second_run_reuses_everything(workspace: Path) -> None:
+    result = _run(workspace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    states = _states(find_run(workspace))
+    assert {stage: state for stage, state in states.items() if state != "reused"}.keys() <= {"open_run", "report"}
+
+
+def test_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    result = _run(tmp_path, "pretrain.recipe.learning_rat=1")
+    assert result.returncode == 1
+    assert "learning_rate" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
