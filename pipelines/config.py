@@ -164,7 +164,7 @@ class RunConfig(_Section):
         workspace: Root folder of all stage outputs: a folder here, the volume's mount path on a cluster.
         tracking: Where the run is tracked.
         cluster: Where tasks run on a cluster.
-        dataset: What data to fetch.
+        data: What data to fetch.
         weights: What weights to fetch.
         wds_conversion: Conversion to WebDataset shards.
         energon_split: Train, validation and test splits.
@@ -181,7 +181,7 @@ class RunConfig(_Section):
     workspace: Path
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
-    dataset: DatasetConfig
+    data: DatasetConfig
     weights: WeightsConfig
     wds_conversion: WdsConversions
     energon_split: EnergonSplits

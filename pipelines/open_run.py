@@ -29,7 +29,7 @@ def open_run(
     "Opened",
     [
         ("context", dict),
-        ("dataset", dict),
+        ("data", dict),
         ("weights", dict),
         ("wds_conversion_pretrain", dict),
         ("wds_conversion_sft", dict),

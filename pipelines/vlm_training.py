@@ -80,7 +80,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         context = run["context"]
 
         # Data.
-        raw = cpu(download_dataset(context=context, settings=run["dataset"])).outputs["raw"]
+        raw = cpu(download_dataset(context=context, settings=run["data"])).outputs["raw"]
         captions = cpu(
             wds_conversion(context=context, settings=run["wds_conversion_pretrain"], raw=raw),
             "wds_conversion: pretrain",

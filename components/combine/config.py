@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 
 
 class ProjectorSettings(BaseModel):

@@ -3,52 +3,14 @@
 Pixels travel as uint8 and are normalised on the device: a quarter of the bytes, and none of the loader's CPU time.
 """
 
-from typing import Literal, Self
-
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-ImageLayout = Literal["pad", "squash", "center_crop"]
+from components.data.image_settings import ImageSettings
 
 _MAX_BYTE = 255.0
-
-
-class ImageSettings(BaseModel):
-    """How pictures enter the vision tower.
-
-    Attributes:
-        size: Side of the square input in pixels.
-        patch: Side of a patch in pixels; divides `size`.
-        mean: Mean of the red, green and blue channel, of values in 0..1. The default is CLIP's.
-        std: Standard deviation of the channels, of values in 0..1. The default is CLIP's.
-        layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are
-            padded with zeros after normalisation. "squash": both sides become `size`. "center_crop": kept, the
-            shortest side becomes `size`, the middle is cut out (CLIP's own).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: int = Field(gt=0)
-    patch: int = Field(gt=0)
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    layout: ImageLayout = "pad"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.size % self.patch:
-            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive in every channel, got {self.std}")
-        return self
-
-    @property
-    def tokens(self) -> int:
-        """Number of image tokens of one picture: one per patch."""
-        return (self.size // self.patch) ** 2
 
 
 def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int]]:

@@ -32,7 +32,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 from components.data.loader_state import decode_state, encode_state
 from components.data.packing import EncodedSample, truncate
 from components.data.prompt import PromptFormat, encode_conversation

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.conversation import IMAGE_MARKER, conversation_pairs, without_marker
-from components.data.image import ImageSettings, preprocess
+from components.data.image import preprocess
+from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError

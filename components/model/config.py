@@ -6,7 +6,7 @@ from typing import Literal, Self, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 from components.errors import InputError
 from components.storage.atomic import write_text
 

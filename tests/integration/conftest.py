@@ -14,8 +14,8 @@ from components.weight_conversion.stage import run_weight_conversion
 from pipelines.config import RunConfig, load_preset
 
 SMALL = [
-    "dataset.scenes.pictures=300",
-    "dataset.scenes.held_out_pictures=20",
+    "data.scenes.pictures=300",
+    "data.scenes.held_out_pictures=20",
 ]
 
 
@@ -43,7 +43,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Run download, conversion, split, weight conversion and combine on little data."""
     config = load_preset("laptop", SMALL)
     context = RunContext(run_id="test", run_name="test", workspace=tmp_path_factory.mktemp("workspace"))
-    raw = run_download_dataset(context, config.dataset).folder
+    raw = run_download_dataset(context, config.data).folder
     shards = run_wds_conversion(context, config.wds_conversion.pretrain, raw).folder
     dataset = run_energon_split(context, config.energon_split.pretrain, shards).folder
     weights = run_download_weights(context, config.weights, raw).folder

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from components.data.image import ImageSettings, normalise
+from components.data.image import normalise
+from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, PackedBatch, pack
 from components.model.distributed import seed_everything
 from components.model.vlm import VisionLanguageModel, gather_logits

@@ -45,7 +45,7 @@ def stage(workspace: str, name: str, fail: bool):
         work.progress.start("counting", 3, "things")
         work.progress.update(3, loss=0.5)
         if fail:
-            raise InputError("raw.json: has no pictures. Point dataset.source elsewhere.")
+            raise InputError("raw.json: has no pictures. Point data.source elsewhere.")
         return {"things": 3}
 
     context = RunContext(run_id=os.environ["VLM_RUN_ID"], run_name="t", workspace=Path(workspace))
@@ -97,7 +97,7 @@ def test_failing_stage_fails_the_run_with_its_message(tmp_path: Path) -> None:
     run = prepared(tmp_path, two_stages(tmp_path, fail=True))
     console = quiet()
     assert execute(run, console) == 1
-    assert run.error() == "pretrain: raw.json: has no pictures. Point dataset.source elsewhere."
+    assert run.error() == "pretrain: raw.json: has no pictures. Point data.source elsewhere."
     assert run.state() == "failed"
     rows = {row.stage: row.state for row in run.stages(over=True)}
     assert (rows["combine"], rows["pretrain"], rows["sft"]) == ("done", "failed", "waiting")

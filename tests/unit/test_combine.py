@@ -11,7 +11,7 @@ from model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS
 from model_world import World, build_world, combine_config, tokenizer
 
 from components.combine.stage import run_combine
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 from components.errors import ConfigurationError, InputError
 from components.model.checkpoint import load_model
 from components.model.config import read_model_config

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from components.data.image import ImageSettings, normalise, preprocess
+from components.data.image import normalise, preprocess
+from components.data.image_settings import ImageSettings
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])

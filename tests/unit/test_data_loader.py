@@ -9,7 +9,7 @@ import data_samples
 import pytest
 import torch
 
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer

@@ -11,7 +11,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from components.data.image import ImageSettings
+from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.prompt import encode_conversation, encode_prompt
 from components.data.tokenizer import ChatTokenizer
