@@ -1,0 +1,1 @@
+"""The download stages: where data and weights come from."""

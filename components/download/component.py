@@ -1,0 +1,50 @@
+"""KFP shells of the downloads."""
+
+from kfp import dsl
+
+from components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]):
+    """Draw scenes, or take in a folder of captioned pictures, and hold some pictures out for evaluation.
+
+    Args:
+        context: The pipeline run: name, workspace, tracking.
+        settings: Source of the data, seed, counts.
+        raw: The raw dataset: pictures, captions, conversations, held-out ground truth.
+    """
+    from components.download.config import DatasetConfig
+    from components.download.stage import run_download_dataset
+    from components.stage.context import RunContext
+    from components.stage.pointer import publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        output = run_download_dataset(RunContext.model_validate(context), DatasetConfig.model_validate(settings))
+        publish(raw, output)
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def download_weights(
+    context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]
+):
+    """Make small random models, or take in pretrained ones in Hugging Face layout.
+
+    Args:
+        context: The pipeline run: name, workspace, tracking.
+        settings: Source of the weights; for random ones the models' shapes and the vocabulary.
+        raw: The raw dataset; a random model's tokenizer is trained on its text.
+        weights: Language and vision model with the tokenizer.
+    """
+    from components.download.config import WeightsConfig
+    from components.download.stage import run_download_weights
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        output = run_download_weights(
+            RunContext.model_validate(context), WeightsConfig.model_validate(settings), raw=folder_of(raw)
+        )
+        publish(weights, output)

@@ -1,0 +1,142 @@
+"""Settings of the download stages."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ScenesConfig(BaseModel):
+    """What the drawn scenes are like (source `scenes://`).
+
+    Attributes:
+        pictures: Training pictures; each gives one captioning entry and one conversation.
+        held_out_pictures: Pictures for evaluation: five reference captions and one multiple-choice question each.
+        held_out_share: Share of the combinations (which coloured shapes meet, which thing is where) that training
+            never shows and that all evaluation pictures show.
+        two_things_share: Share of the pictures that show two things instead of one.
+        questions: Multiple-choice turns in a conversation of `sft.json`, at most.
+        side: Width and height of a picture in pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: int = Field(default=6000, ge=10)
+    held_out_pictures: int = Field(default=200, ge=4)
+    held_out_share: float = Field(default=0.1, gt=0, le=0.5)
+    two_things_share: float = Field(default=0.5, ge=0, le=1)
+    questions: int = Field(default=3, ge=1)
+    side: int = Field(default=128, ge=32, le=1024)
+
+
+class FolderConfig(BaseModel):
+    """How a folder in LLaVA's layout is taken in (source `file://`).
+
+    Attributes:
+        held_out_pictures: Pictures that are taken out of training for evaluation.
+        max_reject_share: Largest share of entries that may be unusable (no caption, no such picture, another layout)
+            before the stage fails. Rejected entries are listed in `rejects.jsonl`.
+        licence: Licence of the data, for `dataset.json`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out_pictures: int = Field(default=1000, ge=4)
+    max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    licence: str = "unknown: see the source"
+
+
+class DatasetConfig(BaseModel):
+    """Where the data comes from.
+
+    Attributes:
+        source: `scenes://` (drawn by this stage) or `file:///FOLDER` (a folder in LLaVA-Pretrain's layout).
+        name: Name of the dataset in reports.
+        seed: Seed of the scenes, of what is held out, and of derived questions.
+        scenes: Settings of `scenes://`.
+        folder: Settings of `file://`.
+        sha256: Expected SHA-256 by file name in the source folder (`{"images.zip": "..."}`): the stage fails when a
+            file is another. Empty for no check.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = "scenes://"
+    name: str = "scenes"
+    seed: int = 0
+    scenes: ScenesConfig = ScenesConfig()
+    folder: FolderConfig = FolderConfig()
+    sha256: dict[str, str] = {}
+
+
+class RandomLanguageConfig(BaseModel):
+    """Shape of a random Mistral; the fields are those of transformers' `MistralConfig`.
+
+    Typed one by one, because a number that passed through KFP comes back as a float.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the gated MLP.
+        num_hidden_layers: Layers.
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key and value heads.
+        head_dim: Width of a head.
+        rope_theta: Base of the rotary embedding.
+        max_position_embeddings: Longest sequence in tokens.
+        initializer_range: Standard deviation of the initial weights.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_size: int = Field(default=128, gt=0)
+    intermediate_size: int = Field(default=320, gt=0)
+    num_hidden_layers: int = Field(default=4, gt=0)
+    num_attention_heads: int = Field(default=4, gt=0)
+    num_key_value_heads: int = Field(default=2, gt=0)
+    head_dim: int = Field(default=32, gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    max_position_embeddings: int = Field(default=1024, gt=0)
+    initializer_range: float = Field(default=0.08, gt=0)
+
+
+class RandomVisionConfig(BaseModel):
+    """Shape of a random CLIP vision tower; the fields are those of transformers' `CLIPVisionConfig`.
+
+    Attributes:
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLP.
+        num_hidden_layers: Layers.
+        num_attention_heads: Attention heads.
+        initializer_range: Standard deviation of the initial weights.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(default=64, gt=0)
+    patch_size: int = Field(default=16, gt=0)
+    hidden_size: int = Field(default=128, gt=0)
+    intermediate_size: int = Field(default=512, gt=0)
+    num_hidden_layers: int = Field(default=3, gt=0)
+    num_attention_heads: int = Field(default=4, gt=0)
+    initializer_range: float = Field(default=0.08, gt=0)
+
+
+class WeightsConfig(BaseModel):
+    """Where the language and the vision model come from.
+
+    Attributes:
+        source: `random://` (freshly initialised, for models that learn everything here) or `file:///FOLDER`, a folder
+            with `language/` and `vision/` in Hugging Face layout.
+        seed: Seed of random weights.
+        language: Shape of the language model (source `random://`); its vocabulary follows from the tokenizer.
+        vision: Shape of the vision tower (source `random://`).
+        vocabulary: Largest number of tokens of the byte-level BPE that is trained on the dataset's text (source
+            `random://`); at least 263: 256 bytes and 7 control tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = "random://"
+    seed: int = 0
+    language: RandomLanguageConfig = RandomLanguageConfig()
+    vision: RandomVisionConfig = RandomVisionConfig()
+    vocabulary: int = Field(default=512, ge=263)

@@ -1,0 +1,206 @@
+"""Random weights and given weights: what transformers loads, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from components.data.tokenizer import ChatTokenizer
+from components.download.config import DatasetConfig, ScenesConfig, WeightsConfig
+from components.download.stage import run_download_dataset, run_download_weights
+from components.errors import ConfigurationError, InputError
+from components.stage.context import RunContext
+
+LANGUAGE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.08,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 256,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 16,
+}
+CONFIG = WeightsConfig.model_validate({"language": LANGUAGE, "vision": VISION, "vocabulary": 420})
+
+
+def context(folder: Path) -> RunContext:
+    return RunContext(run_id="t", run_name="t", workspace=folder)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scenes = ScenesConfig(pictures=60, held_out_pictures=4, side=32)
+    return run_download_dataset(context(tmp_path_factory.mktemp("raw")), DatasetConfig(scenes=scenes)).folder
+
+
+@pytest.fixture(scope="module")
+def weights(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_download_weights(context(tmp_path_factory.mktemp("weights")), CONFIG, raw).folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_equal_settings_give_equal_bytes(raw: Path, weights: Path, tmp_path: Path) -> None:
+    assert content(run_download_weights(context(tmp_path), CONFIG, raw).folder) == content(weights)
+
+
+def test_another_seed_changes_weights_alone(raw: Path, weights: Path, tmp_path: Path) -> None:
+    other = run_download_weights(context(tmp_path), CONFIG.model_copy(update={"seed": 1}), raw).folder
+    changed = {name for name, data in content(other).items() if data != content(weights)[name]}
+    assert changed == {"language/model.safetensors", "vision/model.safetensors"}
+
+
+def test_transformers_loads_the_language_model(weights: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, MistralForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(weights / "language")
+    assert isinstance(model, MistralForCausalLM)
+    tokenizer = AutoTokenizer.from_pretrained(weights / "language")
+    assert model.config.vocab_size == len(tokenizer) <= 420
+    assert 0.07 < model.model.layers[0].mlp.up_proj.weight.std() < 0.09
+    tokens = tokenizer("a small red circle", return_tensors="pt").input_ids
+    assert tokens[0, 0] == tokenizer.bos_token_id == 1
+    with torch.no_grad():
+        assert model(tokens).logits.isfinite().all()
+
+
+def test_transformers_loads_the_vision_model(weights: Path) -> None:
+    import torch
+    from transformers import CLIPVisionModel
+
+    model = CLIPVisionModel.from_pretrained(weights / "vision")
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 5, 32)
+
+
+def test_special_tokens_have_mistrals_ids(weights: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(weights / "language")
+    names = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>"]
+    assert tokenizer.convert_tokens_to_ids(names) == list(range(7))
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
+
+
+def test_chat_tokenizer_loads_it(weights: Path) -> None:
+    tokenizer = ChatTokenizer.load(weights / "language")
+    for text in ("a small red circle", "Where?\n(A) above\n\nAnswer", "naïve 日本 \U0001f600"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("circle")) == len(tokenizer.encode("a circle")) - 1 == 1
+    assert tokenizer.encode("[INST]") != [tokenizer.inst]
+
+
+@pytest.mark.parametrize(
+    ("part", "field"), [("language", "hiden_size"), ("language", "vocab_size"), ("vision", "pach_size")]
+)
+def test_unknown_model_settings(part: str, field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        WeightsConfig.model_validate({part: {field: 32}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision": VISION | {"num_attention_heads": 5}}, r"weights\.vision does not describe a model"),
+        ({"language": LANGUAGE | {"num_attention_heads": 5}}, r"weights\.language does not describe a model"),
+    ],
+)
+def test_model_settings_that_cannot_work(changes: dict[str, Any], message: str, raw: Path, tmp_path: Path) -> None:
+    config = WeightsConfig.model_validate({"language": LANGUAGE, "vision": VISION} | changes)
+    with pytest.raises(ConfigurationError, match=message):
+        run_download_weights(context(tmp_path), config, raw)
+
+
+def test_settings_survive_kfps_floats(raw: Path, weights: Path, tmp_path: Path) -> None:
+    floats = json.loads(CONFIG.model_dump_json(), parse_int=float)
+    assert content(run_download_weights(context(tmp_path), WeightsConfig.model_validate(floats), raw).folder) == content(weights)
+
+
+def test_random_weights_need_a_dataset(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="a raw dataset is needed"):
+        run_download_weights(context(tmp_path), CONFIG)
+
+
+def test_other_sources_are_refused(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="This version knows random:// and file:///"):
+        run_download_weights(context(tmp_path), WeightsConfig(source="hf://mistralai/Mistral-7B-Instruct-v0.3"), raw)
+
+
+@pytest.fixture
+def given(weights: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "given"
+    for name, data in content(weights).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_given_weights_are_linked(given: Path, weights: Path, tmp_path: Path) -> None:
+    (given / "language" / "consolidated.safetensors").write_bytes(b"the same weights again, not needed")
+    output = run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+    assert content(output.folder) == content(weights)
+    linked = output.folder / "vision" / "model.safetensors"
+    assert linked.samefile(given / "vision" / "model.safetensors")
+    assert output.manifest.facts["vision"]["files"] == 2
+
+
+def test_links_of_a_hub_cache_are_followed(given: Path, weights: Path, tmp_path: Path) -> None:
+    path = given / "language" / "model.safetensors"
+    blob = path.rename(tmp_path / "blob")
+    path.symlink_to(blob)
+    output = run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+    assert content(output.folder) == content(weights)
+    assert not (output.folder / "language" / "model.safetensors").is_symlink()
+
+
+def test_changed_weights_are_noticed(given: Path, tmp_path: Path) -> None:
+    config = WeightsConfig(source=given.as_uri())
+    first = run_download_weights(context(tmp_path), config)
+    assert run_download_weights(context(tmp_path), config).reused
+    os.utime(given / "vision" / "config.json", ns=(0, 0))
+    assert run_download_weights(context(tmp_path), config).manifest.key != first.manifest.key
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("language/config.json", r"language/config\.json is missing"),
+        ("language/tokenizer.json", r"language/tokenizer\.json is missing"),
+        ("vision/config.json", r"vision/config\.json is missing"),
+        ("vision/model.safetensors", r"vision has no model\*\.safetensors.*save_pretrained"),
+    ],
+)
+def test_missing_files(missing: str, message: str, given: Path, tmp_path: Path) -> None:
+    (given / missing).unlink()
+    with pytest.raises(InputError, match=message):
+        run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": {"a": "model-00002-of-00002.safetensors"}}, "lacks model-00002-of-00002"),
+        ({}, "is not an index"),
+    ],
+)
+def test_index(index: dict[str, Any], message: str, given: Path, tmp_path: Path) -> None:
+    (given / "language" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=message):
+        run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
