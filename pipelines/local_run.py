@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from components.errors import ConfigurationError
+from components.generate.task import load_task
 from components.tracking.tracker import close_pipeline_run
 from pipelines.display import follow
 from pipelines.processes import end_processes
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, stage_names
 
 if TYPE_CHECKING:
+    from components.generate.config import GenerateConfig
     from pipelines.config import RunConfig
 
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
@@ -58,8 +60,19 @@ def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console
             f"Can't write the workspace {workspace}: {error}. Choose another with --workspace."
         ) from error
     compile_pipeline(config, run.path / PACKAGE_NAME)
-    run.update_record(preset=preset, overrides=list(overrides), started=_now(), state="running", pid=os.getpid())
+    run.update_record(
+        preset=preset,
+        overrides=list(overrides),
+        stages=stage_names(_task_name(config.generate.captioning), _task_name(config.generate.multiple_choice)),
+        started=_now(),
+        state="running",
+        pid=os.getpid(),
+    )
     return run, execute(run, console)
+
+
+def _task_name(config: "GenerateConfig") -> str:
+    return load_task(config.task).name
 
 
 def execute(run: RunFolder, console: Console) -> int:

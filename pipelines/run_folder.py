@@ -30,26 +30,28 @@ PACKAGE_NAME = "pipeline.yaml"
 LOG_NAME = "log.txt"
 _RUN_NAME = "run.json"
 
-# The rows of the display, in the order of the DAG; partitions and anything new are added as they appear.
-STAGES = (
-    "open_run",
-    "download/dataset",
-    "download/weights",
-    "wds_conversion/pretrain",
-    "wds_conversion/sft",
-    "energon_split/pretrain",
-    "energon_split/sft",
-    "weight_conversion/language",
-    "weight_conversion/vision",
-    "combine",
-    "pretrain",
-    "generate/captioning",
-    "evaluate/captioning",
-    "sft",
-    "generate/multiple_choice",
-    "evaluate/multiple_choice",
-    "report",
-)
+
+def stage_names(captioning_task: str, multiple_choice_task: str) -> list[str]:
+    """Return the rows of the display in the order of the DAG; anything else is added as it appears."""
+    return [
+        "open_run",
+        "download/dataset",
+        "download/weights",
+        "wds_conversion/pretrain",
+        "wds_conversion/sft",
+        "energon_split/pretrain",
+        "energon_split/sft",
+        "weight_conversion/language",
+        "weight_conversion/vision",
+        "combine",
+        "pretrain",
+        f"generate/{captioning_task}",
+        f"evaluate/{captioning_task}",
+        "sft",
+        f"generate/{multiple_choice_task}",
+        f"evaluate/{multiple_choice_task}",
+        "report",
+    ]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class RunFolder:
             if row is not None:
                 other = rows.get(row.stage)
                 rows[row.stage] = row if other is None else _merged(other, row)
-        known = [rows.pop(stage, StageRow(stage)) for stage in STAGES]
+        known = [rows.pop(stage, StageRow(stage)) for stage in self.record().get("stages", [])]
         return known + list(rows.values())
 
     def error(self) -> str:

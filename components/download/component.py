@@ -26,9 +26,7 @@ def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def download_weights(
-    context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]
-):
+def download_weights(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]):
     """Make small random models, or take in pretrained ones in Hugging Face layout.
 
     Args:

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.download.multiple_choice import AnswerForm
+
 
 class ScenesConfig(BaseModel):
     """What the drawn scenes are like (source `scenes://`).
@@ -14,6 +16,8 @@ class ScenesConfig(BaseModel):
         two_things_share: Share of the pictures that show two things instead of one.
         questions: Multiple-choice turns in a conversation of `sft.json`, at most.
         side: Width and height of a picture in pixels.
+        answer_form: What answers multiple-choice questions: the option's "letter" (as in MMMU; task
+            `multiple_choice`) or its "text" (for very small models; task `multiple_choice_text`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +28,7 @@ class ScenesConfig(BaseModel):
     two_things_share: float = Field(default=0.5, ge=0, le=1)
     questions: int = Field(default=3, ge=1)
     side: int = Field(default=128, ge=32, le=1024)
+    answer_form: AnswerForm = "letter"
 
 
 class FolderConfig(BaseModel):
@@ -34,6 +39,7 @@ class FolderConfig(BaseModel):
         max_reject_share: Largest share of entries that may be unusable (no caption, no such picture, another layout)
             before the stage fails. Rejected entries are listed in `rejects.jsonl`.
         licence: Licence of the data, for `dataset.json`.
+        answer_form: As in `ScenesConfig`, for questions that are derived from captions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +47,7 @@ class FolderConfig(BaseModel):
     held_out_pictures: int = Field(default=1000, ge=4)
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     licence: str = "unknown: see the source"
+    answer_form: AnswerForm = "letter"
 
 
 class DatasetConfig(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.download import layout
 from components.download.config import ScenesConfig
-from components.download.multiple_choice import MultipleChoice, balanced_letters, multiple_choice_prompt
+from components.download.multiple_choice import MultipleChoice, balanced_letters
 from components.download.scenes import (
     Scene,
     answer,
@@ -70,7 +70,9 @@ def write_scenes(config: ScenesConfig, seed: int, name: str, folder: Path, progr
         "sft_entries": layout.write_list(folder / layout.SFT, _conversations(training, config, seed)),
         "held_out_pictures": len(evaluation),
         "held_out_captions": sum(len(captions(drawn.scene)) for drawn in evaluation),
-        "held_out_questions": layout.write_lines(folder / layout.MULTIPLE_CHOICE, _evaluation_questions(evaluation, seed)),
+        "held_out_questions": layout.write_lines(
+            folder / layout.MULTIPLE_CHOICE, _evaluation_questions(evaluation, seed)
+        ),
         "held_out_combinations": len(held_out),
         "pictures": len(training) + len(evaluation),
         "picture_bytes": (folder / layout.PICTURES).stat().st_size,
@@ -119,14 +121,14 @@ def _captioning_entries(training: list[Drawn], seed: int) -> Iterator[layout.Ent
 def _conversations(training: list[Drawn], config: ScenesConfig, seed: int) -> Iterator[layout.Entry]:
     for drawn in training:
         rng = random.Random(f"{seed}/sft/{drawn.number}")
-        yield layout.entry(f"talk-{drawn.number:08d}", drawn.image, conversation(drawn.scene, config.questions, rng))
+        yield layout.entry(f"talk-{drawn.number:08d}", drawn.image, conversation(drawn.scene, config, rng))
 
 
-def conversation(scene: Scene, choices: int, rng: random.Random) -> list[tuple[str, str]]:
-    """Return the turns of a fine-tuning conversation: sometimes a caption, open questions, lettered questions.
+def conversation(scene: Scene, config: ScenesConfig, rng: random.Random) -> list[tuple[str, str]]:
+    """Return the turns of a fine-tuning conversation: sometimes a caption, open questions, multiple-choice questions.
 
-    Half of the conversations ask first in the open what the first lettered question asks again, so that reading the
-    options can be learnt from the answer already given.
+    Half of the conversations ask first in the open what the first multiple-choice question asks again, so that reading
+    the options can be learnt from the answer already given.
     """
     topics = [(category, about) for category in CATEGORIES for about in range(len(scene.things))]
     rng.shuffle(topics)
@@ -138,9 +140,9 @@ def conversation(scene: Scene, choices: int, rng: random.Random) -> list[tuple[s
         turns.append((question(scene, *other), answer(scene, *other)))
     if rng.random() < _OPEN_FIRST_SHARE:
         turns.append((question(scene, *topics[0]), answer(scene, *topics[0])))
-    for topic in topics[:choices]:
+    for topic in topics[: config.questions]:
         asked = multiple_choice(scene, *topic, letter=rng.choice("ABCD"), rng=rng)
-        turns.append((multiple_choice_prompt(asked.question, asked.options), asked.answer))
+        turns.append(asked.turn(config.answer_form))
     return turns
 
 

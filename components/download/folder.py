@@ -17,15 +17,16 @@ from components.data.conversation import conversation_pairs
 from components.download import layout
 from components.download.config import FolderConfig
 from components.download.dataset import question_row
-from components.download.multiple_choice import MultipleChoice, ask, balanced_letters, multiple_choice_prompt
+from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
 from components.errors import InputError
+from components.stage.manifest import MANIFEST_NAME
 from components.stage.progress import Progress
 from components.storage.atomic import write_json
 
 QUESTION = "Which caption describes the picture?"
 OPTIONS = 4
 
-_OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION}
+_OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION, MANIFEST_NAME}
 _SHOWN_REJECTS = 3
 
 
@@ -118,14 +119,18 @@ def _open_zip(path: Path) -> tuple[zipfile.ZipFile, set[str]]:
             continue
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if ".." in parts or (parts and (parts[0] == "/" or ":" in parts[0])):
-            raise InputError(f"{path} holds {member.filename!r}, which would lie outside its folder. Build the zip again.")
+            raise InputError(
+                f"{path} holds {member.filename!r}, which would lie outside its folder. Build the zip again."
+            )
         if member.flag_bits & 0x1:
             raise InputError(f"{path} is encrypted ({member.filename}). Unpack it and zip it without a password.")
         names.add(member.filename)
     return archive, names
 
 
-def write_folder(source: Path, config: FolderConfig, seed: int, name: str, folder: Path, progress: Progress) -> dict[str, Any]:
+def write_folder(
+    source: Path, config: FolderConfig, seed: int, name: str, folder: Path, progress: Progress
+) -> dict[str, Any]:
     """Write a raw dataset folder from a user's folder.
 
     Args:
@@ -156,7 +161,9 @@ def write_folder(source: Path, config: FolderConfig, seed: int, name: str, folde
         else:
             held_out, broken = _choose_held_out(annotations, usable, pictures, config.held_out_pictures, seed)
             rejects += [
-                Reject(annotations.name, item.row, item.identifier, broken[item.image]) for item in usable if item.image in broken
+                Reject(annotations.name, item.row, item.identifier, broken[item.image])
+                for item in usable
+                if item.image in broken
             ]
             usable = [item for item in usable if item.image not in broken]
             _check_rejects(annotations, rejects, total, config.max_reject_share)
@@ -164,14 +171,19 @@ def write_folder(source: Path, config: FolderConfig, seed: int, name: str, folde
             rule = f"{len(held_out)} pictures chosen at random (seed {seed}); no training entry uses them"
         training = [item for item in usable if item.image not in held_out]
         if not training:
-            raise InputError(f"{annotations}: no entry is left for training after holding out {len(held_out)} pictures.")
+            raise InputError(
+                f"{annotations}: no entry is left for training after holding out {len(held_out)} pictures."
+            )
         facts = {"pretrain_entries": layout.write_list(folder / layout.PRETRAIN, map(_captioning_entry, training))}
         used = {item.image for item in training} | held_out
+        entries: Iterable[layout.Entry]
         if (source / layout.SFT).is_file():
-            entries = _given_conversations(source / layout.SFT, pictures, held_out, rejects, config.max_reject_share)
-            used.update(item["image"] for item in entries if "image" in item)
+            entries = given = _given_conversations(
+                source / layout.SFT, pictures, held_out, rejects, config.max_reject_share
+            )
+            used.update(item["image"] for item in given if "image" in item)
         else:
-            entries = _derived_conversations(training, seed)
+            entries = _derived_conversations(training, seed, config.answer_form)
         facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
         _provide_pictures(pictures, sorted(used), folder / layout.PICTURES, progress)
     finally:
@@ -207,13 +219,17 @@ def _find_annotations(source: Path) -> Path:
             f"{source} has no annotations: expected one JSON file with a list of entries, such as blip_laion_cc_sbu_558k.json."
         )
     names = ", ".join(path.name for path in found)
-    raise InputError(f"{source} has several JSON files ({names}): leave only the captions there (and {layout.SFT} if you have it).")
+    raise InputError(
+        f"{source} has several JSON files ({names}): leave only the captions there (and {layout.SFT} if you have it)."
+    )
 
 
 def _own_evaluation(source: Path) -> bool:
     there = [name for name in (layout.CAPTIONING, layout.MULTIPLE_CHOICE) if (source / name).is_file()]
     if len(there) == 1:
-        raise InputError(f"{source} has {there[0]} alone: give both {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}, or neither.")
+        raise InputError(
+            f"{source} has {there[0]} alone: give both {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}, or neither."
+        )
     return bool(there)
 
 
@@ -354,7 +370,9 @@ def _copy_evaluation(source: Path, folder: Path, pictures: Pictures) -> set[str]
     try:
         truth = json.loads(path.read_bytes())
         named = [(item, "file_name") for item in truth["images"]]
-        rows = [json.loads(line) for line in (source / layout.MULTIPLE_CHOICE).read_bytes().splitlines() if line.strip()]
+        rows = [
+            json.loads(line) for line in (source / layout.MULTIPLE_CHOICE).read_bytes().splitlines() if line.strip()
+        ]
         named += [(row, "image") for row in rows]
         for item, key in named:
             found = pictures.find(item[key])
@@ -398,7 +416,7 @@ def _given_conversations(
     return kept
 
 
-def _derived_conversations(training: list[Captioned], seed: int) -> Iterator[layout.Entry]:
+def _derived_conversations(training: list[Captioned], seed: int, form: AnswerForm) -> Iterator[layout.Entry]:
     """Yield the caption conversation of every entry, followed by a multiple-choice question about its caption."""
     rng = random.Random(f"{seed}/sft")
     captions = _Captions(item.caption for item in training)
@@ -407,8 +425,7 @@ def _derived_conversations(training: list[Captioned], seed: int) -> Iterator[lay
         true.setdefault(item.image, set()).add(item.caption)
     for item, letter in zip(training, balanced_letters(len(training), OPTIONS, rng), strict=True):
         asked = captions.ask(item.caption, true[item.image], letter, rng)
-        prompt = multiple_choice_prompt(asked.question, asked.options)
-        yield layout.entry(item.identifier, item.image, [(item.prompt, item.caption), (prompt, asked.answer)])
+        yield layout.entry(item.identifier, item.image, [(item.prompt, item.caption), asked.turn(form)])
 
 
 def _provide_pictures(pictures: Pictures, used: list[str], target: Path, progress: Progress) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.storage.atomic import open_atomic
+from components.storage.atomic import open_atomic, write_text
 
 PICTURES = "images.zip"
 PRETRAIN = "pretrain.json"
@@ -60,11 +60,9 @@ def write_list(path: Path, items: Iterable[Any]) -> int:
 
 def write_lines(path: Path, items: Iterable[Any]) -> int:
     """Write JSON lines and return how many."""
-    count = 0
-    with open_atomic(path, "w") as stream:
-        for count, item in enumerate(items, start=1):
-            stream.write(_line(item) + "\n")
-    return count
+    lines = [_line(item) + "\n" for item in items]
+    write_text(path, "".join(lines))
+    return len(lines)
 
 
 def _line(item: Any) -> str:

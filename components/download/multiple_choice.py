@@ -3,9 +3,16 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 LETTERS = "ABCDEFGHIJ"
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
+
+AnswerForm = Literal["letter", "text"]
+
+INSTRUCTIONS: dict[AnswerForm, str] = {
+    "letter": "Answer with the option's letter from the given choices directly.",
+    "text": "Answer with the text of the right option.",
+}
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,18 @@ class MultipleChoice:
     options: tuple[str, ...]
     answer: str
 
+    def turn(self, form: AnswerForm) -> tuple[str, str]:
+        """Return the human turn and the right answer to it."""
+        answer = self.answer if form == "letter" else self.options[LETTERS.index(self.answer)]
+        return multiple_choice_prompt(self.question, self.options, form), answer
 
-def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
+
+def multiple_choice_prompt(question: str, options: Sequence[str], form: AnswerForm = "letter") -> str:
     """Return the text that is put to the model: question, one `(A) ...` line per option, instruction.
 
-    The format is that of the MMMU benchmark as the reference recipe uses it.
+    The form "letter" is that of the MMMU benchmark as the reference recipe uses it. "text" is for models that are
+    too small to look a letter up: which letter stands before a text takes a two-step circuit that a model of a few
+    million parameters does not form within minutes.
 
     Raises:
         ValueError: There are more options than letters.
@@ -34,7 +48,7 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
     if len(options) > len(LETTERS):
         raise ValueError(f"{len(options)} options, but letters for only {len(LETTERS)}")
     lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return "\n".join([question, *lines]) + f"\n\n{INSTRUCTION}"
+    return "\n".join([question, *lines]) + f"\n\n{INSTRUCTIONS[form]}"
 
 
 def ask(question: str, right: str, wrong: Sequence[str], letter: str, rng: random.Random) -> MultipleChoice:

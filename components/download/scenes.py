@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,12 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 SIZES = ("small", "large")
-RELATIONS = {"to the left of": "to the right of", "to the right of": "to the left of", "above": "below", "below": "above"}
+RELATIONS = {
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "above": "below",
+    "below": "above",
+}
 POSITIONS = {
     "on the left": (0.25, 0.5),
     "on the right": (0.75, 0.5),
@@ -115,7 +121,13 @@ def held_out_combinations(seed: int, share: float) -> frozenset[str]:
         Combinations as `Scene.combination` names them.
     """
     rng = random.Random(f"{seed}/held-out")
-    single = [f"{size} {colour} {shape} {place}" for size in SIZES for colour in COLOURS for shape in SHAPES for place in POSITIONS]
+    single = [
+        f"{size} {colour} {shape} {place}"
+        for size in SIZES
+        for colour in COLOURS
+        for shape in SHAPES
+        for place in POSITIONS
+    ]
     pairs = sorted(itertools.product(COLOURS, SHAPES))
     double = [_together(a, b) for a, b in itertools.combinations(pairs, 2) if a[0] != b[0] and a[1] != b[1]]
     return frozenset(rng.sample(single, round(share * len(single))) + rng.sample(double, round(share * len(double))))
@@ -211,7 +223,7 @@ def _cover(thing: Thing, side: int) -> tuple[int, int, np.ndarray]:
 def _outline(pen: ImageDraw.ImageDraw, thing: Thing, side: int, left: int, top: int) -> None:
     """Fill the thing's shape with 255 in a mask that begins at pixel (left, top)."""
 
-    def place(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    def place(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         cosine, sine = math.cos(thing.angle), math.sin(thing.angle)
         return [
             (
@@ -224,7 +236,7 @@ def _outline(pen: ImageDraw.ImageDraw, thing: Thing, side: int, left: int, top: 
     if thing.shape == "circle":
         pen.polygon(place([_polar(0.92, turn / 48) for turn in range(48)]), fill=255)
     elif thing.shape == "cross":
-        for bar in ([(-1, -0.32), (1, -0.32), (1, 0.32), (-1, 0.32)], [(-0.32, -1), (0.32, -1), (0.32, 1), (-0.32, 1)]):
+        for bar in _BARS:
             pen.polygon(place(bar), fill=255)
     elif thing.shape == "heart":
         pen.polygon(place([_heart(turn / 64) for turn in range(64)]), fill=255)
@@ -243,6 +255,10 @@ def _heart(turn: float) -> tuple[float, float]:
     return x / 16, -(y + 2.5) / 15
 
 
+_BARS = [
+    [(-1.0, -0.32), (1.0, -0.32), (1.0, 0.32), (-1.0, 0.32)],
+    [(-0.32, -1.0), (0.32, -1.0), (0.32, 1.0), (-0.32, 1.0)],
+]
 _CORNERS = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0.0, -1.0), (1.0, 0.8), (-1.0, 0.8)],

@@ -73,4 +73,6 @@ def check_lock(folder: Path, expected: Mapping[str, str], setting: str) -> None:
             raise InputError(f"{setting} names {name}, but {path} does not exist.")
         found = sha256_file(path)
         if found != digest.lower():
-            raise InputError(f"{path} has SHA-256 {found}, {setting} expects {digest}. Is it complete, and the right version?")
+            raise InputError(
+                f"{path} has SHA-256 {found}, {setting} expects {digest}. Is it complete, and the right version?"
+            )

@@ -72,7 +72,9 @@ def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path |
     inputs: dict[str, Path | str] = {"source": config.source if source is None else folder_identity(source)}
     if source is None:
         if raw is None:
-            raise ConfigurationError("weights.source random:// trains its tokenizer on the dataset: a raw dataset is needed.")
+            raise ConfigurationError(
+                "weights.source random:// trains its tokenizer on the dataset: a raw dataset is needed."
+            )
         inputs["raw"] = raw
 
     def body(work: StageWork) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def _model_files(folder: Path, required: tuple[str, ...]) -> list[Path]:
     for path in index:
         missing = _indexed(path) - {weight.name for weight in weights}
         if missing:
-            raise InputError(f"{folder} lacks {', '.join(sorted(missing))}, which {_INDEX} names. Download the model again.")
+            raise InputError(
+                f"{folder} lacks {', '.join(sorted(missing))}, which {_INDEX} names. Download the model again."
+            )
     optional = [folder / name for name in _OPTIONAL if (folder / name).is_file()]
     return [*(folder / name for name in required), *weights, *index, *optional]
 

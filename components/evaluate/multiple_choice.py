@@ -52,13 +52,41 @@ def parse_choice(text: str, options: Sequence[str], *, sample_id: str, seed: int
         last = _last_hit(answer.lower(), [(letter, option) for letter, option in texts if option])
     if last is not None:
         return Choice(last, parsed=True)
-    digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
-    return Choice(letters[int.from_bytes(digest[:8]) % len(letters)], parsed=False)
+    return _stand_in(options, sample_id, seed)
+
+
+def parse_option_text(text: str, options: Sequence[str], *, sample_id: str, seed: int = 0) -> Choice:
+    """Read the chosen option from an answer that gives its text.
+
+    The whole answer must be an option's text, whatever the case and the punctuation around it. Anything else is
+    unreadable: a text that merely contains an option may deny it.
+
+    Args:
+        text: The answer.
+        options: Texts of options A, B, ...
+        sample_id: With `seed`, decides the letter that stands for an unreadable answer.
+        seed: See `sample_id`.
+    """
+    answer = _bare(text)
+    for letter, option in zip(LETTERS, options, strict=False):
+        if answer and answer == _bare(option):
+            return Choice(letter, parsed=True)
+    return _stand_in(options, sample_id, seed)
 
 
 def best_constant_letter(answers: Sequence[str]) -> str:
     """Return the letter that is right most often, the first of equals: the best answer that never looks."""
     return max(sorted(set(answers)), key=list(answers).count)
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split()).strip(_PUNCTUATION + " ").casefold()
+
+
+def _stand_in(options: Sequence[str], sample_id: str, seed: int) -> Choice:
+    """Return the letter that stands for an unreadable answer: any of them, and the same one in every run."""
+    digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
+    return Choice(LETTERS[int.from_bytes(digest[:8]) % len(options)], parsed=False)
 
 
 def _last_hit(answer: str, patterns: Sequence[tuple[str, str]]) -> str | None:

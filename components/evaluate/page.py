@@ -23,7 +23,7 @@ LABELS = {
     "constant": "Best constant answer",
     "chance": "Guessing",
 }
-TITLES = {"captioning": "Captioning", "multiple_choice": "Multiple choice"}
+TITLES = {"captioning": "Captioning", "multiple_choice": "Multiple choice", "multiple_choice_text": "Multiple choice"}
 
 _FULL_SCALE = 100.0
 

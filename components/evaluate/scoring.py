@@ -12,7 +12,7 @@ from components.evaluate.captioning import CaptionScorer, best_constant_caption,
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.intervals import Resamples, Statistic, mean_statistic, percentile_interval, wilson_interval
 from components.evaluate.java import find_java
-from components.evaluate.multiple_choice import Choice, best_constant_letter, parse_choice
+from components.evaluate.multiple_choice import Choice, best_constant_letter, parse_choice, parse_option_text
 from components.evaluate.samples import Answer
 from components.evaluate.scores import CategoryScore, Measure
 from components.evaluate.tokenization import PTB, WORDS, tokenise
@@ -101,9 +101,10 @@ def score_choices(
     config: EvaluateConfig, task: Task, samples: Sequence[HeldOutSample], texts: Mapping[str, Sequence[str]], raw: Path
 ) -> Scored:
     """Score multiple-choice answers; arguments as in `score_captions`, of which the dataset folder is not needed."""
+    parse = parse_option_text if task.prompt.answer == "text" else parse_choice
     choices = {
         name: [
-            parse_choice(text, sample.options, sample_id=sample.id, seed=config.seed)
+            parse(text, sample.options, sample_id=sample.id, seed=config.seed)
             for text, sample in zip(answers, samples, strict=True)
         ]
         for name, answers in texts.items()

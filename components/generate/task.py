@@ -31,6 +31,7 @@ class TaskPrompt(BaseModel):
         format: "plain" (the picture alone, as in pretraining; takes no words) or "instruct" (Mistral's turns).
         template: The human turn. Multiple choice fills in `{question}` and `{options}`.
         option: One line of `{options}`: `{letter}` and `{text}`.
+        answer: Multiple choice: what the template asks for and the parser reads, the option's "letter" or its "text".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +39,7 @@ class TaskPrompt(BaseModel):
     format: Literal["plain", "instruct"]
     template: str = ""
     option: str = "({letter}) {text}"
+    answer: Literal["letter", "text"] = "letter"
 
 
 class Task(BaseModel):

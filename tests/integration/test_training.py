@@ -157,7 +157,9 @@ def test_terminated_saves_says_so_and_goes_on_exactly(
     assert _curve(tmp_path) == _curve(uninterrupted)
 
 
-@pytest.mark.parametrize(("processes", "tensor_parallel"), [(2, 2), (2, 1)], ids=["tensor parallel 2", "data parallel 2"])
+@pytest.mark.parametrize(
+    ("processes", "tensor_parallel"), [(2, 2), (2, 1)], ids=["tensor parallel 2", "data parallel 2"]
+)
 def test_parallel_layouts_give_the_same_losses(
     chain: Chain, without_dropout: Path, tmp_path: Path, processes: int, tensor_parallel: int
 ) -> None:
@@ -194,7 +196,15 @@ def test_it_learns(uninterrupted: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_frozen_parts_stay_bit_for_bit_and_the_projector_moves(chain: Chain, tmp_path: Path, precision: str) -> None:
     folder = _train(
-        chain, tmp_path, 1, 1, train_language=False, train_vision=False, iterations=4, save_interval=2, precision=precision
+        chain,
+        tmp_path,
+        1,
+        1,
+        train_language=False,
+        train_vision=False,
+        iterations=4,
+        save_interval=2,
+        precision=precision,
     )
     before, after = _weights(chain.model), _weights(folder)
     frozen = [name for name in before if not name.startswith("vision_projection.")]

@@ -317,7 +317,9 @@ def test_no_annotations(tmp_path: Path) -> None:
         download(tmp_path / "data", tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("[{", "is not JSON"), ("{}", "must hold a list"), ("[]", "must hold a list")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("[{", "is not JSON"), ("{}", "must hold a list"), ("[]", "must hold a list")]
+)
 def test_annotations_of_another_form(text: str, message: str, source: Path, tmp_path: Path) -> None:
     (source / "blip_laion_cc_sbu_558k.json").write_text(text)
     with pytest.raises(InputError, match=message):

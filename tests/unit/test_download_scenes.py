@@ -16,7 +16,7 @@ from PIL import Image
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, ScenesConfig
 from components.download.dataset import conversation
-from components.download.multiple_choice import INSTRUCTION, LETTERS, ask, balanced_letters, multiple_choice_prompt
+from components.download.multiple_choice import INSTRUCTIONS, LETTERS, ask, balanced_letters, multiple_choice_prompt
 from components.download.scenes import (
     COLOURS,
     RELATIONS,
@@ -98,7 +98,7 @@ def test_questions_are_balanced_and_true_to_form(dataset: Path) -> None:
 
 def test_training_asks_in_the_evaluations_format(dataset: Path) -> None:
     turns = [turn["value"] for entry in load(dataset / "sft.json") for turn in entry["conversations"]]
-    lettered = [turn for turn in turns if turn.endswith(f"\n\n{INSTRUCTION}")]
+    lettered = [turn for turn in turns if turn.endswith(f"\n\n{INSTRUCTIONS['letter']}")]
     assert len(lettered) > 60
     assert all(all(f"\n({letter}) " in turn for letter in "ABCD") for turn in lettered)
 
@@ -178,7 +178,7 @@ def test_the_lettered_option_is_the_answer(seed: int, two_things: bool, category
 
 @given(seed=st.integers(0, 2**32), two_things=st.booleans())
 def test_conversations_are_llava_conversations(seed: int, two_things: bool) -> None:
-    turns = conversation(scene_of(seed, two_things), 3, random.Random(seed))
+    turns = conversation(scene_of(seed, two_things), ScenesConfig(), random.Random(seed))
     assert 3 <= len(turns) <= 6
     assert all(human and reply for human, reply in turns)
 
@@ -196,7 +196,7 @@ def test_a_thing_is_drawn_in_its_colour_where_it_is(seed: int) -> None:
 
 
 def test_prompt_format() -> None:
-    assert multiple_choice_prompt("Which?", ["one", "two"]) == f"Which?\n(A) one\n(B) two\n\n{INSTRUCTION}"
+    assert multiple_choice_prompt("Which?", ["one", "two"]) == f"Which?\n(A) one\n(B) two\n\n{INSTRUCTIONS['letter']}"
 
 
 def test_prompt_refuses_more_options_than_letters() -> None:
