@@ -50,7 +50,11 @@ def train(spec: TrainingSpec) -> bool:
     """
     parallel = initialize(spec.tensor_parallel)
     try:
-        return _Training(spec, parallel).run()
+        training = _Training(spec, parallel)
+        try:
+            return training.run()
+        finally:
+            training.close()
     finally:
         destroy()
 
@@ -64,6 +68,28 @@ class _StepResult:
     tokens: int
     answer_tokens: int
     data_wait_s: float
+
+
+class _Window:
+    """Rates between two rows of metrics; validation and logging are left out.
+
+    Args:
+        counters: Where the window begins.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self._samples, self._tokens = counters.samples, counters.tokens
+        self._start = time.perf_counter()
+        self.data_wait_s = 0.0
+
+    def rates(self, counters: Counters) -> dict[str, float]:
+        """Return samples and tokens per second, and the share of the time that was spent waiting for data."""
+        elapsed = time.perf_counter() - self._start
+        return {
+            "samples_per_s": (counters.samples - self._samples) / elapsed,
+            "tokens_per_s": (counters.tokens - self._tokens) / elapsed,
+            "data_wait_share": self.data_wait_s / elapsed,
+        }
 
 
 class _Training:
@@ -101,31 +127,29 @@ class _Training:
         if progress is not None:
             progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
         batches = self._local_batches()
-        last_log = time.perf_counter()
-        samples_logged, tokens_logged = self.counters.samples, self.counters.tokens
+        window = _Window(self.counters)
         self.model.train()
         # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
         gc.disable()
         while self.counters.step < self.recipe.iterations:
             result = self._step(batches)
             step = self.counters.step
+            window.data_wait_s += result.data_wait_s
             row: dict[str, float] = {}
             if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
-                elapsed, last_log = time.perf_counter() - last_log, time.perf_counter()
                 row = {
                     "loss": result.loss,
                     "learning_rate": self._learning_rate(step),
                     "gradient_norm": result.gradient_norm,
-                    "samples_per_s": (self.counters.samples - samples_logged) / elapsed,
-                    "tokens_per_s": (self.counters.tokens - tokens_logged) / elapsed,
-                    "data_wait_share": result.data_wait_s / elapsed,
                     "consumed_samples": float(self.counters.samples),
+                    **window.rates(self.counters),
                 }
-                samples_logged, tokens_logged = self.counters.samples, self.counters.tokens
             if self._evaluates(step):
                 row["validation_loss"] = self._validation_loss()
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
+            if "loss" in row:
+                window = _Window(self.counters)
             if progress is not None:
                 progress.update(step, loss=result.loss)
             if self._agreed_to_stop():
@@ -137,6 +161,11 @@ class _Training:
                 gc.collect()
         self._finish()
         return True
+
+    def close(self) -> None:
+        """End the loader's worker processes."""
+        if self.loader is not None:
+            self.loader.close()
 
     def _step(self, batches: Iterator[list[PackedBatch]]) -> _StepResult:
         """Consume one global batch and update the weights once."""
