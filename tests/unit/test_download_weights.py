@@ -104,7 +104,6 @@ def test_chat_tokenizer_loads_it(weights: Path) -> None:
     for text in ("a small red circle", "Where?\n(A) above\n\nAnswer", "naïve 日本 \U0001f600"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode("circle")) == len(tokenizer.encode("a circle")) - 1 == 1
-    assert len(tokenizer.encode("B")) == 1
     assert tokenizer.encode("[INST]") != [tokenizer.inst]
 
 
