@@ -47,7 +47,7 @@ POSITIONS = {
 _POSITION_WORDS = dict(zip(POSITIONS, ("left", "right", "top", "bottom", "middle"), strict=True))
 _RELATION_WORDS = dict(zip(RELATIONS, ("left", "right", "above", "below"), strict=True))
 
-_RADIUS = {"small": (0.11, 0.13), "large": (0.19, 0.22)}
+_RADIUS = {"small": (0.14, 0.16), "large": (0.21, 0.23)}
 _SUPERSAMPLING = 3
 _JPEG_QUALITY = 92
 _GRAIN = 3.0
@@ -162,7 +162,7 @@ def _any_scene(rng: random.Random, two_things: bool) -> Scene:
         x, y = POSITIONS[place]
         centres = [(x + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.04, 0.04))]
     things = tuple(_thing(rng, *attributes) for attributes in zip(colours, shapes, centres, strict=False))
-    level = rng.choice((rng.randint(15, 75), rng.randint(175, 235)))
+    level = rng.randint(175, 235)
     top_left, top_right, bottom_left, bottom_right = (min(255, max(0, level + rng.randint(-18, 18))) for _ in range(4))
     tint = (rng.randint(-6, 6), rng.randint(-6, 6), rng.randint(-6, 6))
     return Scene(things, place, (top_left, top_right, bottom_left, bottom_right), tint, rng.getrandbits(32))
