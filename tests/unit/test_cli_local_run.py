@@ -20,7 +20,7 @@ from rich.console import Console
 from pipelines.display import duration, follow, free_port, locations, what
 from pipelines.local_run import execute
 from pipelines.processes import marked_processes
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, find_run, new_run
+from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, find_run, new_run, stage_names
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,11 @@ def prepared(workspace: Path, pipeline: BaseComponent) -> RunFolder:
     run = new_run(workspace, "Test run!")
     compiler.Compiler().compile(pipeline, str(run.path / PACKAGE_NAME))
     run.update_record(
-        preset="test", started=datetime.datetime.now(datetime.UTC).isoformat(), state="running", pid=os.getpid()
+        preset="test",
+        stages=stage_names("captioning", "multiple_choice"),
+        started=datetime.datetime.now(datetime.UTC).isoformat(),
+        state="running",
+        pid=os.getpid(),
     )
     return run
 
