@@ -183,6 +183,7 @@ def wait_for(probe: Callable[[], T | None], seconds: float = 60) -> T:
 
 def test_live_display_shows_every_stage(tmp_path: Path) -> None:
     run = new_run(tmp_path, "live")
+    run.update_record(stages=stage_names("captioning", "multiple_choice"))
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
