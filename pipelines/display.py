@@ -1,6 +1,7 @@
 """What a person sees of a local run: a live table in a terminal, plain lines elsewhere, a summary at the end."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def print_summary(run: RunFolder, console: Console) -> None:
     times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
     if reused:
         times.append(f"{reused} stages finished before")
-    for label, value in {"stages": ", ".join(times), **locations(run)}.items():
+    for label, value in {"time": duration(run.seconds()), "stages": ", ".join(times), **locations(run)}.items():
         console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -106,10 +107,16 @@ def locations(run: RunFolder) -> dict[str, str]:
     places["log"] = str(run.log)
     uri = run.context().get("tracking_uri", "")
     if uri.startswith("sqlite:"):
-        places["MLflow"] = f"mlflow ui --backend-store-uri {uri} --port {free_port(5000)}"
+        places["MLflow"] = f"{_program('mlflow')} ui --backend-store-uri {uri} --port {free_port(5000)}"
     elif uri:
         places["MLflow"] = uri
     return places
+
+
+def _program(name: str) -> str:
+    """Return how to call a program of this environment from here, activated or not."""
+    path = Path(sys.executable).with_name(name)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def report_path(run: RunFolder) -> Path | None:

@@ -120,6 +120,16 @@ class RunFolder:
             return "interrupted"
         return str(record.get("state", "unknown"))
 
+    def seconds(self) -> float:
+        """Return how long the run took, or has taken until now."""
+        record = self.record()
+        if "started" not in record:
+            return 0.0
+        ended = record.get("ended") or datetime.datetime.now(datetime.UTC).isoformat()
+        return (
+            datetime.datetime.fromisoformat(ended) - datetime.datetime.fromisoformat(record["started"])
+        ).total_seconds()
+
     def stages(self, over: bool = False) -> list[StageRow]:
         """Return the run's stages in DAG order.
 

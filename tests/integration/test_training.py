@@ -27,6 +27,7 @@ from components.training.worker import PREEMPTED_EXIT_CODE
 from tests.integration.conftest import Chain
 
 ITERATIONS = 12
+TORCHRUN_LOG = "torchrun.log"
 RECIPE = {
     "train_language": True,
     "train_vision": True,
@@ -99,7 +100,9 @@ def without_dropout(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> P
 def _start(spec: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["--module", "components.training.worker", str(spec)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    with open(spec.parent / TORCHRUN_LOG, "wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_terminated_saves_says_so_and_goes_on_exactly(
     workers = psutil.Process(process.pid).children()
     workers[0].send_signal(signal.SIGTERM)  # one rank is told, both stop after the same step
     assert process.wait(timeout=60) != 0
-    assert f"exitcode: {PREEMPTED_EXIT_CODE}"
+    assert f"exitcode  : {PREEMPTED_EXIT_CODE}" in (tmp_path / TORCHRUN_LOG).read_text()
     rows = _rows(tmp_path)
     assert rows < ITERATIONS
     assert checkpoints(tmp_path / "training")[-1].name == f"iter_{rows:07d}"

@@ -21,7 +21,7 @@ Captured = pytest.CaptureFixture[str]
 def run(tmp_path: Path) -> RunFolder:
     """A finished run with scores and a report, as the stages leave it."""
     run = new_run(tmp_path, "demo")
-    run.update_record(preset="laptop", started="2026-01-01", state="succeeded", pid=os.getpid())
+    run.update_record(preset="laptop", started="2026-01-01T00:00:00+00:00", state="succeeded", pid=os.getpid())
     run.log.write_text("all output\n")
     write_json(run.path / "context.json", {"tracking_uri": "sqlite:////w/mlflow.db", "mlflow_run_id": "1"})
     for stage, key in (("evaluate/captioning", "aa"), ("report", "bb"), ("pretrain", "cc")):
@@ -98,7 +98,7 @@ def test_unknown_run_lists_those_there_are(run: RunFolder, capsys: Captured) -> 
 
 
 def test_report_of_an_unfinished_run(tmp_path: Path, capsys: Captured) -> None:
-    new_run(tmp_path, "early").update_record(state="failed", started="2026", pid=1)
+    new_run(tmp_path, "early").update_record(state="failed", started="2026-01-01T00:00:00+00:00", pid=1)
     assert main(["report", "--workspace", str(tmp_path)]) == 1
     assert "has no report yet: it is failed" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,7 +222,10 @@ def test_mlflow_command_names_a_free_port(tmp_path: Path) -> None:
         assert free_port(port) > port
     run = new_run(tmp_path, "x")
     (run.path / "context.json").write_text('{"tracking_uri": "sqlite:////w/mlflow.db"}')
-    assert locations(run)["MLflow"].startswith("mlflow ui --backend-store-uri sqlite:////w/mlflow.db --port ")
+    program, _, arguments = locations(run)["MLflow"].partition(" ")
+    assert Path(program).name == "mlflow"
+    assert shutil.which(program)
+    assert arguments.startswith("ui --backend-store-uri sqlite:////w/mlflow.db --port ")
 
 
 def test_runs_of_one_second_get_their_own_folders(tmp_path: Path) -> None:
