@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -86,9 +87,11 @@ def duration(seconds: float) -> str:
 def print_summary(run: RunFolder, console: Console) -> None:
     """Print the scores of a finished run beside their controls, and where the rest lies."""
     rows = run.stages(over=True)
-    scores = [table for row in rows if row.stage.startswith("evaluate") and (table := _score_table(row))]
-    for table in scores:
-        console.print(table)
+    for scores in (found for row in rows if row.stage.startswith("evaluate/") and (found := _scores(row))):
+        console.print(_score_table(scores))
+        for gate in scores.get("gates", []):
+            verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
+            console.print(f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}", highlight=False)
     slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
     reused = sum(row.state == "reused" for row in rows)
     times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
@@ -177,12 +180,17 @@ def _follow_plainly(run: RunFolder, child: Child, say: Callable[[str], None]) ->
         time.sleep(_PLAIN_POLL_S)
 
 
-def _score_table(row: StageRow) -> Table | None:
-    """Return the scores of one task as a table, the controls beside them."""
+def _scores(row: StageRow) -> dict[str, Any] | None:
+    """Return what an evaluation has written, if it has."""
     path = row.folder / "scores.json" if row.folder is not None else None
     if path is None or not path.is_file():
         return None
     scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return scores
+
+
+def _score_table(scores: dict[str, Any]) -> Table:
+    """Return the scores of one task as a table, the controls beside them."""
     controls: dict[str, Any] = scores.get("controls", {})
     title = f"{scores['task']}: {scores['n_scored']} of {scores['n_expected']} scored"
     table = Table(title=title, title_justify="left", title_style="bold")

@@ -24,8 +24,6 @@ SMALL_RUN = [
     "pretrain.recipe.log_interval=2",
     "sft.recipe.iterations=8",
     "generate.captioning.partitions=2",
-    "evaluate.captioning.gates=[]",
-    "evaluate.multiple_choice.gates=[]",
 ]
 
 

@@ -66,8 +66,6 @@ def test_the_dag_takes_real_pictures(dataset: Path, tmp_path: Path) -> None:
         "pretrain.recipe.iterations": "6",
         "pretrain.recipe.save_interval": "6",
         "sft.recipe.iterations": "4",
-        "evaluate.captioning.gates": "[]",
-        "evaluate.multiple_choice.gates": "[]",
     }
     options = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "pipelines.cli", "run", "--workspace", str(tmp_path), *options]
