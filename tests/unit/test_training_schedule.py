@@ -28,10 +28,16 @@ def test_reference_recipe_reaches_peak_after_one_percent_and_ends_at_minimum() -
 
 
 @given(st.integers(1, 500), st.floats(0, 0.99), st.floats(1e-6, 1.0), st.floats(0, 1))
-def test_stays_between_zero_and_peak(iterations: int, warmup: float, peak: float, minimum_share: float) -> None:
+def test_rises_then_falls_between_minimum_and_peak(
+    iterations: int, warmup: float, peak: float, minimum_share: float
+) -> None:
+    minimum = peak * minimum_share
     rates = [
-        learning_rate(step, iterations=iterations, peak=peak, minimum=peak * minimum_share, warmup_fraction=warmup)
+        learning_rate(step, iterations=iterations, peak=peak, minimum=minimum, warmup_fraction=warmup)
         for step in range(1, iterations + 1)
     ]
-    assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates) or minimum_share == 0
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
     assert max(rates) <= peak * (1 + 1e-9)
+    assert min(rates[top:]) >= minimum * (1 - 1e-9)
