@@ -91,7 +91,11 @@ def print_summary(run: RunFolder, console: Console) -> None:
         console.print(_score_table(scores))
         for gate in scores.get("gates", []):
             verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
-            console.print(f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}", highlight=False)
+            console.print(
+                f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}",
+                highlight=False,
+                soft_wrap=True,
+            )
     slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
     reused = sum(row.state == "reused" for row in rows)
     times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
