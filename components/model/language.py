@@ -6,13 +6,12 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
+from components.data.packing import IGNORED_LABEL
 from components.errors import StageError
 from components.model.attention import KeyValueCache, PackedLayout, decoding_layout
 from components.model.config import LanguageConfig
 from components.model.layer_specs import block_submodules
 from components.model.transformer_config import BuildSettings, language_transformer_config
-
-IGNORED_LABEL = -100
 
 
 class LanguageModel(GPTModel):

@@ -17,9 +17,9 @@ from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.context import RunContext
 from components.stage.manifest import Manifest
+from components.tracking.tracker import METRICS_FILE
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_METRICS_FILE = "metrics.jsonl"
 _MOST_POINTS = 400
 _SMOOTHING_SHARE = 25
 
@@ -155,7 +155,7 @@ def _dataset(stages: Sequence[StageRecord]) -> str:
 
 
 def _training(title: str, folder: Path, stages: Sequence[StageRecord]) -> TrainingView:
-    rows = _metric_rows(folder / _METRICS_FILE)
+    rows = _metric_rows(folder / METRICS_FILE)
     loss, validation = _points(rows, "loss"), _points(rows, "validation_loss")
     rate = _points(rows, "learning_rate") or _points(rows, "lr")
     window = max(1, len(loss) // _SMOOTHING_SHARE)

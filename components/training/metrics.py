@@ -9,7 +9,6 @@ from typing import Any
 from components.storage.atomic import write_text
 from components.tracking.tracker import StageTracker
 
-METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "curves.svg"
 
 

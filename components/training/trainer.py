@@ -20,16 +20,16 @@ from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, p
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint import load_model, save_model
-from components.model.config import ModelConfig, read_model_config
+from components.model.config import CHECKPOINT_FOLDER, MODEL_FILE, TOKENIZER_FOLDER, ModelConfig, read_model_config
 from components.model.distributed import ParallelState, destroy, initialize, seed_everything
 from components.model.vlm import Part, build_model, count_parameters
 from components.stage.progress import Progress
 from components.storage.atomic import write_json, write_text
-from components.tracking.tracker import StageTracker, attach
+from components.tracking.tracker import METRICS_FILE, StageTracker, attach
 from components.training.batches import share_batches
 from components.training.checkpoints import Counters, checkpoints, load_checkpoint, save_checkpoint
 from components.training.config import Recipe
-from components.training.metrics import CURVES_NAME, METRICS_NAME, MetricsLog, curves_svg, read_metrics
+from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, read_metrics
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
@@ -65,8 +65,6 @@ class _StepResult:
 
     loss: float
     gradient_norm: float
-    tokens: int
-    answer_tokens: int
     data_wait_s: float
 
 
@@ -104,7 +102,7 @@ class _Training:
         self.device = parallel.device
         self.loads_data = parallel.tensor_rank == 0
         self.config: ModelConfig = read_model_config(spec.model_folder)
-        self.tokenizer = ChatTokenizer.load(spec.model_folder / "tokenizer")
+        self.tokenizer = ChatTokenizer.load(spec.model_folder / TOKENIZER_FOLDER)
         seed_everything(self.recipe.seed)
         self.dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
         self.model = build_model(
@@ -116,7 +114,7 @@ class _Training:
         self.optimizer = self._restore()
         self.tracker = self._attach() if self.rank == 0 else StageTracker()
         self.metrics = (
-            MetricsLog(self.folder / METRICS_NAME, self.counters.step, self.tracker) if self.rank == 0 else None
+            MetricsLog(self.folder / METRICS_FILE, self.counters.step, self.tracker) if self.rank == 0 else None
         )
         self.stop_requested = False
 
@@ -202,7 +200,7 @@ class _Training:
         self.counters.step = step
         self.counters.samples += samples
         self.counters.tokens += tokens
-        return _StepResult(float(loss), norm, tokens, answer_tokens, waited)
+        return _StepResult(float(loss), norm, waited)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.dtype) if len(batch.pixels) else None
@@ -270,7 +268,7 @@ class _Training:
         """Load the starting weights, or everything of the newest training checkpoint."""
         kept = checkpoints(self.folder / TRAINING_FOLDER)
         if not kept:
-            load_model(self.model, self.spec.model_folder / "checkpoint")
+            load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
             return MasterWeightAdamW(self.model, self.recipe)
         optimizer = MasterWeightAdamW(self.model, self.recipe)
         self.counters, loader_state = load_checkpoint(kept[-1], self.model, optimizer)
@@ -287,17 +285,12 @@ class _Training:
 
     def _finish(self) -> None:
         """Write the model folder; the resumable checkpoints have done their work and are removed by the stage."""
-        target = self.folder / "checkpoint"
-        if self.rank == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-        torch.distributed.barrier()
-        save_model(self.model, target)
+        save_model(self.model, self.folder / CHECKPOINT_FOLDER)
         if self.rank != 0:
             return
-        shutil.copytree(self.spec.model_folder / "tokenizer", self.folder / "tokenizer", dirs_exist_ok=True)
-        shutil.copy(self.spec.model_folder / "model.json", self.folder / "model.json")
-        rows = read_metrics(self.folder / METRICS_NAME)
+        shutil.copytree(self.spec.model_folder / TOKENIZER_FOLDER, self.folder / TOKENIZER_FOLDER, dirs_exist_ok=True)
+        shutil.copy(self.spec.model_folder / MODEL_FILE, self.folder / MODEL_FILE)
+        rows = read_metrics(self.folder / METRICS_FILE)
         write_text(self.folder / CURVES_NAME, curves_svg(rows, self.spec.stage))
         write_json(self.folder / SUMMARY_NAME, self._summary(rows))
         self.tracker.log_artifact(self.folder / CURVES_NAME)

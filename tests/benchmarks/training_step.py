@@ -12,16 +12,13 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from components.combine.stage import run_combine
-from components.download.stage import run_download_dataset, run_download_weights
-from components.energon_split.stage import run_energon_split
 from components.launch.config import LaunchConfig
 from components.stage.context import RunContext
-from components.training.metrics import METRICS_NAME, read_metrics
+from components.tracking.tracker import METRICS_FILE
+from components.training.metrics import read_metrics
 from components.training.stage import run_training
-from components.wds_conversion.stage import run_wds_conversion
-from components.weight_conversion.stage import run_weight_conversion
-from pipelines.config import RunConfig, load_preset
+from pipelines.config import load_preset
+from tests.small_chain import prepare
 
 LAYOUTS = {
     "1 process": LaunchConfig(),
@@ -43,12 +40,12 @@ def main() -> None:
     config = load_preset("laptop", [*overrides, "pretrain.recipe.evaluation_interval=0"])
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        dataset, model = _prepare(config, _context(Path(folder)))
+        _, dataset, model = prepare(config, _context(Path(folder)))
         for name, launch in LAYOUTS.items():
             # A run of its own each, or the second layout would reuse what the first one trained.
             training = config.pretrain.model_copy(update={"launch": launch})
             output = run_training(_context(Path(folder) / name.replace(" ", "-")), "pretrain", training, model, dataset)
-            metrics = read_metrics(output.folder / METRICS_NAME)[1:]  # the first row has the warm-up
+            metrics = read_metrics(output.folder / METRICS_FILE)[1:]  # the first row has the warm-up
             speed = statistics.median(row["samples_per_s"] for row in metrics)
             waiting = statistics.median(row["data_wait_share"] for row in metrics)
             rows.append((name, speed, waiting))
@@ -59,17 +56,6 @@ def main() -> None:
 
 def _context(workspace: Path) -> RunContext:
     return RunContext(run_id="benchmark", run_name="benchmark", workspace=workspace)
-
-
-def _prepare(config: RunConfig, context: RunContext) -> tuple[Path, Path]:
-    """Return the dataset folder and the combined model's folder."""
-    raw = run_download_dataset(context, config.data).folder
-    shards = run_wds_conversion(context, config.wds_conversion.pretrain, raw).folder
-    dataset = run_energon_split(context, config.energon_split.pretrain, shards).folder
-    weights = run_download_weights(context, config.weights, raw).folder
-    language = run_weight_conversion(context, config.weight_conversion.language, weights).folder
-    vision = run_weight_conversion(context, config.weight_conversion.vision, weights).folder
-    return dataset, run_combine(context, config.combine, language, vision).folder
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from components.errors import StageError
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local, terminate_tree
+from components.tracking.tracker import METRICS_FILE
 from components.training.checkpoints import checkpoints
 from components.training.config import Recipe
-from components.training.metrics import METRICS_NAME, read_metrics
+from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.worker import PREEMPTED_EXIT_CODE
 from tests.integration.conftest import Chain
@@ -72,7 +73,7 @@ def _train(chain: Chain, folder: Path, processes: int = 2, tensor_parallel: int 
 def _curve(folder: Path) -> list[tuple[float, ...]]:
     """Return what must be equal in an interrupted run: everything but times."""
     keys = ("step", "loss", "gradient_norm", "learning_rate", "consumed_samples", "validation_loss")
-    return [tuple(row[key] for key in keys if key in row) for row in read_metrics(folder / METRICS_NAME)]
+    return [tuple(row[key] for key in keys if key in row) for row in read_metrics(folder / METRICS_FILE)]
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +82,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _rows(folder: Path) -> int:
-    path = folder / METRICS_NAME
+    path = folder / METRICS_FILE
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
@@ -167,7 +168,7 @@ def test_parallel_layouts_give_the_same_losses(
     chain: Chain, without_dropout: Path, tmp_path: Path, processes: int, tensor_parallel: int
 ) -> None:
     folder = _train(chain, tmp_path, processes, tensor_parallel)
-    rows, expected = read_metrics(folder / METRICS_NAME), read_metrics(without_dropout / METRICS_NAME)
+    rows, expected = read_metrics(folder / METRICS_FILE), read_metrics(without_dropout / METRICS_FILE)
     assert [row["consumed_samples"] for row in rows] == [row["consumed_samples"] for row in expected]
     if tensor_parallel == 2:  # data-parallel ranks draw other samples; only their number is the same
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=2e-4)
@@ -187,12 +188,12 @@ def test_training_goes_on_at_another_tensor_parallel_size(
     _wait_for_rows(tmp_path, 7)
     terminate_tree(process.pid, grace_s=0)
     folder = _train(chain, tmp_path, processes=1, tensor_parallel=1)
-    losses = [row["loss"] for row in read_metrics(folder / METRICS_NAME)]
-    assert losses == pytest.approx([row["loss"] for row in read_metrics(without_dropout / METRICS_NAME)], abs=2e-4)
+    losses = [row["loss"] for row in read_metrics(folder / METRICS_FILE)]
+    assert losses == pytest.approx([row["loss"] for row in read_metrics(without_dropout / METRICS_FILE)], abs=2e-4)
 
 
 def test_it_learns(uninterrupted: Path) -> None:
-    losses = [row["loss"] for row in read_metrics(uninterrupted / METRICS_NAME)]
+    losses = [row["loss"] for row in read_metrics(uninterrupted / METRICS_FILE)]
     assert losses[-1] < losses[0] - 0.5
 
 
