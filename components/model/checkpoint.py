@@ -1,6 +1,7 @@
 """Distributed checkpoints of megatron-core: written at one tensor-parallel size, read at any other."""
 
 import contextlib
+import pickle
 import queue
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -22,7 +24,18 @@ from components.errors import InputError, StageError
 ShardedStateDict = dict[str, Any]
 PretrainedPart = Literal["language", "vision"]
 
-_PART_PREFIXES: dict[PretrainedPart, str] = {"language": "language_model.", "vision": "vision_model."}
+PART_PREFIXES: dict[PretrainedPart, str] = {"language": "language_model.", "vision": "vision_model."}
+
+_LOAD_ERRORS = (
+    CheckpointException,
+    CheckpointingException,
+    OSError,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -65,14 +78,14 @@ def load_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
     Raises:
         InputError: As in `load_model`.
     """
-    prefix = _PART_PREFIXES[part]
+    prefix = PART_PREFIXES[part]
     loaded = load_sharded(sharded_parameters(module, prefix), folder)
     fill_parameters(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
 
 
 def save_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
     """Write one part of a model as its own checkpoint, under the names that it has within the whole model."""
-    save_sharded(sharded_parameters(module, _PART_PREFIXES[part]), folder)
+    save_sharded(sharded_parameters(module, PART_PREFIXES[part]), folder)
 
 
 def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
@@ -90,12 +103,13 @@ def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
     return kept
 
 
-def save_sharded(state: ShardedStateDict, folder: Path) -> None:
+def save_sharded(state: ShardedStateDict, folder: Path, strategy: SaveShardedStrategy | None = None) -> None:
     """Write any sharded state dict (a model's, an optimizer's); all ranks call it.
 
     Args:
         state: Sharded tensors and objects, and common values that are equal on all ranks.
         folder: A new or empty folder; the first rank clears what an interrupted save has left.
+        strategy: How the tensors are written; None for megatron-core's own way.
 
     Raises:
         StageError: Writing failed.
@@ -106,7 +120,7 @@ def save_sharded(state: ShardedStateDict, folder: Path) -> None:
     torch.distributed.barrier()
     try:
         with _synchronous_save():
-            dist_checkpointing.save(state, str(folder))
+            dist_checkpointing.save(state, str(folder), sharded_strategy=strategy)
     except (CheckpointException, CheckpointingException) as error:
         free = shutil.disk_usage(folder).free
         raise StageError(
@@ -114,12 +128,13 @@ def save_sharded(state: ShardedStateDict, folder: Path) -> None:
         ) from error
 
 
-def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
+def load_sharded(state: ShardedStateDict, folder: Path, *, part_only: bool = False) -> dict[str, Any]:
     """Read a checkpoint into the layout of `state`, strictly; all ranks call it.
 
     Args:
         state: The sharded state dict of freshly built objects: says which part this rank needs.
         folder: The checkpoint folder itself.
+        part_only: `state` asks for some of the stored tensors; the rest is not read.
 
     Returns:
         The state dict with plain tensors.
@@ -127,15 +142,29 @@ def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: The folder is no checkpoint, is damaged, or its names or shapes differ from `state`.
     """
-    if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
-        raise InputError(
-            f"{folder} is not a finished megatron-core checkpoint: metadata.json is missing or of another kind."
-        )
+    _check_finished(folder)
+    strict = StrictHandling.ASSUME_OK_UNEXPECTED if part_only else StrictHandling.RAISE_ALL
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
-    except (CheckpointException, CheckpointingException, OSError, RuntimeError, KeyError, ValueError) as error:
+        loaded: dict[str, Any] = dist_checkpointing.load(
+            state, str(folder), strict=strict, validate_access_integrity=not part_only
+        )
+    except _LOAD_ERRORS as error:
         raise InputError(f"The checkpoint {folder} is damaged or does not fit the model: {error}") from error
     return loaded
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and whole shape of every tensor of a checkpoint, without reading any.
+
+    Raises:
+        InputError: The folder is no checkpoint, or its metadata is damaged.
+    """
+    _check_finished(folder)
+    try:
+        stored = dist_checkpointing.serialization.load_tensors_metadata(str(folder))
+    except _LOAD_ERRORS as error:
+        raise InputError(f"The metadata of the checkpoint {folder} is damaged: {error}") from error
+    return {name: tuple(tensor.global_shape) for name, tensor in stored.items()}
 
 
 def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
@@ -148,16 +177,18 @@ def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
     Raises:
         InputError: A parameter is missing, or a tensor has no parameter.
     """
-    """Put tensors that `load_sharded` read into a module.
-
-    Raises:
-        InputError: A parameter is missing, or a tensor has no place.
-    """
     result = module.load_state_dict(loaded, strict=False)
     missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
     unexpected = [name for name in result.unexpected_keys if not name.endswith("_extra_state")]
     if missing or unexpected:
         raise InputError(f"The checkpoint does not fit the model: missing {missing}, unexpected {unexpected}.")
+
+
+def _check_finished(folder: Path) -> None:
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
+        raise InputError(
+            f"{folder} is not a finished megatron-core checkpoint: metadata.json is missing or of another kind."
+        )
 
 
 @contextlib.contextmanager
