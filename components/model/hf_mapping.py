@@ -49,7 +49,7 @@ def language_rules(config: LanguageConfig) -> list[TensorRule]:
     """Return the rules of a Mistral or Llama model, one per parameter."""
     rules = [
         _padded_rows("embedding.word_embeddings.weight", "model.embed_tokens.weight", config),
-        _same("decoder.final_layernorm.weight", "model.norm.weight"),
+        same("decoder.final_layernorm.weight", "model.norm.weight"),
     ]
     if not config.tied_embeddings:
         rules.append(_padded_rows("output_layer.weight", "lm_head.weight", config))
@@ -57,21 +57,21 @@ def language_rules(config: LanguageConfig) -> list[TensorRule]:
         target, source = f"decoder.layers.{layer}", f"model.layers.{layer}"
         projections = tuple(f"{source}.self_attn.{name}_proj.weight" for name in "qkv")
         rules += [
-            _same(f"{target}.input_layernorm.weight", f"{source}.input_layernorm.weight"),
-            _attention_input(
+            same(f"{target}.input_layernorm.weight", f"{source}.input_layernorm.weight"),
+            attention_input(
                 f"{target}.self_attention.linear_qkv.weight",
                 projections,
                 heads=config.num_attention_heads,
                 groups=config.num_query_groups,
                 width=config.kv_channels,
             ),
-            _same(f"{target}.self_attention.linear_proj.weight", f"{source}.self_attn.o_proj.weight"),
-            _same(f"{target}.pre_mlp_layernorm.weight", f"{source}.post_attention_layernorm.weight"),
+            same(f"{target}.self_attention.linear_proj.weight", f"{source}.self_attn.o_proj.weight"),
+            same(f"{target}.pre_mlp_layernorm.weight", f"{source}.post_attention_layernorm.weight"),
             _stacked(
                 f"{target}.mlp.linear_fc1.weight",
                 (f"{source}.mlp.gate_proj.weight", f"{source}.mlp.up_proj.weight"),
             ),
-            _same(f"{target}.mlp.linear_fc2.weight", f"{source}.mlp.down_proj.weight"),
+            same(f"{target}.mlp.linear_fc2.weight", f"{source}.mlp.down_proj.weight"),
         ]
     return rules
 
@@ -98,15 +98,15 @@ def vision_rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
             lambda sources: sources[0].view(1, 1, -1),
             lambda parameter: [parameter.flatten()],
         ),
-        _same("conv1.weight", f"{prefix}embeddings.patch_embedding.weight"),
-        _same("position_embeddings.weight", f"{prefix}embeddings.position_embedding.weight"),
-        *_same_affine("ln_pre", f"{prefix}pre_layrnorm"),  # the source's own spelling
+        same("conv1.weight", f"{prefix}embeddings.patch_embedding.weight"),
+        same("position_embeddings.weight", f"{prefix}embeddings.position_embedding.weight"),
+        *same_affine("ln_pre", f"{prefix}pre_layrnorm"),  # the source's own spelling
     ]
     for layer in range(config.built_layers):
         target, source = f"decoder.layers.{layer}", f"{prefix}encoder.layers.{layer}"
         for kind in ("weight", "bias"):
             rules.append(
-                _attention_input(
+                attention_input(
                     f"{target}.self_attention.linear_qkv.{kind}",
                     tuple(f"{source}.self_attn.{name}_proj.{kind}" for name in "qkv"),
                     heads=config.num_attention_heads,
@@ -115,11 +115,11 @@ def vision_rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
                 )
             )
         rules += [
-            *_same_affine(f"{target}.input_layernorm", f"{source}.layer_norm1"),
-            *_same_affine(f"{target}.self_attention.linear_proj", f"{source}.self_attn.out_proj"),
-            *_same_affine(f"{target}.pre_mlp_layernorm", f"{source}.layer_norm2"),
-            *_same_affine(f"{target}.mlp.linear_fc1", f"{source}.mlp.fc1"),
-            *_same_affine(f"{target}.mlp.linear_fc2", f"{source}.mlp.fc2"),
+            *same_affine(f"{target}.input_layernorm", f"{source}.layer_norm1"),
+            *same_affine(f"{target}.self_attention.linear_proj", f"{source}.self_attn.out_proj"),
+            *same_affine(f"{target}.pre_mlp_layernorm", f"{source}.layer_norm2"),
+            *same_affine(f"{target}.mlp.linear_fc1", f"{source}.mlp.fc1"),
+            *same_affine(f"{target}.mlp.linear_fc2", f"{source}.mlp.fc2"),
         ]
     return rules
 
@@ -150,12 +150,14 @@ def drop_reason(name: str, drops: Iterable[DropRule]) -> str | None:
     return next((drop.reason for drop in drops if re.fullmatch(drop.pattern, name)), None)
 
 
-def _same(target: str, source: str) -> TensorRule:
+def same(target: str, source: str) -> TensorRule:
+    """Return the rule of a parameter that is a source tensor as it is."""
     return TensorRule(target, (source,), lambda sources: sources[0], lambda parameter: [parameter])
 
 
-def _same_affine(target: str, source: str) -> list[TensorRule]:
-    return [_same(f"{target}.{kind}", f"{source}.{kind}") for kind in ("weight", "bias")]
+def same_affine(target: str, source: str) -> list[TensorRule]:
+    """Return the rules of a weight and a bias that are source tensors as they are."""
+    return [same(f"{target}.{kind}", f"{source}.{kind}") for kind in ("weight", "bias")]
 
 
 def _stacked(target: str, sources: tuple[str, ...]) -> TensorRule:
@@ -176,7 +178,7 @@ def _padded_rows(target: str, source: str, config: LanguageConfig) -> TensorRule
     return TensorRule(target, (source,), join, lambda parameter: [parameter[:rows]])
 
 
-def _attention_input(target: str, sources: tuple[str, ...], heads: int, groups: int, width: int) -> TensorRule:
+def attention_input(target: str, sources: tuple[str, ...], heads: int, groups: int, width: int) -> TensorRule:
     """Query, key and value projections, interleaved per group: the group's queries, its key, its value."""
     queries = heads // groups
 

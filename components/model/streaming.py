@@ -15,11 +15,12 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from megatron.core.dist_checkpointing.strategies.torch import MCoreSavePlanner, mcore_to_pyt_state_dict
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from components.errors import InputError
+from components.errors import InputError, VlmError
 from components.model.checkpoint import load_sharded, save_sharded, sharded_parameters, stored_tensors
 
 Read = Callable[[str], Tensor]
@@ -45,6 +46,7 @@ def save_streamed(outline: nn.Module, folder: Path, read: Read, prefix: str = ""
 
     Raises:
         StageError: Writing failed.
+        VlmError: Whatever `read` raises.
     """
     pieces = _stored_pieces(outline, prefix)
     state = {f"{piece.key}/{piece.offset}": piece.sharded(piece.view) for piece in pieces}
@@ -229,12 +231,18 @@ class _StreamingStrategy(SaveShardedStrategy):
         by_key: dict[str, list[ShardedTensor]] = {}
         for block in sharded_state_dict.values():
             by_key.setdefault(block.key, []).append(block)
-        save_distributed(
-            mcore_to_pyt_state_dict(by_key, False),
-            # A file per block: torch's writer holds on to the tensors of a file until it is closed.
-            storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=False),
-            planner=_StreamingPlanner(self.pieces, self.read),
-        )
+        try:
+            save_distributed(
+                mcore_to_pyt_state_dict(by_key, False),
+                # A file per block: torch's writer holds on to the tensors of a file until it is closed.
+                storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=False),
+                planner=_StreamingPlanner(self.pieces, self.read),
+            )
+        except CheckpointException as error:
+            for failure, _ in error.failures.values():
+                if isinstance(failure, VlmError):  # what `read` had to say, not a fault of the writing
+                    raise failure from None
+            raise
 
 
 class _StreamingPlanner(MCoreSavePlanner):

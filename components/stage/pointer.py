@@ -16,6 +16,13 @@ class Artifact(Protocol):
     metadata: dict[str, Any]
 
 
+class MetricsArtifact(Protocol):
+    """The part of `kfp.dsl.Metrics` that is used here."""
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Show a number in the UI."""
+
+
 def publish(artifact: Artifact, output: StageOutput) -> None:
     """Point a KFP output artifact at a finished stage folder.
 
@@ -35,6 +42,13 @@ def publish(artifact: Artifact, output: StageOutput) -> None:
     }
     write_json(Path(artifact.path), pointer)
     artifact.metadata.update(pointer)
+
+
+def publish_numbers(metrics: MetricsArtifact, output: StageOutput) -> None:
+    """Show the numeric facts of a finished stage in the KFP UI."""
+    for name, value in output.manifest.facts.items():
+        if isinstance(value, int | float):
+            metrics.log_metric(name, float(value))
 
 
 def folder_of(artifact: Artifact) -> Path:

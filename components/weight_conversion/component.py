@@ -6,17 +6,24 @@ from components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def weight_conversion(context: dict, settings: dict, weights: dsl.Input[dsl.Model], converted: dsl.Output[dsl.Model]):
-    """Converts pretrained weights from Hugging Face layout to a megatron-core checkpoint and proves them equal.
+def weight_conversion(
+    context: dict,
+    settings: dict,
+    weights: dsl.Input[dsl.Model],
+    converted: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Converts published weights to a megatron-core checkpoint and proves that both compute the same.
 
     Args:
         context: The pipeline run.
         settings: Which part ("language" or "vision"), vocabulary padding, feature layer, type, verification.
         weights: The downloaded weights.
         converted: The part as a distributed checkpoint, with a report on every tensor.
+        metrics: The largest difference between the source's output and the checkpoint's, and counts.
     """
     from components.stage.context import RunContext
-    from components.stage.pointer import folder_of, publish
+    from components.stage.pointer import folder_of, publish, publish_numbers
     from components.stage.shell import reported_errors
     from components.weight_conversion.config import WeightConversionConfig
     from components.weight_conversion.stage import run_weight_conversion
@@ -28,3 +35,4 @@ def weight_conversion(context: dict, settings: dict, weights: dsl.Input[dsl.Mode
             weights=folder_of(weights),
         )
         publish(converted, output)
+        publish_numbers(metrics, output)

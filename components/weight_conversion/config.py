@@ -15,9 +15,10 @@ class WeightConversionConfig(BaseModel):
         feature_layer: Vision only: which layer's output is the feature. -1 is the last (without post-layernorm), -2
             the last but one; layers above are not converted.
         dtype: Type of the stored parameters; "auto" keeps bfloat16 and stores everything else as float32.
-        verify: Compare the stored checkpoint's output with that of the source, run by transformers. Needs memory for
-            one copy of the part in float32.
-        tolerance: Largest absolute difference of any output value that passes.
+        verify: Compare the stored checkpoint's output with that of the source, run by transformers (or, for OpenAI's
+            files, by plain PyTorch); one layer at a time is in memory, in float32.
+        tolerance: Largest difference of any output value that passes, relative to the largest output value where that
+            is above 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,4 +28,4 @@ class WeightConversionConfig(BaseModel):
     feature_layer: int = Field(default=-1, lt=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     verify: bool = True
-    tolerance: float = Field(default=1e-3, gt=0)
+    tolerance: float = Field(default=1e-4, gt=0)

@@ -1,116 +1,167 @@
-"""The conversion itself: source tensors into the parameters of a megatron-core part, each accounted for."""
+"""The conversion itself: source tensors become the parameters of a megatron-core part, each accounted for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import InputError
 from components.model.hf_mapping import DropRule, TensorRule, drop_reason
-from components.weight_conversion.safetensors_folder import SafetensorsFolder
+from components.weight_conversion.tensor_source import TensorSource
+
+
+@dataclass(frozen=True)
+class MappedParameter:
+    """One parameter of the part.
+
+    Attributes:
+        target: Its name within the part.
+        shape: Its shape.
+        sources: The source tensors that it is made of.
+    """
+
+    target: str
+    shape: list[int]
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class DroppedTensor:
+    """A source tensor that the part does without.
+
+    Attributes:
+        name: The tensor.
+        reason: Why it is left out.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every tensor; written to `conversion_report.json`.
+    """What becomes of every tensor; written to `conversion_report.json`.
 
     Attributes:
-        mapped: Parameter name, the source tensors that it is made of, and its shape.
-        dropped: Source tensor and why it is left out.
+        mapped: Every parameter of the part, and what it is made of.
+        dropped: Every source tensor that is left out, and why.
     """
 
-    mapped: list[dict[str, Any]]
-    dropped: list[dict[str, str]]
+    mapped: list[MappedParameter]
+    dropped: list[DroppedTensor]
 
 
-def plan(
-    names: Sequence[str], rules: Sequence[TensorRule], drops: Sequence[DropRule], targets: Sequence[str], source: str
-) -> list[dict[str, str]]:
-    """Check, before anything is read, that every source tensor has a use or a reason, and every parameter a source.
+class Conversion:
+    """A checked plan of which source tensors become which parameter, and the means to make each parameter.
 
     Args:
-        names: Source tensors.
+        source: The source tensors.
+        folder: Where they lie, for errors.
         rules: One per parameter.
         drops: What is left out on purpose.
-        targets: Parameters of the model.
-        source: Where the tensors come from, for errors.
-
-    Returns:
-        The dropped tensors and why.
+        outline: The part, unsplit, without memory: names, shapes and types of the parameters.
 
     Raises:
-        InputError: A source tensor is unknown or missing.
+        InputError: A source tensor is unknown or missing, or its shape does not fit config.json.
     """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        folder: Path,
+        rules: Sequence[TensorRule],
+        drops: Sequence[DropRule],
+        outline: nn.Module,
+    ) -> None:
+        self._source = source
+        self._folder = folder
+        self._rules = {rule.target: rule for rule in rules}
+        self._parameters = dict(outline.named_parameters())
+        if self._rules.keys() != self._parameters.keys():  # a defect of the mapping, not of the input
+            raise AssertionError(f"rules and parameters differ: {sorted(self._rules.keys() ^ self._parameters.keys())}")
+        dropped = _checked_names(source.names, rules, drops, folder)
+        for rule in rules:
+            self._check_shapes(rule)
+        mapped = [MappedParameter(rule.target, list(self.shape(rule.target)), list(rule.sources)) for rule in rules]
+        self.report = ConversionReport(mapped, dropped)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all parameters, in the type that they are stored in."""
+        return sum(parameter.nbytes for parameter in self._parameters.values())
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        """Return the shape of a parameter."""
+        return tuple(self._parameters[target].shape)
+
+    def parameter(self, target: str) -> Tensor:
+        """Make one parameter, in the type that it is stored in.
+
+        Raises:
+            InputError: A source tensor can't be read, or holds values that are not finite.
+        """
+        rule = self._rules[target]
+        value = rule.join([self._source.tensor(name) for name in rule.sources])
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"{self._folder}: {', '.join(rule.sources)} hold values that are not finite. The file is damaged; fetch "
+                "it again."
+            )
+        stored = value.to(self._parameters[target].dtype)
+        if not bool(torch.isfinite(stored).all()):
+            raise InputError(f"{self._folder}: {', '.join(rule.sources)} hold values beyond {stored.dtype}.")
+        return stored
+
+    def _check_shapes(self, rule: TensorRule) -> None:
+        expected = self.shape(rule.target)
+        outlines = [torch.empty(self._source.shape(name), device="meta") for name in rule.sources]
+        shapes = ", ".join(
+            f"{name} {list(outline.shape)}" for name, outline in zip(rule.sources, outlines, strict=True)
+        )
+        try:
+            found = tuple(rule.join(outlines).shape)
+        except (RuntimeError, IndexError) as error:
+            raise InputError(f"{self._folder}: {shapes} do not fit config.json ({error}).") from error
+        if found != expected:
+            raise InputError(
+                f"{self._folder}: {shapes} give a parameter of shape {list(found)}, config.json says {list(expected)}."
+            )
+
+
+def with_progress(make: Callable[[str], Tensor], progress: Callable[[int], None]) -> Callable[[str], Tensor]:
+    """Return `make`, reporting the bytes that it has made so far."""
+    done = 0
+
+    def reporting(target: str) -> Tensor:
+        nonlocal done
+        value = make(target)
+        done += value.nbytes
+        progress(done)
+        return value
+
+    return reporting
+
+
+def _checked_names(
+    names: Sequence[str], rules: Sequence[TensorRule], drops: Sequence[DropRule], folder: Path
+) -> list[DroppedTensor]:
     available = set(names)
     needed = {name for rule in rules for name in rule.sources}
     missing = sorted(needed - available)
     if missing:
         raise InputError(
-            f"{source} lacks {_some(missing)}: the weights are incomplete, or config.json describes another model."
+            f"{folder} lacks {_some(missing)}: the weights are incomplete, or config.json describes another model."
         )
-    reasons = {name: drop_reason(name, drops) for name in sorted(available - needed)}
+    reasons: Mapping[str, str | None] = {name: drop_reason(name, drops) for name in sorted(available - needed)}
     unknown = [name for name, reason in reasons.items() if reason is None]
     if unknown:
         raise InputError(
-            f"{source} holds tensors that the conversion has no place for: {_some(unknown)}. "
+            f"{folder} holds tensors that the conversion has no place for: {_some(unknown)}. "
             "The model has parts that this architecture does not have."
         )
-    ruled = sorted(rule.target for rule in rules)
-    if ruled != sorted(targets):  # a defect of the mapping, not of the input
-        raise AssertionError(f"rules and parameters differ: {sorted(set(ruled) ^ set(targets))}")
-    return [{"name": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
-
-
-def fill(
-    module: nn.Module,
-    source: SafetensorsFolder,
-    rules: Sequence[TensorRule],
-    drops: Sequence[DropRule],
-    progress: Callable[[int], None],
-) -> ConversionReport:
-    """Fill all parameters of a part, reading one parameter's source tensors at a time.
-
-    Args:
-        module: The part, unsplit, with plain layers.
-        source: The source tensors.
-        rules: One per parameter.
-        drops: What is left out on purpose.
-        progress: Called with the number of finished parameters.
-
-    Raises:
-        InputError: A tensor is missing, unknown, damaged, of the wrong shape, or holds values that are not finite.
-    """
-    parameters = dict(module.named_parameters())
-    dropped = plan(source.names, rules, drops, list(parameters), str(source.folder))
-    mapped = []
-    for done, rule in enumerate(rules, start=1):
-        parameter = parameters[rule.target]
-        value = _joined(rule, [source.tensor(name) for name in rule.sources], parameter, source)
-        with torch.no_grad():
-            parameter.copy_(value)
-        mapped.append({"target": rule.target, "sources": list(rule.sources), "shape": list(parameter.shape)})
-        progress(done)
-    return ConversionReport(mapped, dropped)
-
-
-def _joined(rule: TensorRule, tensors: list[Tensor], parameter: Tensor, source: SafetensorsFolder) -> Tensor:
-    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(rule.sources, tensors, strict=True))
-    try:
-        value = rule.join(tensors)
-    except (RuntimeError, IndexError) as error:
-        raise InputError(f"{source.folder}: {shapes} do not fit config.json ({error}).") from error
-    if value.shape != parameter.shape:
-        raise InputError(
-            f"{source.folder}: {shapes} give a parameter of shape {list(value.shape)}, config.json says "
-            f"{list(parameter.shape)}."
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise InputError(
-            f"{source.folder}: {shapes} hold values that are not finite. The file is damaged; fetch it again."
-        )
-    return value
+    return [DroppedTensor(name, reason) for name, reason in reasons.items() if reason is not None]
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

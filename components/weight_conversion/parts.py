@@ -1,11 +1,13 @@
-"""The two parts that can be converted: what each is read from, built as, and checked against."""
+"""What can be converted: what each part is read from, built as, and checked against."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from components.errors import InputError
 from components.model.clip import ClipVisionTower
 from components.model.config import TORCH_DTYPES, LanguagePart, StoredDtype, VisionPart
 from components.model.hf_config import architecture_of, language_config, read_hf_config, vision_config
@@ -19,88 +21,48 @@ from components.model.hf_mapping import (
     vision_rules,
 )
 from components.model.language import LanguageModel
+from components.model.openai_mapping import (
+    openai_prefix,
+    openai_vision_config,
+    openai_vision_drops,
+    openai_vision_rules,
+)
 from components.model.transformer_config import BuildSettings
+from components.weight_conversion import verify
 from components.weight_conversion.config import WeightConversionConfig
-from components.weight_conversion.safetensors_folder import SafetensorsFolder
-from components.weight_conversion.verify import language_difference, vision_difference
+from components.weight_conversion.openai_clip import OpenAiFile
+from components.weight_conversion.tensor_source import TensorSource
+
+OPENAI_ARCHITECTURE = "OpenAI CLIP ViT"
 
 
-class Part(ABC):
-    """A pretrained part in Hugging Face layout.
+@dataclass(frozen=True)
+class Part:
+    """A pretrained part as it was published, and what it becomes.
 
     Attributes:
-        source: Its folder.
-        architecture: Its name in `config.json`.
+        architecture: What it is, as `config.json` or the layout of the file says.
+        stored: What `model.json` of the converted part holds.
         rules: What each parameter is made of.
         drops: What is left out on purpose.
+        build: Builds the part unsplit, with plain layers and uninitialised parameters of a type.
+        difference: Compares the output of a stored checkpoint with that of the source.
     """
 
-    source: Path
     architecture: str
+    stored: LanguagePart | VisionPart
     rules: list[TensorRule]
     drops: list[DropRule]
-
-    @property
-    @abstractmethod
-    def stored(self) -> LanguagePart | VisionPart:
-        """What `model.json` of the converted part holds."""
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """Build the part unsplit, with plain layers and uninitialised parameters."""
-
-    @abstractmethod
-    def difference(self, checkpoint: Path) -> float:
-        """Return the largest difference between the output of the stored checkpoint and the source's."""
+    build: Callable[[torch.dtype], nn.Module]
+    difference: Callable[[Path], verify.Difference]
 
 
-class _Language(Part):
-    def __init__(self, config: WeightConversionConfig, source: Path, dtype: StoredDtype) -> None:
-        content = read_hf_config(source)
-        self.source = source
-        self.architecture = architecture_of(content)
-        self.config = language_config(content, str(source / "config.json"), config.make_vocab_size_divisible_by)
-        self.dtype = dtype
-        self.rules, self.drops = language_rules(self.config), language_drops(self.config)
-
-    @property
-    def stored(self) -> LanguagePart:
-        return LanguagePart(config=self.config, dtype=self.dtype)
-
-    def build(self) -> nn.Module:
-        return LanguageModel(self.config, _build_settings(self.dtype)).to(TORCH_DTYPES[self.dtype])
-
-    def difference(self, checkpoint: Path) -> float:
-        return language_difference(self.source, checkpoint, self.config, TORCH_DTYPES[self.dtype])
-
-
-class _Vision(Part):
-    def __init__(self, config: WeightConversionConfig, source: Path, dtype: StoredDtype, names: list[str]) -> None:
-        content = read_hf_config(source)
-        self.source = source
-        self.architecture = architecture_of(content)
-        self.config = vision_config(content, str(source / "config.json"), config.feature_layer)
-        self.dtype = dtype
-        prefix = vision_prefix(names)
-        self.rules, self.drops = vision_rules(self.config, prefix), vision_drops(self.config, prefix)
-
-    @property
-    def stored(self) -> VisionPart:
-        return VisionPart(config=self.config, dtype=self.dtype)
-
-    def build(self) -> nn.Module:
-        return ClipVisionTower(self.config, _build_settings(self.dtype)).to(TORCH_DTYPES[self.dtype])
-
-    def difference(self, checkpoint: Path) -> float:
-        return vision_difference(self.source, checkpoint, self.config, TORCH_DTYPES[self.dtype])
-
-
-def open_part(config: WeightConversionConfig, source: Path, tensors: SafetensorsFolder) -> Part:
+def open_part(config: WeightConversionConfig, folder: Path, tensors: TensorSource) -> Part:
     """Read what a part is.
 
     Args:
         config: Which part, and how.
-        source: Its folder in Hugging Face layout.
+        folder: Where it lies.
         tensors: Its tensors.
 
     Raises:
@@ -109,9 +71,59 @@ def open_part(config: WeightConversionConfig, source: Path, tensors: Safetensors
     own_dtype: StoredDtype = "bfloat16" if tensors.dtypes == {torch.bfloat16} else "float32"
     dtype = own_dtype if config.dtype == "auto" else config.dtype
     if config.part == "language":
-        return _Language(config, source, dtype)
-    return _Vision(config, source, dtype, tensors.names)
+        return _language(config, folder, tensors, dtype)
+    if isinstance(tensors, OpenAiFile):
+        return _openai_vision(config, tensors, dtype)
+    return _vision(config, folder, tensors, dtype)
 
 
-def _build_settings(dtype: StoredDtype) -> BuildSettings:
-    return BuildSettings(dtype=TORCH_DTYPES[dtype])
+def _language(config: WeightConversionConfig, folder: Path, tensors: TensorSource, dtype: StoredDtype) -> Part:
+    if isinstance(tensors, OpenAiFile):
+        raise InputError(f"{tensors.path} is no language model in Hugging Face layout.")
+    content = read_hf_config(folder)
+    architecture = language_config(content, str(folder / "config.json"), config.make_vocab_size_divisible_by)
+
+    def build(parameters: torch.dtype) -> nn.Module:
+        return LanguageModel(architecture, BuildSettings(dtype=parameters)).to(parameters)
+
+    return Part(
+        architecture=architecture_of(content),
+        stored=LanguagePart(config=architecture, dtype=dtype),
+        rules=language_rules(architecture),
+        drops=language_drops(architecture),
+        build=build,
+        difference=lambda checkpoint: verify.language_difference(
+            folder, tensors, checkpoint, architecture, TORCH_DTYPES[dtype]
+        ),
+    )
+
+
+def _vision(config: WeightConversionConfig, folder: Path, tensors: TensorSource, dtype: StoredDtype) -> Part:
+    content = read_hf_config(folder)
+    architecture = vision_config(content, str(folder / "config.json"), config.feature_layer)
+    prefix = vision_prefix(tensors.names)
+    return Part(
+        architecture=architecture_of(content),
+        stored=VisionPart(config=architecture, dtype=dtype),
+        rules=vision_rules(architecture, prefix),
+        drops=vision_drops(architecture, prefix),
+        build=lambda parameters: ClipVisionTower(architecture, BuildSettings(dtype=parameters)).to(parameters),
+        difference=lambda checkpoint: verify.vision_difference(
+            folder, tensors, prefix, checkpoint, architecture, TORCH_DTYPES[dtype]
+        ),
+    )
+
+
+def _openai_vision(config: WeightConversionConfig, tensors: OpenAiFile, dtype: StoredDtype) -> Part:
+    architecture = openai_vision_config(tensors.names, tensors.shape, str(tensors.path), config.feature_layer)
+    prefix = openai_prefix(tensors.names)
+    return Part(
+        architecture=OPENAI_ARCHITECTURE,
+        stored=VisionPart(config=architecture, dtype=dtype),
+        rules=openai_vision_rules(architecture, prefix),
+        drops=openai_vision_drops(architecture, prefix),
+        build=lambda parameters: ClipVisionTower(architecture, BuildSettings(dtype=parameters)).to(parameters),
+        difference=lambda checkpoint: verify.openai_vision_difference(
+            tensors, prefix, checkpoint, architecture, TORCH_DTYPES[dtype]
+        ),
+    )

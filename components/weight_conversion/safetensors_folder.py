@@ -1,6 +1,8 @@
-"""Tensors of a model in Hugging Face layout, read one at a time from one or several safetensors files."""
+"""Tensors of a folder with one or several safetensors files."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +11,58 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from components.errors import InputError
+from components.weight_conversion.indexed_files import IndexedFiles
 
-_SINGLE_FILE = "model.safetensors"
-_INDEX_FILE = "model.safetensors.index.json"
+SAFETENSORS = IndexedFiles("model.safetensors", "model.safetensors.index.json")
+
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class SafetensorsFolder:
-    """The tensors of a folder; files are mapped into memory, and a tensor is read when it is asked for.
+    """Reads a tensor when it is asked for.
+
+    A file is mapped into memory for as long as one of its tensors lives, so that reading a large model does not fill
+    the memory with pages of its files.
 
     Args:
         folder: Holds `model.safetensors`, or `model.safetensors.index.json` and the files that it names.
 
     Raises:
-        InputError: There is no such file, or one is missing, truncated or not what the index says; it is named.
+        InputError: A file is missing, truncated or not what the index says; it is named.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = _read_index(folder)
-        files = [_SINGLE_FILE] if index is None else sorted(set(index.values()))
-        self._files = {name: _open(folder / name) for name in files}
-        self._place = {tensor: name for name, file in self._files.items() for tensor in file.keys()}  # noqa: SIM118
-        for tensor, name in (index or {}).items():
-            if tensor not in self._files[name].keys():  # noqa: SIM118
-                raise InputError(f"{folder / name} does not hold the tensor {tensor}, although {_INDEX_FILE} says so.")
+        index = SAFETENSORS.read_index(folder) or {}
+        files = sorted(set(index.values())) or [SAFETENSORS.single]
+        contents = {file: dict(_places(folder / file)) for file in files}
+        for name, file in index.items():
+            if name not in contents[file]:
+                raise InputError(
+                    f"{folder / file} does not hold the tensor {name}, although {SAFETENSORS.index} says so."
+                )
+        self._places = {name: place for places in contents.values() for name, place in places.items()}
 
     @property
     def names(self) -> list[str]:
-        """Names of all tensors."""
-        return sorted(self._place)
+        """Names of all tensors, sorted."""
+        return sorted(self._places)
 
     @property
     def dtypes(self) -> set[torch.dtype]:
         """Types of all floating-point tensors."""
-        kinds = {self._files[self._place[name]].get_slice(name).get_dtype() for name in self._place}
-        return {_FLOATS[kind] for kind in kinds if kind in _FLOATS}
+        return {_FLOATS[place.dtype] for place in self._places.values() if place.dtype in _FLOATS}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return self._places[name].shape
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor.
@@ -52,39 +70,29 @@ class SafetensorsFolder:
         Raises:
             InputError: No file holds it, or its file is damaged.
         """
-        if name not in self._place:
+        if name not in self._places:
             raise InputError(f"{self.folder} has no tensor {name}: the weights are incomplete or of another model.")
-        try:
-            tensor: Tensor = self._files[self._place[name]].get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise InputError(f"{self.folder / self._place[name]} is damaged at the tensor {name}: {error}") from error
+        path = self._places[name].file
+        with _opened(path) as file:
+            try:
+                tensor: Tensor = file.get_tensor(name)
+            except (SafetensorError, OSError, RuntimeError) as error:
+                raise InputError(f"{path} is damaged at the tensor {name}: {error}. Fetch it again.") from error
         return tensor
 
 
-def _read_index(folder: Path) -> dict[str, str] | None:
-    path = folder / _INDEX_FILE
-    if not path.is_file():
-        if (folder / _SINGLE_FILE).is_file():
-            return None
-        raise InputError(
-            f"{folder} holds neither {_SINGLE_FILE} nor {_INDEX_FILE}. Weights in other formats (pytorch_model.bin) are "
-            "not read: save them as safetensors."
-        )
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        index = {str(tensor): str(name) for tensor, name in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not an index of safetensors files: {error!r}") from error
-    outside = [name for name in index.values() if Path(name).name != name]
-    if outside:
-        raise InputError(f"{path} names {outside[0]!r}: files must lie in the same folder.")
-    return index
+def _places(path: Path) -> Iterator[tuple[str, _Place]]:
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118  (no mapping)
+            header = file.get_slice(name)
+            yield name, _Place(path, header.get_dtype(), tuple(header.get_shape()))
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing, although {_INDEX_FILE} names it. Fetch it again.") from None
+        file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or not a safetensors file: {error}. Fetch it again.") from error
+    with file as opened:
+        yield opened

@@ -1,17 +1,21 @@
 """The stage: a downloaded part becomes a part folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from components.errors import StageError
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
+from components.storage.atomic import write_json
 from components.weight_conversion.config import WeightConversionConfig
 
 STAGE = "weight_conversion"
-VERSION = 1
+VERSION = 2
 REPORT_FILE = "conversion_report.json"
 NOT_VERIFIED = "not verified"
+
+_MB = 1_000_000
 
 
 def run_weight_conversion(context: RunContext, config: WeightConversionConfig, weights: Path) -> StageOutput:
@@ -20,7 +24,7 @@ def run_weight_conversion(context: RunContext, config: WeightConversionConfig, w
     Args:
         context: The pipeline run.
         config: Which part, and how.
-        weights: Folder of the weight download: `language/` and `vision/` in Hugging Face layout.
+        weights: Folder of the weight download: `language/` and `vision/` as they were published.
 
     Returns:
         A folder with `checkpoint/`, `model.json`, `conversion_report.json` and, for the language model, `tokenizer/`.
@@ -39,43 +43,49 @@ def run_weight_conversion(context: RunContext, config: WeightConversionConfig, w
 
 def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> dict[str, Any]:
     # Imported here: a run that reuses the finished folder needs none of it.
-    from components.model.checkpoint import save_part
-    from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, write_stored
+    from components.model.checkpoint import PART_PREFIXES
+    from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, TORCH_DTYPES, write_stored
     from components.model.distributed import single_process
-    from components.storage.atomic import write_json
-    from components.weight_conversion.convert import fill
+    from components.model.streaming import outlined, save_streamed
+    from components.weight_conversion.convert import Conversion, with_progress
     from components.weight_conversion.parts import open_part
-    from components.weight_conversion.safetensors_folder import SafetensorsFolder
+    from components.weight_conversion.tensor_source import open_source
     from components.weight_conversion.tokenizer_files import copy_tokenizer
 
     if config.part == "language":
         copy_tokenizer(source, work.folder / TOKENIZER_FOLDER)
     checkpoint = work.folder / CHECKPOINT_FOLDER
-    tensors = SafetensorsFolder(source)
+    tensors = open_source(source)
     part = open_part(config, source, tensors)
     with single_process():
-        work.progress.start("converting", len(part.rules), "parameters")
-        module = part.build()
-        report = fill(module, tensors, part.rules, part.drops, work.progress.update)
-        save_part(module, checkpoint, config.part)
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        del module
+        outline = outlined(lambda: part.build(TORCH_DTYPES[part.stored.dtype]))
+        conversion = Conversion(tensors, source, part.rules, part.drops, outline)
+        work.progress.start("converting", conversion.total_bytes // _MB, "MB")
+        make = with_progress(conversion.parameter, lambda done: work.progress.update(done // _MB))
+        save_streamed(outline, checkpoint, make, PART_PREFIXES[config.part])
+        if config.verify:
+            work.progress.start("comparing with the source", None, "")
         difference = part.difference(checkpoint) if config.verify else None
-    if difference is not None and not difference <= config.tolerance:
+    if difference is not None and not difference.within(config.tolerance):
         raise StageError(
-            f"The converted {config.part} model's output differs from that of {source} by up to {difference:.3g}; the "
-            f"tolerance is {config.tolerance:g}. Either this model has a feature that the conversion does not know, or "
-            "weight_conversion's tolerance is too tight for its size."
+            f"The converted {config.part} model's output differs from that of {source} by up to {difference.largest:.3g} "
+            f"(values go up to {difference.scale:.3g}); weight_conversion.{config.part}.tolerance is "
+            f"{config.tolerance:g}. Either this model has a feature that the conversion does not know, or the tolerance "
+            "is too tight for its size."
         )
+    report = conversion.report
     facts = {
         "part": config.part,
         "architecture": part.architecture,
         "dtype": part.stored.dtype,
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in outline.parameters()),
+        "source_tensors": len(tensors.names),
         "mapped": len(report.mapped),
         "dropped": len(report.dropped),
-        "max_logit_difference": NOT_VERIFIED if difference is None else difference,
+        "max_logit_difference": NOT_VERIFIED if difference is None else difference.largest,
+        "largest_logit": NOT_VERIFIED if difference is None else difference.scale,
     }
     write_stored(work.folder, part.stored)
-    write_json(work.folder / REPORT_FILE, {**facts, "mapped": report.mapped, "dropped": report.dropped})
+    write_json(work.folder / REPORT_FILE, {"facts": facts, **asdict(report)})
+    work.tracker.log_artifact(work.folder / REPORT_FILE)
     return facts

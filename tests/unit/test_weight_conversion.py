@@ -1,7 +1,9 @@
 """The weight conversion: every tensor accounted for, equal output, errors that name what is wrong."""
 
+import dataclasses
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,21 @@ import torch
 from model_samples import TOLERANCE, VOCABULARY
 from model_world import CLIP_SETTINGS, clip, finished_weights, mistral, redraw, tokenizer
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
 
 from components.errors import InputError, StageError
-from components.model.config import LanguagePart, VisionConfig, VisionPart, read_stored
+from components.model.config import LanguageConfig, LanguagePart, VisionConfig, VisionPart, read_stored
 from components.model.hf_config import language_config, read_hf_config, vision_config
-from components.model.hf_mapping import language_rules, vision_prefix, vision_rules
+from components.model.hf_mapping import TensorRule, language_rules, vision_prefix, vision_rules
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput
-from components.weight_conversion import convert, verify
+from components.weight_conversion import parts, verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
 from components.weight_conversion.stage import run_weight_conversion
+
+DEFAULT_TOLERANCE = WeightConversionConfig(part="language").tolerance
 
 
 def run(folder: Path, part: str, **settings: Any) -> StageOutput:
@@ -160,7 +165,7 @@ def test_wrong_language_conversion_fails_the_stage(
     edit_config(language, **wrong)
     monkeypatch.setattr(verify, "_transformers_logits", with_true_config)
     with pytest.raises(StageError, match="differs from that of"):
-        run(tmp_path, "language", tolerance=1e-3)
+        run(tmp_path, "language", tolerance=DEFAULT_TOLERANCE)
 
 
 def test_gelu_for_quick_gelu_fails_the_stage(tmp_path: Path, vision: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,28 +178,44 @@ def test_gelu_for_quick_gelu_fails_the_stage(tmp_path: Path, vision: Path, monke
     edit_config(vision, hidden_act="gelu")
     monkeypatch.setattr(verify, "_transformers_features", with_true_config)
     with pytest.raises(StageError, match="differs from that of"):
-        run(tmp_path, "vision", tolerance=1e-3)
+        run(tmp_path, "vision", tolerance=DEFAULT_TOLERANCE)
 
 
-def test_plain_concatenation_of_query_key_value_fails_the_stage(
-    tmp_path: Path, language: Path, monkeypatch: pytest.MonkeyPatch
+def swapped(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(reversed(tensors)))
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("self_attention.linear_qkv.weight", lambda tensors: torch.cat(list(tensors))),  # not interleaved per group
+        ("mlp.linear_fc1.weight", swapped),  # up before gate
+        ("self_attention.linear_proj.weight", lambda tensors: tensors[0].flip(0)),
+        ("embedding.word_embeddings.weight", lambda tensors: nn.functional.pad(tensors[0], (0, 0, 6, 0))),
+    ],
+)
+def test_wrong_rule_fails_the_stage(
+    tmp_path: Path,
+    language: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    wrong: Callable[[Sequence[Tensor]], Tensor],
 ) -> None:
-    joined = convert._joined
+    def wrong_rules(config: LanguageConfig) -> list[TensorRule]:
+        return [
+            dataclasses.replace(rule, join=wrong) if rule.target.endswith(target) else rule
+            for rule in language_rules(config)
+        ]
 
-    def concatenated(rule: Any, tensors: Any, *arguments: Any) -> Any:
-        if len(tensors) == 3:
-            return torch.cat(tensors)
-        return joined(rule, tensors, *arguments)
-
-    monkeypatch.setattr(convert, "_joined", concatenated)
+    monkeypatch.setattr(parts, "language_rules", wrong_rules)
     with pytest.raises(StageError, match="differs from that of"):
-        run(tmp_path, "language", tolerance=1e-3)
+        run(tmp_path, "language", tolerance=DEFAULT_TOLERANCE)
 
 
 def test_difference_that_is_not_a_number_fails_the_stage(
     tmp_path: Path, vision: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "_largest", lambda difference: math.nan)
+    monkeypatch.setattr(verify, "_difference", lambda found, expected: verify.Difference(math.nan, 1.0))
     with pytest.raises(StageError, match="differs"):
         run(tmp_path, "vision")
 
@@ -324,7 +345,7 @@ def test_broken_files_are_named(tmp_path: Path, language: Path) -> None:
     with pytest.raises(InputError, match="not an index"):
         run(tmp_path, "language")
     index.unlink()
-    with pytest.raises(InputError, match="holds neither"):
+    with pytest.raises(InputError, match="holds no weights"):
         run(tmp_path, "language")
 
 
