@@ -1,16 +1,17 @@
-"""Joins the parts: strict loading for what is pretrained, an explicit seed for what is new."""
+"""Joins the parts, parameter by parameter: strict reading for what is pretrained, an explicit seed for what is new."""
 
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from components.combine.config import CombineConfig
 from components.data.tokenizer import ChatTokenizer
-from components.errors import ConfigurationError, InputError, StageError
-from components.model.checkpoint import load_part
+from components.errors import ConfigurationError, InputError
+from components.model.checkpoint import PART_PREFIXES
 from components.model.config import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
@@ -21,7 +22,8 @@ from components.model.config import (
     VisionPart,
     read_stored,
 )
-from components.model.vlm import VisionLanguageModel, build_model
+from components.model.streaming import ParameterReader
+from components.model.vlm import VisionLanguageModel, outlined_model
 
 _RECORDED_PACKAGES = ("torch", "megatron-core")
 
@@ -45,9 +47,14 @@ def combined_config(config: CombineConfig, language: LanguagePart, vision: Visio
         tokenizer: Folder of the tokenizer.
 
     Raises:
-        ConfigurationError: Image size or patch differ from the vision tower's.
+        ConfigurationError: Image size or patch differ from the vision tower's, or the parts are of different types.
         InputError: The tokenizer has no image token, or more tokens than the language model.
     """
+    if language.dtype != vision.dtype:
+        raise ConfigurationError(
+            f"The language model is stored as {language.dtype}, the vision tower as {vision.dtype}: set "
+            "weight_conversion.language.dtype and weight_conversion.vision.dtype to the same type."
+        )
     tokens = ChatTokenizer.load(tokenizer)
     rows = language.config.vocabulary_size
     # The image token alone may lie beyond the vocabulary: it is never looked up.
@@ -73,8 +80,10 @@ def combined_config(config: CombineConfig, language: LanguagePart, vision: Visio
         raise ConfigurationError(f"The settings of combine don't fit the weights: {problems}.") from error
 
 
-def joined_model(config: CombineConfig, architecture: ModelConfig, language: Path, vision: Path) -> VisionLanguageModel:
-    """Build the whole model from its parts, unsplit, on the CPU; process groups must be set up.
+def joined_model(
+    config: CombineConfig, architecture: ModelConfig, language: Path, vision: Path
+) -> tuple[VisionLanguageModel, Callable[[str], Tensor]]:
+    """Put the whole model together from its parts; process groups must be set up.
 
     Args:
         config: Projector and seed.
@@ -82,24 +91,26 @@ def joined_model(config: CombineConfig, architecture: ModelConfig, language: Pat
         language: Folder of the converted language model.
         vision: Folder of the converted vision tower.
 
+    Returns:
+        The model as an outline without memory, and what reads each of its parameters.
+
     Raises:
         InputError: A part's checkpoint is damaged, incomplete, or does not fit its own `model.json`.
-        StageError: A parameter would be left without a value.
     """
-    dtype = TORCH_DTYPES[read_stored(language, LanguagePart).dtype]
-    model = build_model(architecture, dtype=dtype, device=torch.device("cpu"), layers="local")
-    load_part(model.language_model, language / CHECKPOINT_FOLDER, "language")
-    load_part(model.vision_model, vision / CHECKPOINT_FOLDER, "vision")
-    _draw(model.vision_projection, config)
-    filled = {
-        id(parameter)
-        for module in (model.language_model, model.vision_model, model.vision_projection)
-        for parameter in module.parameters()
+    model = outlined_model(architecture, TORCH_DTYPES[read_stored(language, LanguagePart).dtype])
+    readers: dict[str, Callable[[str], Tensor]] = {
+        "language_model": ParameterReader(
+            model.language_model, language / CHECKPOINT_FOLDER, PART_PREFIXES["language"]
+        ),
+        "vision_model": ParameterReader(model.vision_model, vision / CHECKPOINT_FOLDER, PART_PREFIXES["vision"]),
+        "vision_projection": _drawn(model.vision_projection, config).__getitem__,
     }
-    unfilled = [name for name, parameter in model.named_parameters() if id(parameter) not in filled]
-    if unfilled:
-        raise StageError(f"These parameters belong to no part and would have no value: {', '.join(unfilled)}.")
-    return model
+
+    def read(name: str) -> Tensor:
+        part, _, inner = name.partition(".")
+        return readers[part](inner)
+
+    return model, read
 
 
 def tokenizer_folder(language: Path) -> Path:
@@ -107,9 +118,10 @@ def tokenizer_folder(language: Path) -> Path:
     return language / TOKENIZER_FOLDER
 
 
-def _draw(projector: nn.Module, config: CombineConfig) -> None:
+def _drawn(projector: nn.Module, config: CombineConfig) -> dict[str, Tensor]:
     """Draw the projector's weights in float32, so that the type of storage does not change the sequence."""
     generator = torch.Generator().manual_seed(config.seed)
-    with torch.no_grad():
-        for _, parameter in sorted(projector.named_parameters()):
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * config.projector.init_std)
+    return {
+        name: (torch.randn(parameter.shape, generator=generator) * config.projector.init_std).to(parameter.dtype)
+        for name, parameter in sorted(projector.named_parameters())
+    }

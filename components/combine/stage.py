@@ -8,7 +8,7 @@ from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "combine"
-VERSION = 1
+VERSION = 2
 
 
 def run_combine(context: RunContext, config: CombineConfig, language: Path, vision: Path) -> StageOutput:
@@ -40,18 +40,17 @@ def _combine(config: CombineConfig, language: Path, vision: Path, work: StageWor
     import shutil
 
     from components.combine.join import combined_config, joined_model, read_parts, tokenizer_folder
-    from components.model.checkpoint import save_model
     from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, write_model_config
     from components.model.distributed import single_process
+    from components.model.streaming import save_streamed, with_progress
     from components.model.vlm import count_parameters
 
     language_part, vision_part = read_parts(language, vision)
     tokenizer = tokenizer_folder(language)
     architecture = combined_config(config, language_part, vision_part, tokenizer)
-    work.progress.start("combining", 3, "parts")
     with single_process():
-        model = joined_model(config, architecture, language, vision)
-        save_model(model, work.folder / CHECKPOINT_FOLDER)
+        model, read = joined_model(config, architecture, language, vision)
+        save_streamed(model, work.folder / CHECKPOINT_FOLDER, with_progress(read, model, "combining", work.progress))
         counts = {
             "language": count_parameters(model.language_model)["total"],
             "vision": count_parameters(model.vision_model)["total"],
@@ -60,7 +59,6 @@ def _combine(config: CombineConfig, language: Path, vision: Path, work: StageWor
     shutil.rmtree(work.folder / TOKENIZER_FOLDER, ignore_errors=True)
     shutil.copytree(tokenizer, work.folder / TOKENIZER_FOLDER)
     write_model_config(work.folder, architecture)
-    work.progress.update(3)
     return {
         "parameters": {**counts, "total": sum(counts.values())},
         "dtype": language_part.dtype,

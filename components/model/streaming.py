@@ -22,9 +22,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from components.errors import InputError, VlmError
 from components.model.checkpoint import load_sharded, save_sharded, sharded_parameters, stored_tensors
+from components.stage.progress import Progress
 
 Read = Callable[[str], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
+
+_MB = 1_000_000
 
 
 def outlined(build: Callable[[], Module]) -> Module:
@@ -51,6 +54,29 @@ def save_streamed(outline: nn.Module, folder: Path, read: Read, prefix: str = ""
     pieces = _stored_pieces(outline, prefix)
     state = {f"{piece.key}/{piece.offset}": piece.sharded(piece.view) for piece in pieces}
     save_sharded(state, folder, strategy=_StreamingStrategy(pieces, read))
+
+
+def with_progress(read: Read, outline: nn.Module, activity: str, progress: Progress) -> Read:
+    """Return `read`, reporting how many megabytes of the outline's parameters it has given.
+
+    Args:
+        read: Name of a parameter to its value.
+        outline: The module that is written; says how much there is.
+        activity: What is being done ("converting").
+        progress: Where it is reported.
+    """
+    total = sum(parameter.nbytes for parameter in outline.parameters())
+    progress.start(activity, total // _MB, "MB")
+    done = 0
+
+    def reporting(name: str) -> Tensor:
+        nonlocal done
+        value = read(name)
+        done += value.nbytes
+        progress.update(done // _MB)
+        return value
+
+    return reporting
 
 
 class ParameterReader:

@@ -1,6 +1,6 @@
 """The conversion itself: source tensors become the parameters of a megatron-core part, each accounted for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +87,6 @@ class Conversion:
         mapped = [MappedParameter(rule.target, list(self.shape(rule.target)), list(rule.sources)) for rule in rules]
         self.report = ConversionReport(mapped, dropped)
 
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all parameters, in the type that they are stored in."""
-        return sum(parameter.nbytes for parameter in self._parameters.values())
-
     def shape(self, target: str) -> tuple[int, ...]:
         """Return the shape of a parameter."""
         return tuple(self._parameters[target].shape)
@@ -128,20 +123,6 @@ class Conversion:
             raise InputError(
                 f"{self._folder}: {shapes} give a parameter of shape {list(found)}, config.json says {list(expected)}."
             )
-
-
-def with_progress(make: Callable[[str], Tensor], progress: Callable[[int], None]) -> Callable[[str], Tensor]:
-    """Return `make`, reporting the bytes that it has made so far."""
-    done = 0
-
-    def reporting(target: str) -> Tensor:
-        nonlocal done
-        value = make(target)
-        done += value.nbytes
-        progress(done)
-        return value
-
-    return reporting
 
 
 def _checked_names(

@@ -15,8 +15,6 @@ VERSION = 2
 REPORT_FILE = "conversion_report.json"
 NOT_VERIFIED = "not verified"
 
-_MB = 1_000_000
-
 
 def run_weight_conversion(context: RunContext, config: WeightConversionConfig, weights: Path) -> StageOutput:
     """Convert one part of the downloaded weights.
@@ -46,8 +44,8 @@ def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> d
     from components.model.checkpoint import PART_PREFIXES
     from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, TORCH_DTYPES, write_stored
     from components.model.distributed import single_process
-    from components.model.streaming import outlined, save_streamed
-    from components.weight_conversion.convert import Conversion, with_progress
+    from components.model.streaming import outlined, save_streamed, with_progress
+    from components.weight_conversion.convert import Conversion
     from components.weight_conversion.parts import open_part
     from components.weight_conversion.tensor_source import open_source
     from components.weight_conversion.tokenizer_files import copy_tokenizer
@@ -60,8 +58,7 @@ def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> d
     with single_process():
         outline = outlined(lambda: part.build(TORCH_DTYPES[part.stored.dtype]))
         conversion = Conversion(tensors, source, part.rules, part.drops, outline)
-        work.progress.start("converting", conversion.total_bytes // _MB, "MB")
-        make = with_progress(conversion.parameter, lambda done: work.progress.update(done // _MB))
+        make = with_progress(conversion.parameter, outline, "converting", work.progress)
         save_streamed(outline, checkpoint, make, PART_PREFIXES[config.part])
         if config.verify:
             work.progress.start("comparing with the source", None, "")
