@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_samples import TOLERANCE, VOCABULARY
 from model_world import CLIP_SETTINGS, clip, finished_weights, mistral, redraw, tokenizer
 from safetensors.torch import load_file, save_file
@@ -29,13 +32,11 @@ from components.weight_conversion.stage import run_weight_conversion
 DEFAULT_TOLERANCE = WeightConversionConfig(part="language").tolerance
 
 
-def run(folder: Path, part: str, **settings: Any) -> StageOutput:
+def run(folder: Path, part: str, **changes: Any) -> StageOutput:
     if not (folder / "weights" / "manifest.json").exists():
         finished_weights(folder / "weights")
     context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")
-    config = WeightConversionConfig(
-        part=part, **{"make_vocab_size_divisible_by": 8, "tolerance": TOLERANCE, **settings}
-    )
+    config = WeightConversionConfig(part=part, **{"make_vocab_size_divisible_by": 8, "tolerance": TOLERANCE, **changes})
     return run_weight_conversion(context, config, folder / "weights")
 
 
@@ -360,3 +361,96 @@ def test_missing_tokenizer_or_config_is_named(tmp_path: Path, language: Path) ->
     (language / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer\.json is missing"):
         run(tmp_path, "language")
+
+
+def as_torch_files(folder: Path, files: int) -> None:
+    """Replace safetensors by what older repositories have."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if files == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return
+    names = sorted(tensors)
+    index = {name: f"pytorch_model-{number % files}.bin" for number, name in enumerate(names)}
+    for file in set(index.values()):
+        torch.save({name: tensors[name] for name in names if index[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_torch_files_are_read(tmp_path: Path, vision: Path, files: int) -> None:
+    as_torch_files(vision, files)
+    facts = run(tmp_path, "vision").manifest.facts
+    assert 0 <= facts["max_logit_difference"] <= TOLERANCE
+    assert facts["mapped"] > 20
+
+
+def test_broken_torch_files_are_named(tmp_path: Path, vision: Path) -> None:
+    finished_weights(tmp_path / "weights")
+    as_torch_files(vision, 3)
+    path = vision / "pytorch_model-1.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"pytorch_model-1\.bin is damaged"):
+        run(tmp_path, "vision")
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="must hold a dictionary of tensors"):
+        run(tmp_path, "vision")
+    torch.save({}, path)
+    with pytest.raises(InputError, match="does not hold the tensor"):
+        run(tmp_path, "vision")
+    path.unlink()
+    with pytest.raises(InputError, match=r"pytorch_model-1\.bin is missing"):
+        run(tmp_path, "vision")
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    groups=st.integers(1, 4),
+    queries=st.integers(1, 3),
+    width=st.sampled_from([2, 6, 8]),
+    vocabulary=st.integers(7, 40),
+    multiple=st.sampled_from([1, 8, 24]),
+    rotary_base=st.sampled_from([100.0, 1e4, 1e6]),
+)
+def test_any_shape_of_language_model_is_converted(
+    groups: int, queries: int, width: int, vocabulary: int, multiple: int, rotary_base: float
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer(folder / "weights" / "language")
+        mistral(
+            folder / "weights" / "language",
+            num_attention_heads=groups * queries,
+            num_key_value_heads=groups,
+            head_dim=width,
+            hidden_size=20,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            vocab_size=vocabulary,
+            rope_parameters={"rope_type": "default", "rope_theta": rotary_base},
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        output = run(folder, "language", make_vocab_size_divisible_by=multiple)
+        assert output.manifest.facts["max_logit_difference"] <= TOLERANCE
+        config = read_stored(output.folder, LanguagePart).config
+        assert config.padded_vocabulary_size % multiple == 0
+        assert 0 <= config.padded_vocabulary_size - vocabulary < multiple
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    heads=st.integers(1, 4), width=st.integers(1, 9), layers=st.integers(1, 3), feature_layer=st.sampled_from([-1, -2])
+)
+def test_any_shape_of_vision_tower_is_converted(heads: int, width: int, layers: int, feature_layer: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clip(
+            folder / "weights" / "vision",
+            num_attention_heads=heads,
+            hidden_size=heads * width,
+            num_hidden_layers=layers + 1,
+            intermediate_size=10,
+        )
+        assert run(folder, "vision", feature_layer=feature_layer).manifest.facts["max_logit_difference"] <= TOLERANCE
