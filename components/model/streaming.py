@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from components.errors import InputError, VlmError
 from components.model.checkpoint import load_sharded, save_sharded, sharded_parameters, stored_tensors
 from components.stage.progress import Progress
+from components.storage.atomic import flush_to_disk
 
 Read = Callable[[str], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -260,8 +261,9 @@ class _StreamingStrategy(SaveShardedStrategy):
         try:
             save_distributed(
                 mcore_to_pyt_state_dict(by_key, False),
-                # A file per block: torch's writer holds on to the tensors of a file until it is closed.
-                storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=False),
+                # A file per block, since torch's writer holds on to the tensors of a file until it is closed; all of
+                # them reach the disk together below, since waiting for each costs more than writing it.
+                storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=False, sync_files=False),
                 planner=_StreamingPlanner(self.pieces, self.read),
             )
         except CheckpointException as error:
@@ -269,6 +271,8 @@ class _StreamingStrategy(SaveShardedStrategy):
                 if isinstance(failure, VlmError):  # what `read` had to say, not a fault of the writing
                     raise failure from None
             raise
+        for path in Path(checkpoint_dir).iterdir():
+            flush_to_disk(path)
 
 
 class _StreamingPlanner(MCoreSavePlanner):

@@ -35,6 +35,12 @@ def open_atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk has a file's content."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with open_atomic(path, "w") as stream:
