@@ -10,7 +10,6 @@ from kfp import compiler, dsl, local
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from evaluation_world import raw_dataset
-from model_world import World, build_world
 
 from components.errors import StageError
 from components.evaluate.component import evaluate, quality_gate
@@ -19,6 +18,7 @@ from components.generate.component import generate
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.report.component import report
+from tests.model_world import World, build_world
 
 # METEOR's slow start has its own test.
 CAPTION_TASK = """

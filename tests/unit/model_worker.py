@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import torch
-from model_samples import measure
 
 from components.model.checkpoint import load_model, save_model
 from components.model.config import read_model_config
 from components.model.distributed import destroy, initialize
 from components.model.vlm import build_model
+from tests.model_samples import measure
 
 
 def main(model_folder: Path, results: Path) -> None:

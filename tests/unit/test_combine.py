@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS
-from model_world import World, build_world, combine_config, tokenizer
 
 from components.combine.stage import run_combine
 from components.data.image_settings import ImageSettings
@@ -18,6 +16,8 @@ from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.runner import StageOutput
+from tests.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS
+from tests.model_world import World, build_world, combine_config, tokenizer
 
 
 @pytest.fixture(scope="module")

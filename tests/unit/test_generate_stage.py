@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from evaluation_world import raw_dataset
-from model_world import World, build_world
 
 from components.data.packing import EncodedSample, pack
 from components.data.prompt import encode_prompt
@@ -22,6 +21,7 @@ from components.model.checkpoint import load_model
 from components.model.config import read_model_config
 from components.model.distributed import destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model
+from tests.model_world import World, build_world
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from model_samples import TOLERANCE, VOCABULARY, measure, packed, pixel_values, samples
-from model_world import World, build_world
 
 from components.model.checkpoint import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
+from tests.model_samples import TOLERANCE, VOCABULARY, measure, packed, pixel_values, samples
+from tests.model_world import World, build_world
 
 WORKER = Path(__file__).with_name("model_worker.py")
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def results(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes measured and saved."""
     folder = tmp_path_factory.mktemp("results")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{WORKER.parent}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [str(WORKER), str(world.model), str(folder)]
     done = subprocess.run(

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
-from model_world import World, build_world, projector_weights, reference_logits
 
 from components.data.packing import EncodedSample
 from components.errors import ConfigurationError, InputError, StageError
@@ -15,6 +13,8 @@ from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
 from components.model.distributed import initialize, single_process
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
+from tests.model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
+from tests.model_world import World, build_world, projector_weights, reference_logits
 
 
 @pytest.fixture(scope="module")

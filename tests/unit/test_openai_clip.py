@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from model_samples import TOLERANCE
-from model_world import finished_weights, redraw
 from torch import Tensor, nn
 
 from components.errors import InputError, StageError
@@ -19,6 +17,8 @@ from components.weight_conversion import verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.openai_clip import open_openai_file
 from components.weight_conversion.stage import run_weight_conversion
+from tests.model_samples import TOLERANCE
+from tests.model_world import finished_weights, redraw
 
 WIDTH, LAYERS, SIZE, PATCH = 128, 3, 24, 8
 

@@ -12,8 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_samples import TOLERANCE, VOCABULARY
-from model_world import CLIP_SETTINGS, clip, finished_weights, mistral, redraw, tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
@@ -28,6 +26,8 @@ from components.weight_conversion import parts, verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
 from components.weight_conversion.stage import run_weight_conversion
+from tests.model_samples import TOLERANCE, VOCABULARY
+from tests.model_world import CLIP_SETTINGS, clip, finished_weights, mistral, redraw, tokenizer
 
 DEFAULT_TOLERANCE = WeightConversionConfig(part="language").tolerance
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, MistralForCausalLM
@@ -18,6 +17,7 @@ from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, write_manifest
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
 
 
 def mistral(folder: Path, **changes: Any) -> MistralForCausalLM:
