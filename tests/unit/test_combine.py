@@ -113,6 +113,18 @@ def test_what_does_not_fit_is_refused(
         run_combine(context, combine_config(), language, part(world, "vision"))
 
 
+def test_parts_of_different_types_are_refused(world: World, tmp_path: Path) -> None:
+    language = tmp_path / "language"
+    shutil.copytree(part(world, "language"), language)
+    content = json.loads((language / "model.json").read_text())
+    (language / "model.json").write_text(json.dumps({**content, "dtype": "bfloat16"}))
+    context = world.context.model_copy(update={"workspace": tmp_path / "workspace"})
+    with pytest.raises(
+        ConfigurationError, match=r"stored as bfloat16, the vision tower as float32: set weight_conversion"
+    ):
+        run_combine(context, combine_config(), language, part(world, "vision"))
+
+
 def test_exchanged_parts_are_refused(world: World, tmp_path: Path) -> None:
     context = world.context.model_copy(update={"workspace": tmp_path})
     with pytest.raises(InputError, match="does not describe a LanguagePart"):
