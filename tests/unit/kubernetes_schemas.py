@@ -1,0 +1,54 @@
+"""Strict checks of Kubernetes objects: unknown fields are errors, as they are for a careful API server."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+
+SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
+KUBERNETES_VERSION = "1.31"
+
+
+def custom_resource_errors(body: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a PyTorchJob or TrainJob by the schema of its CustomResourceDefinition."""
+    validator = _validators()[(str(body["apiVersion"]), str(body["kind"]))]
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(body)]
+
+
+def check_core(body: Mapping[str, Any]) -> None:
+    """Raise if an object of Kubernetes' own kinds is not valid."""
+    kubernetes_validate.validate(dict(body), KUBERNETES_VERSION, strict=True)
+
+
+def check_pod(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Raise if a pod template is no valid pod."""
+    check_core({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **metadata}, "spec": spec})
+
+
+@cache
+def _validators() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
+    found = {}
+    for path in SCHEMAS.glob("*.json"):
+        crd = json.loads(path.read_text())
+        key = (f"{crd['group']}/{crd['version']}", crd["kind"])
+        found[key] = jsonschema.Draft202012Validator(_strict(crd["schema"]))
+    return found
+
+
+def _strict(schema: Any) -> Any:
+    """Forbid fields that a schema does not name."""
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {key: _strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict):
+        strict["properties"] = {name: _strict(value) for name, value in schema["properties"].items()}
+        free = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+        if not free and not isinstance(schema.get("type"), dict):
+            strict["additionalProperties"] = False
+    return strict
