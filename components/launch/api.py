@@ -46,6 +46,7 @@ def connect(pods: int) -> ApiClient:
                 "launch.backend local."
             ) from None
     settings.connection_pool_maxsize = pods + 4
+    settings.retries = False  # all retries are ClusterApi's, with words and a limit
     return ApiClient(settings)
 
 

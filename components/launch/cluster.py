@@ -70,6 +70,7 @@ class _Launch:
         self._what = f"{kind.kind} {api.namespace}/{self._name}"
         self._record = job.log_folder.parent / _RECORD
         self._poll_s = job.cluster.job.poll_s
+        self._submitted = False
 
     def run(self) -> None:
         with _signals_raise():
@@ -86,6 +87,7 @@ class _Launch:
         while True:
             found = self._api.get_job(self._name)
             if found is None:
+                self._submitted = True
                 found = self._api.create_job(self._body)
                 if found is None:
                     continue  # an earlier try's answer was lost, or another launcher was quicker
@@ -112,8 +114,9 @@ class _Launch:
         status = self._kind.status(found)
         annotations = found["metadata"].get("annotations") or {}
         same = annotations.get(HASH_ANNOTATION) == self._body["metadata"]["annotations"][HASH_ANNOTATION]
+        owner = annotations.get(OWNER_ANNOTATION, "")
         record = _read(self._record)
-        ours = record.get("uid") == found["metadata"]["uid"]
+        ours = record.get("uid") == found["metadata"]["uid"] or (self._submitted and owner == self._job.run_id)
         if status.over:
             if same and ours and status.phase == "succeeded":
                 return True
@@ -128,7 +131,6 @@ class _Launch:
                 f"{self._what} runs already, with other settings (spec hash {annotations.get(HASH_ANNOTATION)}). Wait for "
                 f"it, or end it: kubectl -n {self._api.namespace} delete {self._kind.plural} {self._name}"
             )
-        owner = annotations.get(OWNER_ANNOTATION, "")
         if owner != self._job.run_id:
             self._api.annotate_job(
                 self._name,

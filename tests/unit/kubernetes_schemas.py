@@ -45,10 +45,9 @@ def _strict(schema: Any) -> Any:
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    strict = {key: _strict(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict):
+    strict = {key: _strict(value) for key, value in schema.items() if key != "properties"}
+    if "properties" in schema:
         strict["properties"] = {name: _strict(value) for name, value in schema["properties"].items()}
-        free = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
-        if not free and not isinstance(schema.get("type"), dict):
+        if "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
             strict["additionalProperties"] = False
     return strict

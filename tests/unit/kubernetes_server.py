@@ -64,6 +64,7 @@ class KubernetesServer:
         configuration = Configuration()
         configuration.host = self.url
         configuration.connection_pool_maxsize = 20
+        configuration.retries = False
         return ApiClient(configuration)
 
     def write_kubeconfig(self, path: Path) -> None:
@@ -127,7 +128,7 @@ class KubernetesServer:
                     "reason": reason,
                     "message": message,
                     "lastTimestamp": _stamp(),
-                }  # fmt: skip
+                }
             )
 
 
