@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
+import referencing
 
 SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
-KUBERNETES_VERSION = "1.31"
+KUBERNETES_VERSION = "1.31.0"
 
 
 def custom_resource_errors(body: Mapping[str, Any]) -> list[str]:
@@ -21,12 +22,30 @@ def custom_resource_errors(body: Mapping[str, Any]) -> list[str]:
 
 def check_core(body: Mapping[str, Any]) -> None:
     """Raise if an object of Kubernetes' own kinds is not valid."""
-    kubernetes_validate.validate(dict(body), KUBERNETES_VERSION, strict=True)
+    group, _, version = str(body["apiVersion"]).rpartition("/")
+    name = "-".join(part for part in (str(body["kind"]).lower(), group.partition(".")[0], version) if part)
+    _core_validator(name).validate(body)
 
 
 def check_pod(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     """Raise if a pod template is no valid pod."""
     check_core({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **metadata}, "spec": spec})
+
+
+@cache
+def _core_validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_core_schema(name), registry=_core_registry())
+
+
+@cache
+def _core_registry() -> referencing.Registry:
+    """The definitions that all core schemas share; `kubernetes_validate.validate` reads them for every object."""
+    return referencing.Resource.from_contents(_core_schema("_definitions")) @ referencing.Registry()
+
+
+def _core_schema(name: str) -> Any:
+    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{KUBERNETES_VERSION}-local-strict"
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 @cache
