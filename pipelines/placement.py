@@ -28,10 +28,10 @@ def on_launcher(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> d
 def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
     """Place a task that trains or generates in its own pod, name it for the UI, and return it.
 
-    It goes to GPU nodes, or to any node when `cluster.gpus` is 0.
+    It goes to GPU nodes, or, when `cluster.gpus` is 0, in the CPU image to any node.
     """
     cluster = config.cluster
-    _place(task, config, cluster.gpu_image, cluster.gpu_cpu, cluster.gpu_memory, label)
+    _place(task, config, cluster.training_image, cluster.gpu_cpu, cluster.gpu_memory, label)
     if cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
         # A lost node is no reason to lose a run of days: the stage goes on where it was.

@@ -137,7 +137,7 @@ class ClusterConfig(BaseModel):
 
     Attributes:
         cpu_image: Image of the stages that need no GPU.
-        gpu_image: Image of training and generation.
+        gpu_image: Image of training and generation on GPUs.
         image_pull_policy: Kubernetes' own by default: "Always" for the tag latest, else "IfNotPresent".
         image_pull_secrets: Secrets that pull the images.
         pvc: ReadWriteMany volume claim mounted at the workspace's path; empty for none.
@@ -182,6 +182,11 @@ class ClusterConfig(BaseModel):
     secrets: tuple[SecretVariable, ...] = ()
     retries: int = Field(default=2, ge=0)
     job: JobConfig = JobConfig()
+
+    @property
+    def training_image(self) -> str:
+        """Image of training and generation: the GPU image, or the CPU image where no GPUs are asked for."""
+        return self.gpu_image if self.gpus else self.cpu_image
 
     @field_validator("affinity", mode="before")
     @classmethod

@@ -53,7 +53,7 @@ def _replicas(job: TrainingJob, count: int) -> dict[str, Any]:
     cluster = job.cluster
     container: dict[str, Any] = {
         "name": _CONTAINER,
-        "image": cluster.gpu_image,
+        "image": cluster.training_image,
         "command": pod.torchrun_command(job, "$(RANK)", "$(MASTER_ADDR)", "$(MASTER_PORT)"),
         "env": pod.environment(job),
         "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],

@@ -26,7 +26,7 @@ def render(job: TrainingJob) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": KIND.group, "kind": "ClusterTrainingRuntime", "name": settings.runtime},
         "trainer": {
-            "image": job.cluster.gpu_image,
+            "image": job.cluster.training_image,
             "command": pod.torchrun_command(job, "$(PET_NODE_RANK)", "$(PET_MASTER_ADDR)", "$(PET_MASTER_PORT)"),
             "env": pod.environment(job),
             "numNodes": config.nodes,
