@@ -38,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_preset(run)
     run.add_argument("--workspace", metavar="DIR", help="root folder of all outputs (default: the preset's)")
     run.add_argument("--name", help="name of the run (default: the preset's)")
+    run.add_argument(
+        "--runner",
+        choices=("process", "docker"),
+        default="process",
+        help="run stages as processes, or as containers of cluster.cpu_image (default: process)",
+    )
     run.set_defaults(command=_run)
 
     compile_ = commands.add_parser("compile", help="write the pipeline as a KFP package for a cluster")
@@ -121,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     config = load_preset(options.preset, overrides)
     console = Console()
     try:
-        run, status = run_here(config, options.preset, overrides, console)
+        run, status = run_here(config, options.preset, overrides, console, options.runner)
     except Interrupted as interruption:
         print(f"interrupted ({interruption}): all processes have ended; run again to go on", file=sys.stderr)
         return _INTERRUPTED_STATUS
