@@ -6,18 +6,27 @@
 #              small CPU build of torch instead of the one with CUDA
 # RUN_ARGS     for `vlm run`, as RUN_ARGS="--workspace /data/demo --set pretrain.recipe.iterations=50"
 # PYTEST_ARGS  for pytest
+#
+# make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
+#
+# REGISTRY     what images are named after, as registry.example/team; TAG their tag
+# BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12) python3)
 PIP_ARGS ?=
 RUN_ARGS ?=
 PYTEST_ARGS ?=
+ENGINE ?= $(firstword $(shell command -v docker podman))
+REGISTRY ?= vlm-pipelines
+TAG ?= 0.1.0
+BUILD_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install images cpu-image gpu-image clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
@@ -38,6 +47,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt torch
 	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
+
+images: cpu-image gpu-image
+
+cpu-image gpu-image: %-image:
+	@test -n "$(ENGINE)" || { echo "ERROR: no docker or podman here; name one with ENGINE=..."; exit 1; }
+	$(ENGINE) build --file containers/$*/Dockerfile --tag $(REGISTRY)/$*:$(TAG) --build-arg VERSION=$(TAG) \
+	    --build-arg GIT_COMMIT=$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD_ARGS) .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
-"""`vlm`: compile the pipeline, run it here, see how it goes, read its report, check the machine."""
+"""`vlm`: compile the pipeline, run it here or on a cluster, see how it goes, read its report, check the machine."""
 
 import argparse
+import os
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from components.errors import VlmError
 
 _INTERRUPTED_STATUS = 130
+_ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"  # KFP's own name for it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_preset(run)
     run.add_argument("--workspace", metavar="DIR", help="root folder of all outputs (default: the preset's)")
     run.add_argument("--name", help="name of the run (default: the preset's)")
+    run.add_argument(
+        "--runner",
+        choices=("process", "docker"),
+        default="process",
+        help="run stages as processes, or as containers of cluster.cpu_image (default: process)",
+    )
     run.set_defaults(command=_run)
 
     compile_ = commands.add_parser("compile", help="write the pipeline as a KFP package for a cluster")
@@ -43,8 +51,22 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the YAML file to write")
     compile_.set_defaults(command=_compile)
 
+    submit = commands.add_parser("submit", help="run the pipeline on a cluster: upload, start, follow")
+    _add_preset(submit)
+    submit.add_argument("--name", help="name of the run (default: the preset's)")
+    submit.add_argument("--service-account", default="", help="of the run's pods (default: KFP's own)")
+    submit.add_argument("--detach", action="store_true", help="print the links and return")
+    _add_endpoint(submit, required=True)
+    submit.set_defaults(command=_submit)
+
+    cancel = commands.add_parser("cancel", help="end a run of a cluster; its training job is deleted")
+    cancel.add_argument("run", help="id of the run")
+    _add_endpoint(cancel, required=True)
+    cancel.set_defaults(command=_cancel)
+
     status = commands.add_parser("status", help="show the stages of a run")
     _add_run(status)
+    _add_endpoint(status, required=False)
     status.set_defaults(command=_status)
 
     report = commands.add_parser("report", help="print the path of a run's report")
@@ -77,6 +99,19 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", metavar="DIR", default=None, help="where it ran (default: the laptop preset's)")
 
 
+def _add_endpoint(parser: argparse.ArgumentParser, required: bool) -> None:
+    endpoint = os.environ.get(_ENDPOINT_VARIABLE)
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        default=endpoint,
+        required=required and not endpoint,
+        help=f"Kubeflow Pipelines' API (default: ${_ENDPOINT_VARIABLE})",
+    )
+    parser.add_argument("--namespace", default="", help="your namespace, on a multi-user installation")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="file with a bearer token for the endpoint")
+
+
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -92,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     config = load_preset(options.preset, overrides)
     console = Console()
     try:
-        run, status = run_here(config, options.preset, overrides, console)
+        run, status = run_here(config, options.preset, overrides, console, options.runner)
     except Interrupted as interruption:
         print(f"interrupted ({interruption}): all processes have ended; run again to go on", file=sys.stderr)
         return _INTERRUPTED_STATUS
@@ -111,7 +146,54 @@ def _compile(options: argparse.Namespace) -> int:
     return 0
 
 
+def _submit(options: argparse.Namespace) -> int:
+    from pipelines.cluster_run import ClusterRuns
+    from pipelines.config import load_preset
+
+    overrides = [*options.overrides, *([f"name={_quoted(options.name)}"] if options.name else [])]
+    config = load_preset(options.preset, overrides)
+    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
+    run_id = runs.submit(config, f"vlm-training-{Path(options.preset).stem}", options.service_account)
+    print(f"run      {run_id}\npage     {runs.link(run_id)}\nMLflow   {config.tracking.uri}", flush=True)
+    if options.detach:
+        return 0
+    try:
+        state = runs.follow(run_id, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print(
+            f"no longer followed; the run goes on. vlm status {run_id} shows it, vlm cancel {run_id} ends it "
+            f"(both with --endpoint {runs.endpoint})",
+            file=sys.stderr,
+        )
+        raise
+    print(f"run {run_id}: {state.lower()}\npage     {runs.link(run_id)}")
+    return 0 if state == "SUCCEEDED" else 1
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from pipelines.cluster_run import ClusterRuns
+
+    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
+    runs.cancel(options.run)
+    print(f"run {options.run} is being cancelled: {runs.link(options.run)}")
+    print(f"left training jobs, if any: kubectl get pytorchjobs,trainjobs -A -l vlm-pipelines/run-id={options.run}")
+    return 0
+
+
+def _cluster_status(options: argparse.Namespace) -> int:
+    from pipelines.cluster_run import ClusterRuns, tasks
+
+    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
+    run = runs.get(options.run)
+    for _, name, state, message in tasks(run):
+        print(f"{state.lower():<10} {name}{f': {message}' if message else ''}")
+    print(f"state    {str(run.state).lower()}\npage     {runs.link(run.run_id)}")
+    return 0
+
+
 def _status(options: argparse.Namespace) -> int:
+    if options.endpoint and options.workspace is None:
+        return _cluster_status(options)
     from rich.console import Console
 
     from pipelines.display import locations, stage_table

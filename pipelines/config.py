@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,7 +21,7 @@ from components.energon_split.config import EnergonSplitConfig
 from components.errors import ConfigurationError
 from components.evaluate.config import EvaluateConfig
 from components.generate.config import GenerateConfig
-from components.images import CPU_IMAGE, GPU_IMAGE
+from components.launch.config import ClusterConfig
 from components.report.config import ReportConfig
 from components.training.config import TrainingConfig
 from components.wds_conversion.config import WdsConversionConfig
@@ -107,55 +107,6 @@ class Evaluations(_Section):
     multiple_choice: EvaluateConfig
 
 
-class Toleration(_Section):
-    """A Kubernetes toleration of the tasks that need GPUs.
-
-    Attributes:
-        key: Taint key; empty matches all keys.
-        operator: "Exists" or "Equal".
-        value: Taint value for "Equal".
-        effect: Taint effect; empty matches all.
-    """
-
-    key: str = ""
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-
-
-class ClusterConfig(_Section):
-    """Where tasks run on a cluster; without effect in local runs.
-
-    Attributes:
-        cpu_image: Image of the stages that need no GPU.
-        gpu_image: Image of training and generation.
-        pvc: ReadWriteMany volume claim mounted at the workspace's path; empty for none.
-        gpus: GPUs of each task that trains or generates; 0 runs them on CPUs.
-        accelerator: Resource name of a GPU.
-        cpu: CPU request of a data or weight stage ("4").
-        memory: Memory request of a data or weight stage ("16Gi").
-        gpu_cpu: CPU request of a training or generation task.
-        gpu_memory: Memory request of a training or generation task.
-        shared_memory: Size of the memory-backed /dev/shm of a training or generation task; Docker's 64 MB kill NCCL and
-            loader workers.
-        node_selector: Labels of the nodes for training and generation.
-        tolerations: Taints that training and generation tolerate.
-    """
-
-    cpu_image: str = CPU_IMAGE
-    gpu_image: str = GPU_IMAGE
-    pvc: str = ""
-    gpus: int = Field(default=0, ge=0)
-    accelerator: str = "nvidia.com/gpu"
-    cpu: str = ""
-    memory: str = ""
-    gpu_cpu: str = ""
-    gpu_memory: str = ""
-    shared_memory: str = ""
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-
-
 class RunConfig(_Section):
     """Everything that decides a pipeline run.
 
@@ -197,10 +148,15 @@ class RunConfig(_Section):
     def _gpus_fit(self) -> "RunConfig":
         for stage in ("pretrain", "sft"):
             launch = getattr(self, stage).launch
-            if self.cluster.gpus and self.cluster.gpus < launch.processes_per_node:
+            if launch.backend == "local" and self.cluster.gpus and self.cluster.gpus < launch.processes_per_node:
                 raise ValueError(
                     f"cluster.gpus ({self.cluster.gpus}) is less than {stage}.launch.processes_per_node "
                     f"({launch.processes_per_node}): every process needs its own GPU"
+                )
+            if launch.backend != "local" and not self.cluster.pvc:
+                raise ValueError(
+                    f"{stage}.launch.backend {launch.backend} needs a workspace that all its pods share: set cluster.pvc to "
+                    "a ReadWriteMany volume claim"
                 )
         return self
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from components.generate.config import GenerateConfig
     from pipelines.config import RunConfig
 
+Runner = Literal["process", "docker"]
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 # Runs of other tools must not be mistaken for this run's.
 _FOREIGN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -33,7 +34,9 @@ class Interrupted(Exception):
     """The person at the terminal, or the system, asked for the end of the run."""
 
 
-def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console: Console) -> tuple[RunFolder, int]:
+def run_here(
+    config: "RunConfig", preset: str, overrides: Sequence[str], console: Console, runner: Runner = "process"
+) -> tuple[RunFolder, int]:
     """Compile and execute a configuration on this machine.
 
     Args:
@@ -41,6 +44,7 @@ def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console
         preset: Name of its preset, for the record.
         overrides: Overrides that are in it, for the record.
         console: Where the run is shown.
+        runner: Whether stages are processes here or Docker containers.
 
     Returns:
         The run's folder and 0 when every stage succeeded, else 1.
@@ -59,7 +63,8 @@ def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console
         raise ConfigurationError(
             f"Can't write the workspace {workspace}: {error}. Choose another with --workspace."
         ) from error
-    compile_pipeline(config, run.path / PACKAGE_NAME)
+    # Absolute: a container has another working directory.
+    compile_pipeline(config.model_copy(update={"workspace": workspace}), run.path / PACKAGE_NAME)
     run.update_record(
         preset=preset,
         overrides=list(overrides),
@@ -68,15 +73,20 @@ def run_here(config: "RunConfig", preset: str, overrides: Sequence[str], console
         state="running",
         pid=os.getpid(),
     )
-    return run, execute(run, console)
+    return run, execute(run, console, runner)
 
 
 def _task_name(config: "GenerateConfig") -> str:
     return load_task(config.task).name
 
 
-def execute(run: RunFolder, console: Console) -> int:
+def execute(run: RunFolder, console: Console, runner: Runner = "process") -> int:
     """Execute the compiled pipeline of a run folder and show how it goes.
+
+    Args:
+        run: The run's folder.
+        console: Where the run is shown.
+        runner: Whether stages are processes here or Docker containers.
 
     Returns:
         0 when every stage succeeded, else 1.
@@ -86,7 +96,7 @@ def execute(run: RunFolder, console: Console) -> int:
     """
     state = "interrupted"
     try:
-        with _interruptible(), open(run.log, "wb") as log, _worker(run, log.fileno()) as child:
+        with _interruptible(), open(run.log, "wb") as log, _worker(run, log.fileno(), runner) as child:
             status = follow(run, child, console)
         state = "succeeded" if status == 0 else "failed"
         return 0 if status == 0 else 1
@@ -97,12 +107,12 @@ def execute(run: RunFolder, console: Console) -> int:
 
 
 @contextlib.contextmanager
-def _worker(run: RunFolder, log: int) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Popen[bytes]]:
     """Start the child in a session of its own; when the block ends, however it does, no process of the run is left."""
     child = None
     try:
         child = subprocess.Popen(
-            [sys.executable, "-u", "-m", "pipelines.local_worker", str(run.path)],
+            [sys.executable, "-u", "-m", "pipelines.local_worker", str(run.path), runner],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -113,6 +123,10 @@ def _worker(run: RunFolder, log: int) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         with _uninterruptible():
             end_processes((RUN_ID_VARIABLE, run.run_id))
+            if runner == "docker":
+                from pipelines.docker_runner import end_containers
+
+                end_containers(run.run_id)
             if child is not None:
                 child.wait()
 

@@ -1,4 +1,4 @@
-"""Child process of `vlm run`: executes a compiled pipeline with KFP's SubprocessRunner."""
+"""Child process of `vlm run`: executes a compiled pipeline with KFP's local runner, in processes or in containers."""
 
 import os
 import sys
@@ -13,13 +13,13 @@ _PARENT_POLL_S = 1.0
 
 
 def main() -> int:
-    """Execute `<run folder>/pipeline.yaml`; the run folder is the only argument.
+    """Execute `<run folder>/pipeline.yaml`; the arguments are the run folder and the runner, "process" or "docker".
 
     Returns:
         0 when every task succeeded, else 1.
     """
-    folder = Path(sys.argv[1])
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    folder, runner = Path(sys.argv[1]), sys.argv[2]
+    threading.Thread(target=_end_with_parent, args=(os.getppid(), runner), daemon=True).start()
     # The runner warns about every image whose name has no "python" in it.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -28,7 +28,12 @@ def main() -> int:
     sys.executable = "python3"
     from kfp import components, local
 
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"))
+    if runner == "docker":
+        from pipelines.docker_runner import use_docker
+
+        use_docker(folder.parent.parent, folder.name, folder / "kfp")
+    else:
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"))
     pipeline = components.load_component_from_file(str(folder / PACKAGE_NAME))
     try:
         pipeline()
@@ -38,13 +43,17 @@ def main() -> int:
     return 0
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this process and its descendants when `vlm run` was killed without a chance to do so itself."""
+def _end_with_parent(parent: int, runner: str) -> None:
+    """End this process, its descendants and its containers when `vlm run` was killed without a chance to do so itself."""
     from pipelines.processes import end_processes
 
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_S)
     end_processes((RUN_ID_VARIABLE, os.environ[RUN_ID_VARIABLE]))
+    if runner == "docker":
+        from pipelines.docker_runner import end_containers
+
+        end_containers(os.environ[RUN_ID_VARIABLE])
     os._exit(1)
 
 

@@ -22,6 +22,9 @@ def open_run(
     pretrain_learning_rate: float,
     sft_learning_rate: float,
     tensor_parallel: int,
+    nodes: int,
+    processes_per_node: int,
+    queue: str,
     tracking_uri: str,
     experiment: str,
     overrides: list,
@@ -45,6 +48,7 @@ def open_run(
         ("evaluate_captioning", dict),
         ("evaluate_multiple_choice", dict),
         ("report", dict),
+        ("cluster", dict),
     ],
 ):
     """Check every setting of the run before any work starts, and open the run in MLflow.
@@ -63,6 +67,9 @@ def open_run(
         pretrain_learning_rate: Peak learning rate of pretraining.
         sft_learning_rate: Peak learning rate of fine-tuning.
         tensor_parallel: Processes that share one copy of the model.
+        nodes: Machines of each training job.
+        processes_per_node: Training processes on each machine, one per GPU.
+        queue: Kueue LocalQueue of the training jobs; empty for none.
         tracking_uri: MLflow tracking URI, "auto" or "none".
         experiment: MLflow experiment.
         overrides: Any other settings, as "pretrain.recipe.warmup_fraction=0.02".
@@ -84,6 +91,9 @@ def open_run(
         "pretrain_learning_rate": pretrain_learning_rate,
         "sft_learning_rate": sft_learning_rate,
         "tensor_parallel": tensor_parallel,
+        "nodes": nodes,
+        "processes_per_node": processes_per_node,
+        "queue": queue,
         "tracking_uri": tracking_uri,
         "experiment": experiment,
     }
@@ -93,15 +103,18 @@ def open_run(
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def close_run(context: dict):
-    """Mark the run as finished in MLflow; a stage that fails marks it as failed itself.
+def close_run(job_id: str, workspace: str, status: dsl.PipelineTaskFinalStatus):
+    """Close the run in MLflow however it ended, and report the stages that did not finish.
 
     Args:
-        context: The pipeline run, from `open_run`.
+        job_id: KFP's id of this run.
+        workspace: Root folder of all stage outputs.
+        status: How the run ended, from KFP.
     """
-    from components.stage.context import RunContext
+    from pathlib import Path
+
     from components.stage.shell import reported_errors
-    from pipelines.opening import close_pipeline
+    from pipelines.opening import close_pipeline, run_identifier
 
     with reported_errors():
-        close_pipeline(RunContext.model_validate(context))
+        close_pipeline(Path(workspace), run_identifier(job_id), status.state)

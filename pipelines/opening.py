@@ -18,7 +18,7 @@ from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
 from pipelines.config import RunConfig, apply_overrides, validate
-from pipelines.run_folder import RUN_ID_VARIABLE
+from pipelines.run_folder import RUN_ID_VARIABLE, RunFolder
 
 # What a person changes in the UI, and the settings behind it.
 UI_PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -38,6 +38,9 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
         "generate.captioning.tensor_parallel",
         "generate.multiple_choice.tensor_parallel",
     ),
+    "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
+    "processes_per_node": ("pretrain.launch.processes_per_node", "sft.launch.processes_per_node"),
+    "queue": ("cluster.job.queue",),
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
 }
@@ -98,13 +101,43 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
                 f'overrides must be a list of texts like "pretrain.recipe.seed=1", it has {override!r}.'
             )
     settled = validate(apply_overrides(tree, overrides), "this run")
+    _check_compiled(preset, settled)
+    if settled.workspace != Path(tree["workspace"]):
+        raise ConfigurationError(
+            "workspace is a parameter of the pipeline, which its first and last task share: set it there, not in overrides."
+        )
+    if preset.cluster.pvc and settled.workspace != preset.workspace:
+        raise ConfigurationError(
+            f"workspace is {settled.workspace}, but the compiled pipeline mounts the volume {preset.cluster.pvc} at "
+            f"{preset.workspace}. Compile again: vlm compile --set workspace=..."
+        )
+    return settled
+
+
+def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
+    """Refuse changes of what the compiled pipeline has fixed: they would be without effect.
+
+    Raises:
+        ConfigurationError: Such a setting differs from the preset's.
+    """
     for task in ("captioning", "multiple_choice"):
         if getattr(settled.generate, task).partitions != getattr(preset.generate, task).partitions:
             raise ConfigurationError(
                 f"generate.{task}.partitions is the number of tasks in the compiled pipeline and can't change in a run. "
                 f"Compile again: vlm compile --set generate.{task}.partitions=..."
             )
-    return settled
+    for stage in ("pretrain", "sft"):
+        if getattr(settled, stage).launch.backend != getattr(preset, stage).launch.backend:
+            raise ConfigurationError(
+                f"{stage}.launch.backend decides where the compiled pipeline's tasks run and can't change in a run. "
+                f"Compile again: vlm compile --set {stage}.launch.backend=..."
+            )
+    for name in type(settled.cluster).model_fields:
+        if name != "job" and getattr(settled.cluster, name) != getattr(preset.cluster, name):
+            raise ConfigurationError(
+                f"cluster.{name} is part of the compiled pipeline and can't change in a run (cluster.job can). "
+                f"Compile again: vlm compile --set cluster.{name}=..."
+            )
 
 
 def ui_default(config: RunConfig, parameter: str) -> Any:
@@ -119,7 +152,7 @@ def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
     """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
     tree = stored_settings(config)
     outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in ("data", "weights", "combine", "pretrain", "sft", "report"):
+    for stage in ("data", "weights", "combine", "pretrain", "sft", "report", "cluster"):
         outputs[stage] = tree[stage]
     for stage in ("wds_conversion", "energon_split", "weight_conversion", "generate", "evaluate"):
         for use, settings in tree[stage].items():
@@ -132,9 +165,24 @@ def stored_settings(config: BaseModel) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
 
 
-def close_pipeline(context: RunContext) -> None:
-    """Mark a run whose stages all finished as finished."""
-    close_pipeline_run(context.tracking_uri, context.mlflow_run_id, "FINISHED")
+def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
+    """End a run in MLflow as it has ended in KFP, and say what became of its stages.
+
+    Args:
+        workspace: Root folder of all stage outputs.
+        run_id: Identifier of the pipeline run.
+        state: KFP's final state: "SUCCEEDED", "FAILED" or "CANCELLED".
+    """
+    run = RunFolder(workspace.absolute(), run_id)
+    rows = run.stages(over=True)
+    finished = sum(row.state in ("done", "reused") for row in rows)
+    print(f"run {run_id} {state.lower()}: {finished} stages finished", flush=True)
+    for row in rows:
+        if row.state in ("failed", "interrupted"):
+            print(f"{row.stage} {row.state}: {row.message}", flush=True)
+    context = run.context()  # empty when open_run has failed: then there is no run in MLflow
+    status = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}.get(state, "FAILED")
+    close_pipeline_run(context.get("tracking_uri", ""), context.get("mlflow_run_id", ""), status)
 
 
 def run_identifier(job_id: str) -> str:

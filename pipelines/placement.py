@@ -1,10 +1,9 @@
-"""Where a task of the DAG runs on a cluster: image, resources, nodes, volumes. Without effect in local runs."""
+"""Where a task of the DAG runs on a cluster: image, resources, nodes, volumes, secrets. Without effect in local runs."""
 
 from kfp import dsl, kubernetes
 
 from pipelines.config import RunConfig
 
-_RETRIES = 2
 _RETRY_WAIT = "60s"
 
 
@@ -15,21 +14,32 @@ def on_cpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.Pi
     return task
 
 
-def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
-    """Place a training or generation task, name it for the UI, and return it.
+def on_launcher(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
+    """Place a task that submits and follows a training job, whose own pods have the GPUs, and return it.
 
-    It goes to GPU nodes, or to any node when `cluster.gpus` is 0.
+    A launcher that is lost costs nothing: the next try finds its job again.
     """
     cluster = config.cluster
-    _place(task, config, cluster.gpu_image, cluster.gpu_cpu, cluster.gpu_memory, label)
+    _place(task, config, cluster.cpu_image, cluster.launcher_cpu, cluster.launcher_memory, label)
+    _retry(task, config)
+    return task
+
+
+def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
+    """Place a task that trains or generates in its own pod, name it for the UI, and return it.
+
+    It goes to GPU nodes, or, when `cluster.gpus` is 0, in the CPU image to any node.
+    """
+    cluster = config.cluster
+    _place(task, config, cluster.training_image, cluster.gpu_cpu, cluster.gpu_memory, label)
     if cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
         # A lost node is no reason to lose a run of days: the stage goes on where it was.
-        task.set_retry(_RETRIES, backoff_duration=_RETRY_WAIT)
+        _retry(task, config)
     if cluster.shared_memory:
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=cluster.shared_memory)
-    for label, value in cluster.node_selector.items():
-        kubernetes.add_node_selector(task, label, value)
+    for name, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(task, name, value)
     for toleration in cluster.tolerations:
         kubernetes.add_toleration(
             task,
@@ -38,10 +48,13 @@ def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.Pi
             value=toleration.value or None,
             effect=toleration.effect or None,
         )
+    if "nodeAffinity" in cluster.affinity:
+        kubernetes.add_node_affinity_json(task, cluster.affinity["nodeAffinity"])
     return task
 
 
 def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str, label: str) -> None:
+    cluster = config.cluster
     if label:
         task.set_display_name(label)
     # Finished work is found by its content in the workspace; KFP's cache would also skip work whose folder is gone.
@@ -51,5 +64,16 @@ def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memo
         task.set_cpu_request(cpu)
     if memory:
         task.set_memory_request(memory)
-    if config.cluster.pvc:
-        kubernetes.mount_pvc(task, config.cluster.pvc, str(config.workspace))
+    if cluster.pvc:
+        kubernetes.mount_pvc(task, cluster.pvc, str(config.workspace))
+    if cluster.image_pull_policy:
+        kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
+    if cluster.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
+    for secret in cluster.secrets:
+        kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.variable}, optional=secret.optional)
+
+
+def _retry(task: dsl.PipelineTask, config: RunConfig) -> None:
+    if config.cluster.retries:
+        task.set_retry(config.cluster.retries, backoff_duration=_RETRY_WAIT)

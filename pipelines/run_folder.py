@@ -151,7 +151,7 @@ class RunFolder:
         if failed:
             return f"{failed[0].stage}: {failed[0].message}"
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
-        errors = [index for index, line in enumerate(lines) if line.startswith("ERROR: ")]
+        errors = [index for index, line in enumerate(lines) if line.lstrip().startswith("ERROR: ")]
         if errors:
             return "\n".join(_message_lines(lines[errors[-1] :])).removeprefix("ERROR: ")
         return "\n".join(["The log ends with:", *[line for line in lines if line.strip()][-15:]])
@@ -228,9 +228,17 @@ def _merged(first: StageRow, second: StageRow) -> StageRow:
 
 
 def _message_lines(lines: Sequence[str]) -> list[str]:
-    """Return a message and its indented continuation lines."""
-    end = next((index for index, line in enumerate(lines[1:], 1) if not line.startswith("  ")), len(lines))
-    return list(lines[:end])
+    """Return a message and the lines that go on with it.
+
+    KFP indents the output of a task, and a blank line follows it; elsewhere continuation lines are indented themselves.
+    """
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    goes_on = " " * (indent or 2)
+    end = next(
+        (index for index, line in enumerate(lines[1:], 1) if not line.strip() or not line.startswith(goes_on)),
+        len(lines),
+    )
+    return [line[indent:] for line in lines[:end]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from components.download.component import download_dataset, download_weights
 from components.energon_split.component import energon_split
 from components.evaluate.component import evaluate, quality_gate
 from components.generate.component import generate
+from components.launch.config import Backend
 from components.pretrain.component import pretrain
 from components.report.component import report
 from components.sft.component import sft
@@ -22,7 +23,7 @@ from components.weight_conversion.component import weight_conversion
 from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
 from pipelines.open_run import close_run, open_run
 from pipelines.opening import stored_settings, ui_default
-from pipelines.placement import on_cpu, on_gpu
+from pipelines.placement import on_cpu, on_gpu, on_launcher
 
 
 def build_pipeline(config: RunConfig) -> BaseComponent:
@@ -33,11 +34,12 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
     def cpu(task: dsl.PipelineTask, label: str = "") -> dsl.PipelineTask:
         return on_cpu(task, config, label)
 
-    def gpu(task: dsl.PipelineTask, label: str = "") -> dsl.PipelineTask:
-        return on_gpu(task, config, label)
+    def training(task: dsl.PipelineTask, backend: Backend) -> dsl.PipelineTask:
+        return on_gpu(task, config) if backend == "local" else on_launcher(task, config)
 
     @dsl.pipeline(
         name="vlm-training",
+        display_name=f"VLM training: {config.name}",
         description="Trains and evaluates a vision-language model: data and weights meet in pretraining, "
         "fine-tuning follows, and every score comes with the same score on pictures the model could not see.",
     )
@@ -53,108 +55,152 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         pretrain_learning_rate: float = ui_default(config, "pretrain_learning_rate"),
         sft_learning_rate: float = ui_default(config, "sft_learning_rate"),
         tensor_parallel: int = ui_default(config, "tensor_parallel"),
+        nodes: int = ui_default(config, "nodes"),
+        processes_per_node: int = ui_default(config, "processes_per_node"),
+        queue: str = ui_default(config, "queue"),
         tracking_uri: str = ui_default(config, "tracking_uri"),
         experiment: str = ui_default(config, "experiment"),
         overrides: list = [],  # noqa: B006  (KFP reads the default, nothing writes to it)
     ):
-        run = cpu(
-            open_run(
-                config=stored_settings(config),
-                job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-                run_name=run_name,
-                workspace=workspace,
-                data_source=data_source,
-                weights_source=weights_source,
-                pretrain_iterations=pretrain_iterations,
-                sft_iterations=sft_iterations,
-                pretrain_global_batch_size=pretrain_global_batch_size,
-                sft_global_batch_size=sft_global_batch_size,
-                pretrain_learning_rate=pretrain_learning_rate,
-                sft_learning_rate=sft_learning_rate,
-                tensor_parallel=tensor_parallel,
-                tracking_uri=tracking_uri,
-                experiment=experiment,
-                overrides=overrides,
+        """Train and evaluate a vision-language model.
+
+        Args:
+            run_name: Name of the run that people see, also in MLflow.
+            workspace: Root folder of all stage outputs; on a cluster the mount path of the volume.
+            data_source: Where the dataset comes from, as "hf://owner/name" or "file:///folder".
+            weights_source: Where the language model comes from, likewise.
+            pretrain_iterations: Optimizer steps of pretraining.
+            sft_iterations: Optimizer steps of fine-tuning.
+            pretrain_global_batch_size: Samples per step of pretraining over all GPUs.
+            sft_global_batch_size: Samples per step of fine-tuning over all GPUs.
+            pretrain_learning_rate: Peak learning rate of pretraining.
+            sft_learning_rate: Peak learning rate of fine-tuning.
+            tensor_parallel: Processes that share one copy of the model; a divisor of processes_per_node.
+            nodes: Machines of each training job; more than one needs the backend pytorchjob or trainjob.
+            processes_per_node: Training processes on each machine, one per GPU.
+            queue: Kueue LocalQueue that admits the training jobs; empty for none.
+            tracking_uri: MLflow tracking server; "auto" takes the environment's, "none" switches tracking off.
+            experiment: MLflow experiment.
+            overrides: Any other settings of the preset, as ["pretrain.recipe.warmup_fraction=0.02"].
+        """
+        closing = cpu(close_run(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, workspace=workspace), "close run")
+        with dsl.ExitHandler(closing, name="train and evaluate"):
+            run = cpu(
+                open_run(
+                    config=stored_settings(config),
+                    job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                    run_name=run_name,
+                    workspace=workspace,
+                    data_source=data_source,
+                    weights_source=weights_source,
+                    pretrain_iterations=pretrain_iterations,
+                    sft_iterations=sft_iterations,
+                    pretrain_global_batch_size=pretrain_global_batch_size,
+                    sft_global_batch_size=sft_global_batch_size,
+                    pretrain_learning_rate=pretrain_learning_rate,
+                    sft_learning_rate=sft_learning_rate,
+                    tensor_parallel=tensor_parallel,
+                    nodes=nodes,
+                    processes_per_node=processes_per_node,
+                    queue=queue,
+                    tracking_uri=tracking_uri,
+                    experiment=experiment,
+                    overrides=overrides,
+                )
+            ).outputs
+            context = run["context"]
+
+            # Data.
+            raw = cpu(download_dataset(context=context, settings=run["data"])).outputs["raw"]
+            captions = cpu(
+                wds_conversion(context=context, settings=run["wds_conversion_pretrain"], raw=raw),
+                "wds_conversion: pretrain",
+            ).outputs["shards"]
+            conversations = cpu(
+                wds_conversion(context=context, settings=run["wds_conversion_sft"], raw=raw),
+                "wds_conversion: sft",
+            ).outputs["shards"]
+            pretrain_data = cpu(
+                energon_split(context=context, settings=run["energon_split_pretrain"], shards=captions),
+                "energon_split: pretrain",
+            ).outputs["dataset"]
+            sft_data = cpu(
+                energon_split(context=context, settings=run["energon_split_sft"], shards=conversations),
+                "energon_split: sft",
+            ).outputs["dataset"]
+
+            # Weights.
+            weights = cpu(download_weights(context=context, settings=run["weights"], raw=raw)).outputs["weights"]
+            language = cpu(
+                weight_conversion(context=context, settings=run["weight_conversion_language"], weights=weights),
+                "weight_conversion: language",
+            ).outputs["converted"]
+            vision = cpu(
+                weight_conversion(context=context, settings=run["weight_conversion_vision"], weights=weights),
+                "weight_conversion: vision",
+            ).outputs["converted"]
+            combined = cpu(combine(context=context, settings=run["combine"], language=language, vision=vision)).outputs[
+                "model"
+            ]
+
+            # First training stage, and what it has learnt.
+            pretrained = training(
+                pretrain(
+                    context=context,
+                    settings=run["pretrain"],
+                    cluster=run["cluster"],
+                    model=combined,
+                    dataset=pretrain_data,
+                ),
+                config.pretrain.launch.backend,
+            ).outputs["trained"]
+            captioning_scores = (
+                examine_captioning(
+                    context=context,
+                    generate_settings=run["generate_captioning"],
+                    evaluate_settings=run["evaluate_captioning"],
+                    model=pretrained,
+                    raw=raw,
+                )
+                .set_caching_options(False)
+                .output
             )
-        ).outputs
-        context = run["context"]
 
-        # Data.
-        raw = cpu(download_dataset(context=context, settings=run["data"])).outputs["raw"]
-        captions = cpu(
-            wds_conversion(context=context, settings=run["wds_conversion_pretrain"], raw=raw),
-            "wds_conversion: pretrain",
-        ).outputs["shards"]
-        conversations = cpu(
-            wds_conversion(context=context, settings=run["wds_conversion_sft"], raw=raw),
-            "wds_conversion: sft",
-        ).outputs["shards"]
-        pretrain_data = cpu(
-            energon_split(context=context, settings=run["energon_split_pretrain"], shards=captions),
-            "energon_split: pretrain",
-        ).outputs["dataset"]
-        sft_data = cpu(
-            energon_split(context=context, settings=run["energon_split_sft"], shards=conversations),
-            "energon_split: sft",
-        ).outputs["dataset"]
-
-        # Weights.
-        weights = cpu(download_weights(context=context, settings=run["weights"], raw=raw)).outputs["weights"]
-        language = cpu(
-            weight_conversion(context=context, settings=run["weight_conversion_language"], weights=weights),
-            "weight_conversion: language",
-        ).outputs["converted"]
-        vision = cpu(
-            weight_conversion(context=context, settings=run["weight_conversion_vision"], weights=weights),
-            "weight_conversion: vision",
-        ).outputs["converted"]
-        combined = cpu(combine(context=context, settings=run["combine"], language=language, vision=vision)).outputs[
-            "model"
-        ]
-
-        # First training stage, and what it has learnt.
-        pretrained = gpu(
-            pretrain(context=context, settings=run["pretrain"], model=combined, dataset=pretrain_data)
-        ).outputs["trained"]
-        captioning_scores = (
-            examine_captioning(
-                context=context,
-                generate_settings=run["generate_captioning"],
-                evaluate_settings=run["evaluate_captioning"],
-                model=pretrained,
-                raw=raw,
+            # Second training stage, and what it has learnt.
+            tuned = training(
+                sft(
+                    context=context,
+                    settings=run["sft"],
+                    cluster=run["cluster"],
+                    model=pretrained,
+                    dataset=sft_data,
+                ),
+                config.sft.launch.backend,
+            ).outputs["trained"]
+            multiple_choice_scores = (
+                examine_multiple_choice(
+                    context=context,
+                    generate_settings=run["generate_multiple_choice"],
+                    evaluate_settings=run["evaluate_multiple_choice"],
+                    model=tuned,
+                    raw=raw,
+                )
+                .set_caching_options(False)
+                .output
             )
-            .set_caching_options(False)
-            .output
-        )
 
-        # Second training stage, and what it has learnt.
-        tuned = gpu(sft(context=context, settings=run["sft"], model=pretrained, dataset=sft_data)).outputs["trained"]
-        multiple_choice_scores = (
-            examine_multiple_choice(
-                context=context,
-                generate_settings=run["generate_multiple_choice"],
-                evaluate_settings=run["evaluate_multiple_choice"],
-                model=tuned,
-                raw=raw,
+            # What came out. A gate that is missed fails the run when there is a report to look at.
+            written = cpu(
+                report(
+                    context=context,
+                    settings=run["report"],
+                    pretrain=pretrained,
+                    sft=tuned,
+                    captioning=captioning_scores,
+                    multiple_choice=multiple_choice_scores,
+                )
             )
-            .set_caching_options(False)
-            .output
-        )
-
-        # What came out. A gate that is missed fails the run when there is a report to look at.
-        written = cpu(
-            report(
-                context=context,
-                settings=run["report"],
-                pretrain=pretrained,
-                sft=tuned,
-                captioning=captioning_scores,
-                multiple_choice=multiple_choice_scores,
-            )
-        )
-        judged = cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(written)
-        cpu(close_run(context=context)).after(judged)
+            cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(written)
 
     return vlm_training
 

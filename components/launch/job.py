@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.launch.config import LaunchConfig
+from components.launch.config import ClusterConfig, LaunchConfig
 
 
 @dataclass(frozen=True)
@@ -11,12 +11,16 @@ class TrainingJob:
     """A Python module run by torchrun.
 
     Attributes:
-        name: Short name for logs.
+        name: Short name for logs and part of the job's name on a cluster ("pretrain").
         module: Module with a `main()` guarded entry.
         arguments: Its command-line arguments.
-        log_folder: Where each rank's output is kept.
+        log_folder: Where each rank's output is kept by the local backend, and the job's record by the others.
         config: How many processes, and where.
         environment: Additional environment variables of every process.
+        key: Content key of the work: the same work has the same name on a cluster.
+        run_id: The pipeline run that asks for it.
+        workspace: Where the workspace volume is mounted.
+        cluster: What the pods get on a cluster.
     """
 
     name: str
@@ -25,3 +29,7 @@ class TrainingJob:
     log_folder: Path
     config: LaunchConfig
     environment: dict[str, str] = field(default_factory=dict)
+    key: str = ""
+    run_id: str = ""
+    workspace: Path = Path("/workspace")
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

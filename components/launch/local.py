@@ -15,6 +15,7 @@ import psutil
 
 from components.errors import ConfigurationError, StageError
 from components.launch.job import TrainingJob
+from components.launch.pod import RANK_PREFIX
 
 _LAST_LINES = 20
 _GRACE_S = 20.0
@@ -56,6 +57,7 @@ def run_local(job: TrainingJob) -> None:
         "OMP_NUM_THREADS": str(config.threads_per_process),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         **job.environment,
     }
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)

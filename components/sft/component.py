@@ -9,6 +9,7 @@ from components.images import GPU_IMAGE
 def sft(
     context: dict,
     settings: dict,
+    cluster: dict,
     model: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     trained: dsl.Output[dsl.Model],
@@ -20,12 +21,14 @@ def sft(
     Args:
         context: The pipeline run, from `open_run`.
         settings: `TrainingConfig`: recipe and launch.
+        cluster: `ClusterConfig`: what the pods of a training job get.
         model: Model folder to start from.
         dataset: WebDataset shards with energon's metadata.
         trained: The trained model folder.
         metrics: Final losses, speed and counters.
         curves: Loss and learning rate over the steps.
     """
+    from components.launch.config import ClusterConfig
     from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
@@ -40,6 +43,7 @@ def sft(
             TrainingConfig.model_validate(settings),
             model=folder_of(model),
             dataset=folder_of(dataset),
+            cluster=ClusterConfig.model_validate(cluster),
         )
         publish(trained, output)
         publish_training(output, metrics, curves)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import StageError
+from components.launch.config import ClusterConfig
 from components.launch.job import TrainingJob
-from components.launch.local import run_local
+from components.launch.run import run_job
 from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.stage.runner import StageOutput, StageWork, run_stage
@@ -20,7 +21,14 @@ VERSION = 1
 _LAUNCH_FOLDER = "launch"
 
 
-def run_training(context: RunContext, stage: str, config: TrainingConfig, model: Path, dataset: Path) -> StageOutput:
+def run_training(
+    context: RunContext,
+    stage: str,
+    config: TrainingConfig,
+    model: Path,
+    dataset: Path,
+    cluster: ClusterConfig | None = None,
+) -> StageOutput:
     """Train `model` on `dataset` and return the trained model folder.
 
     A run that was stopped goes on from its newest checkpoint. The launch settings do not enter the content key: the
@@ -32,8 +40,10 @@ def run_training(context: RunContext, stage: str, config: TrainingConfig, model:
         config: Recipe and launch.
         model: Model folder to start from.
         dataset: Output folder of the energon split.
+        cluster: What the pods of a training job get; the local backend needs none.
 
     Raises:
+        ConfigurationError: The launch settings don't fit the backend, or the cluster does not take the job.
         StageError: The job failed, or an input folder is not finished.
     """
 
@@ -63,8 +73,12 @@ def run_training(context: RunContext, stage: str, config: TrainingConfig, model:
             arguments=[str(spec_path)],
             log_folder=launch_folder / "logs",
             config=config.launch,
+            key=work.folder.name,
+            run_id=context.run_id,
+            workspace=context.workspace,
+            cluster=cluster or ClusterConfig(),
         )
-        run_local(job)
+        run_job(job)
         return _collect(work.folder)
 
     _check_dataset(dataset, stage)

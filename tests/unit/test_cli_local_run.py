@@ -111,6 +111,40 @@ def test_failing_stage_fails_the_run_with_its_message(tmp_path: Path) -> None:
     assert "pretrain: raw.json: has no pictures" in output_of(console)
 
 
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def gate():
+    import sys
+
+    print("ERROR: The model does not pass its gates.\n  CIDEr at least 90: 12", file=sys.stderr)
+    sys.exit(1)
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def closing(seen: str, status: dsl.PipelineTaskFinalStatus):
+    from pathlib import Path
+
+    Path(seen).write_text(status.state)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_task_below_an_exit_handler_fails_the_run_with_its_message(tmp_path: Path, fails: bool) -> None:
+    seen = tmp_path / "state"
+
+    @dsl.pipeline(name="guarded")
+    def guarded() -> None:
+        with dsl.ExitHandler(closing(seen=str(seen)), name="all"):
+            if fails:
+                gate()
+            else:
+                stage(workspace=str(tmp_path), name="combine", fail=False)
+
+    run = prepared(tmp_path, guarded)
+    assert execute(run, quiet()) == (1 if fails else 0)
+    assert seen.read_text() == ("FAILED" if fails else "SUCCEEDED")
+    if fails:
+        assert run.error() == "The model does not pass its gates.\n  CIDEr at least 90: 12"
+
+
 def test_second_run_reuses_finished_stages(tmp_path: Path) -> None:
     workspace = tmp_path / "my python3 runs"  # KFP would replace the "python3" of a path
     assert execute(prepared(workspace, two_stages(workspace, fail=False)), quiet()) == 0

@@ -16,11 +16,13 @@ import yaml
 
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset
+from pipelines.opening import UI_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 PRESETS = ("laptop", "mistral-clip-7b")
-GPU_TASKS = {"exec-pretrain", "exec-sft", "exec-generate", "exec-generate-2"}
+GPU_TASKS = {"exec-generate", "exec-generate-2"}
+LAUNCHERS = {"exec-pretrain", "exec-sft"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_compiled_package_is_the_golden_one(preset: str, packages: dict[str, lis
 @pytest.mark.parametrize("preset", PRESETS)
 def test_kfp_never_caches(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
     for name, task in tasks(packages[preset][0]).items():
-        assert name.startswith("for-loop") or not task["cachingOptions"].get("enableCache"), name
+        assert name.startswith(("for-loop", "exit-handler")) or not task["cachingOptions"].get("enableCache"), name
 
 
 def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None:
@@ -88,19 +90,74 @@ def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None
     assert "report" in needs["quality-gate"]
 
 
+def with_gpu(package: dict[str, Any]) -> set[str]:
+    executors = package["deploymentSpec"]["executors"]
+    return {name for name, executor in executors.items() if "accelerator" in executor["container"].get("resources", {})}
+
+
 def test_gpu_tasks_get_their_resources(packages: dict[str, list[dict[str, Any]]]) -> None:
     package, platform = packages["mistral-clip-7b"]
     executors = package["deploymentSpec"]["executors"]
-    with_gpu = {
-        name for name, executor in executors.items() if "accelerator" in executor["container"].get("resources", {})
-    }
-    assert with_gpu == GPU_TASKS
+    assert with_gpu(package) == GPU_TASKS
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(kubernetes) == set(executors), "every task has the workspace volume"
     for name in GPU_TASKS:
         assert executors[name]["container"]["image"].startswith("vlm-pipelines/gpu:")
         assert kubernetes[name]["tolerations"][0]["key"] == "nvidia.com/gpu"
         assert kubernetes[name]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+
+
+def test_launching_tasks_leave_the_gpus_to_their_jobs(packages: dict[str, list[dict[str, Any]]]) -> None:
+    package, platform = packages["mistral-clip-7b"]
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in LAUNCHERS:
+        container = package["deploymentSpec"]["executors"][name]["container"]
+        assert container["image"].startswith("vlm-pipelines/cpu:")
+        assert container["resources"]["resourceMemoryRequest"] == "4Gi"
+        assert "tolerations" not in kubernetes[name]
+    for name in ("pretrain", "sft"):
+        assert tasks(package)[name]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_local_backend_trains_in_the_tasks_own_pod(tmp_path: Path) -> None:
+    overrides = ["pretrain.launch.backend=local", "sft.launch.backend=local"]
+    compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
+    package = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    assert with_gpu(package) == GPU_TASKS | LAUNCHERS
+
+
+def test_secrets_and_images_are_references(tmp_path: Path) -> None:
+    overrides = [
+        "cluster.image_pull_secrets=[registry]",
+        "cluster.image_pull_policy=Always",
+        "cluster.node_selector={pool: gpus}",
+        "cluster.affinity={nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: "
+        "[{matchExpressions: [{key: zone, operator: In, values: [a]}]}]}}}",
+    ]
+    compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        variables = {pair["envVar"] for entry in executor["secretAsEnv"] for pair in entry["keyToEnv"]}
+        assert variables == {"HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        assert executor["imagePullPolicy"] == "Always"
+        assert "registry" in yaml.safe_dump(executor["imagePullSecret"])
+    for name in GPU_TASKS:
+        assert executors[name]["nodeSelector"]["labels"] == {"pool": "gpus"}
+        assert executors[name]["nodeAffinity"]
+
+
+def test_run_is_closed_however_it_ends(packages: dict[str, list[dict[str, Any]]]) -> None:
+    root = packages["laptop"][0]["root"]["dag"]["tasks"]
+    assert set(root) == {"close-run", "exit-handler-1"}
+    assert root["close-run"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert root["close-run"]["dependentTasks"] == ["exit-handler-1"]
+
+
+def test_every_parameter_is_documented(packages: dict[str, list[dict[str, Any]]]) -> None:
+    parameters = packages["laptop"][0]["root"]["inputDefinitions"]["parameters"]
+    assert {*UI_PARAMETERS, "overrides"} == set(parameters)
+    assert all(parameter.get("description") for parameter in parameters.values())
 
 
 def test_laptop_package_asks_for_no_cluster(packages: dict[str, list[dict[str, Any]]]) -> None:

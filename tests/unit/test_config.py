@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import ConfigurationError
@@ -24,6 +24,14 @@ from pipelines.opening import UI_PARAMETERS, settle, stage_settings, stored_sett
 
 LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
+FREE_MAPPINGS = {
+    "cluster.node_selector",
+    "cluster.affinity",
+    "cluster.job.annotations",
+    "cluster.job.environment",
+    "cluster.job.resources",
+    "data.sha256",
+}
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -92,6 +100,7 @@ def test_preset_from_a_file(tmp_path: Path) -> None:
         ("pretrain={recipe: {}, lanch: {}}", "pretrain.lanch: there is no such setting; did you mean pretrain.launch?"),
         ("pretrain.launch.tensor_parallel=3", "must be a multiple of tensor_parallel"),
         ("cluster.gpus=1", "cluster.gpus (1) is less than pretrain.launch.processes_per_node"),
+        ("pretrain.launch.backend=pytorchjob", "needs a workspace that all its pods share: set cluster.pvc"),
     ],
 )
 def test_wrong_override_is_explained(override: str, message: str) -> None:
@@ -142,9 +151,10 @@ def test_overrides_mean_what_they_look_like(steps: int, rate: float, vision: boo
 @given(st.sampled_from(KEYS))
 def test_every_setting_can_be_named(key: str) -> None:
     assert key_exists(key)
-    assert not key_exists(f"{key}.nonsense") or key in ("cluster.node_selector", "data.sha256")
+    assert not key_exists(f"{key}.nonsense") or key in FREE_MAPPINGS
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.text(max_size=10))
 def test_no_override_crashes(key: str, value: str) -> None:
     with contextlib.suppress(ConfigurationError):
@@ -192,6 +202,32 @@ def test_overrides_have_the_last_word() -> None:
 def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
         settle(stored_settings(LAPTOP), defaults(LAPTOP), overrides)
+
+
+CLUSTER = load_preset("mistral-clip-7b")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "overrides", "message"),
+    [
+        ({}, ["pretrain.launch.backend=local"], "pretrain.launch.backend decides where"),
+        ({}, ["cluster.gpu_image=other"], "cluster.gpu_image is part of the compiled pipeline"),
+        ({}, ["workspace=/other"], "workspace is a parameter of the pipeline"),
+        ({"workspace": "/other"}, [], "mounts the volume vlm-workspace at /workspace. Compile again"),
+        ({"tensor_parallel": 3}, [], "must be a multiple of tensor_parallel"),
+    ],
+)
+def test_what_is_compiled_stays(parameters: dict[str, Any], overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settle(stored_settings(CLUSTER), {**defaults(CLUSTER), **parameters}, overrides)
+    assert message in str(caught.value)
+
+
+def test_width_and_queue_can_change_in_a_run() -> None:
+    parameters = {**defaults(CLUSTER), "nodes": 8, "queue": "gpus"}
+    config = settle(stored_settings(CLUSTER), parameters, ["cluster.job.deadline_s=86400"])
+    assert (config.pretrain.launch.world_size, config.sft.launch.data_parallel) == (64, 16)
+    assert (config.cluster.job.queue, config.cluster.job.deadline_s) == ("gpus", 86400)
 
 
 def test_every_stage_use_gets_its_settings() -> None:

@@ -1,0 +1,281 @@
+"""The Kubernetes API as the launcher uses it: plain objects, retries with backoff, errors that say what to do."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
+
+from components.errors import ConfigurationError
+from components.launch.errors import ClusterFailure, JobRejected
+from components.launch.job_kind import JobKind
+
+Object = dict[str, Any]
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_PASSING_STATUS = frozenset({0, 408, 429, 500, 502, 503, 504})
+_TIMEOUT_S = (10.0, 60.0)  # to connect, to answer
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+
+
+def connect(pods: int) -> ApiClient:
+    """Return a client with the credentials of this pod, or of kubeconfig outside a cluster.
+
+    Args:
+        pods: Number of logs that will be read at once.
+
+    Raises:
+        ConfigurationError: There are no credentials.
+    """
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except ConfigException:
+        try:
+            config.load_kube_config(client_configuration=settings)
+        except ConfigException as error:
+            raise ConfigurationError(
+                f"There is no Kubernetes cluster to submit to: {error}. Run inside a cluster, set KUBECONFIG, or use "
+                "launch.backend local."
+            ) from None
+    settings.connection_pool_maxsize = pods + 4
+    settings.retries = False  # all retries are ClusterApi's, with words and a limit
+    return ApiClient(settings)
+
+
+def own_namespace() -> str:
+    """Return the namespace of this pod, or of kubeconfig's context outside a cluster."""
+    if _NAMESPACE_FILE.is_file():
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    try:
+        _, active = config.list_kube_config_contexts()
+    except ConfigException:
+        return "default"
+    return str(active.get("context", {}).get("namespace") or "default")
+
+
+class ClusterApi:
+    """Calls of one namespace.
+
+    Args:
+        connection: The client.
+        namespace: Namespace of jobs and pods.
+        kind: Kind of the jobs.
+        patience_s: Seconds that an unreachable or failing API is waited for.
+    """
+
+    def __init__(self, connection: ApiClient, namespace: str, kind: JobKind, patience_s: float) -> None:
+        self.namespace = namespace
+        self.patience_s = patience_s
+        self._kind = kind
+        self._core = client.CoreV1Api(connection)
+        self._custom = client.CustomObjectsApi(connection)
+
+    def create_job(self, body: Object) -> Object | None:
+        """Create a job; None when one of its name is there, also because an earlier answer was lost.
+
+        Raises:
+            JobRejected: The cluster does not take the job.
+        """
+        kind = self._kind
+        try:
+            return self._object(
+                f"create {kind.kind} {body['metadata']['name']}",
+                lambda: self._custom.create_namespaced_custom_object(
+                    kind.group, kind.version, self.namespace, kind.plural, body, **_RAW
+                ),
+            )
+        except ApiException as error:
+            if error.status == 409:
+                return None
+            raise self._rejection(error, "create") from None
+
+    def get_job(self, name: str) -> Object | None:
+        """Return a job, or None when there is none."""
+        kind = self._kind
+        try:
+            return self._object(
+                f"look at {kind.kind} {name}",
+                lambda: self._custom.get_namespaced_custom_object(
+                    kind.group, kind.version, self.namespace, kind.plural, name, **_RAW
+                ),
+            )
+        except ApiException as error:
+            if error.status == 404 and _names_an_object(error):
+                return None
+            raise self._rejection(error, "get") from None
+
+    def annotate_job(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+        """Set labels and annotations of a job."""
+        kind = self._kind
+        body = {"metadata": {"labels": dict(labels), "annotations": dict(annotations)}}
+        try:
+            self._object(
+                f"take over {kind.kind} {name}",
+                lambda: self._custom.patch_namespaced_custom_object(
+                    kind.group, kind.version, self.namespace, kind.plural, name, body, **_RAW
+                ),
+            )
+        except ApiException as error:
+            raise self._rejection(error, "patch") from None
+
+    def delete_job(self, name: str, uid: str) -> None:
+        """Delete a job and its pods; one that is gone, or another one of its name, is left alone."""
+        kind = self._kind
+        body = client.V1DeleteOptions(propagation_policy="Foreground", preconditions=client.V1Preconditions(uid=uid))
+        try:
+            self._object(
+                f"delete {kind.kind} {name}",
+                lambda: self._custom.delete_namespaced_custom_object(
+                    kind.group, kind.version, self.namespace, kind.plural, name, body=body, **_RAW
+                ),
+            )
+        except ApiException as error:
+            if error.status not in (404, 409):
+                raise self._rejection(error, "delete") from None
+
+    def pods(self, selector: str) -> list[Object]:
+        """Return the pods of a label selector."""
+        return self._items(
+            "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_RAW)
+        )
+
+    def events(self, uid: str) -> list[Object]:
+        """Return the events of an object, the oldest first; none when they may not be read."""
+        found = self._optional_items(
+            "list events",
+            lambda: self._core.list_namespaced_event(
+                self.namespace, field_selector=f"involvedObject.uid={uid}", **_RAW
+            ),
+        )
+        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+
+    def workloads(self, job_uid: str) -> list[Object]:
+        """Return Kueue's view of a job; none without Kueue or the permission to look."""
+        return self._optional_items(
+            "look at the queue",
+            lambda: self._custom.list_namespaced_custom_object(
+                "kueue.x-k8s.io",
+                "v1beta1",
+                self.namespace,
+                "workloads",
+                label_selector=f"kueue.x-k8s.io/job-uid={job_uid}",
+                **_RAW,
+            ),
+        )
+
+    def log_tail(self, pod: str, container: str, lines: int) -> list[str]:
+        """Return the last lines of a pod's log; none when there is no log any more."""
+        try:
+            answer = self._retried(
+                f"read the log of {pod}",
+                lambda: self._core.read_namespaced_pod_log(
+                    pod, self.namespace, container=container, tail_lines=lines, **_RAW
+                ),
+            )
+        except ApiException:
+            return []
+        return answer.data.decode("utf-8", errors="replace").splitlines()
+
+    def stream_log(self, pod: str, container: str, since_s: int | None) -> Iterator[str]:
+        """Yield a pod's log, each line after its time stamp and a blank, until the container ends or the line is cut.
+
+        Raises:
+            ApiException, urllib3.exceptions.HTTPError, OSError: No log (yet), or the connection broke.
+        """
+        options = {} if since_s is None else {"since_seconds": since_s}
+        answer = self._core.read_namespaced_pod_log(
+            pod, self.namespace, container=container, follow=True, timestamps=True, **options,
+            _preload_content=False, _request_timeout=(10.0, 300.0),
+        )  # fmt: skip
+        rest = b""
+        try:
+            for chunk in answer.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode("utf-8", errors="replace") for line in lines)
+            if rest:
+                yield rest.decode("utf-8", errors="replace")
+        finally:
+            answer.release_conn()
+
+    def _items(self, what: str, call: Callable[[], Any]) -> list[Object]:
+        try:
+            return list(self._object(what, call).get("items") or [])
+        except ApiException as error:
+            raise self._rejection(error, what) from None
+
+    def _optional_items(self, what: str, call: Callable[[], Any]) -> list[Object]:
+        try:
+            return list(self._object(what, call).get("items") or [])
+        except ApiException:
+            return []
+
+    def _object(self, what: str, call: Callable[[], Any]) -> Object:
+        found: Object = json.loads(self._retried(what, call).data)
+        return found
+
+    def _retried(self, what: str, call: Callable[[], Any]) -> Any:
+        """Call until the API answers with other than a passing error."""
+        deadline = time.monotonic() + self.patience_s
+        wait = _FIRST_WAIT_S
+        while True:
+            try:
+                return call()
+            except ApiException as error:
+                if error.status not in _PASSING_STATUS:
+                    raise
+                problem = f"{error.status} {error.reason}"
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                problem = f"{type(error).__name__}: {error}"
+            if time.monotonic() + wait > deadline:
+                raise ClusterFailure(
+                    f"The Kubernetes API does not answer (can't {what}: {problem}), tried for {self.patience_s:.0f} s. "
+                    "The job goes on; run again to follow it."
+                )
+            print(f"can't {what}: {problem}; trying again in {wait:g} s", flush=True)
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    def _rejection(self, error: ApiException, verb: str) -> JobRejected:
+        """Return what the API said and what to do about it."""
+        kind = self._kind
+        said = _message(error)
+        if error.status == 404:
+            advice = f"Install {kind.operator}, or choose another launch.backend."
+        elif error.status == 403 and "exceeded quota" not in said:
+            advice = (
+                f"Let this pod's service account get, list, create, patch and delete {kind.plural}.{kind.group}, and get "
+                "and list pods, pods/log and events (manifests/base/rbac.yaml)."
+            )
+        elif error.status == 401:
+            advice = "The credentials are not valid (any more)."
+        else:
+            advice = "Change the setting that it names, under cluster or launch."
+        return JobRejected(
+            f"The cluster refuses to {verb} the {kind.kind} in namespace {self.namespace}: {said}. {advice}"
+        )
+
+
+_RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": _TIMEOUT_S}
+
+
+def _message(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{error.status} {error.reason}"
+
+
+def _names_an_object(error: ApiException) -> bool:
+    """Tell a missing object from a missing API: only the former has details with its name."""
+    try:
+        return bool(json.loads(error.body or "")["details"]["name"])
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,106 @@
+"""Runs the tasks of a local run in containers, through KFP's DockerRunner.
+
+KFP 2.17 removes a container before it asks for its exit code, and takes a container that is gone for one that succeeded: a
+failed stage can pass. Here the exit code is read first.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+
+from components.errors import ConfigurationError
+
+_RUN_LABEL = "vlm-pipelines.run-id"
+_SHARED_MEMORY = "2g"  # Docker's 64 MB kill loader workers
+_STOP_WAIT_S = 10
+
+
+def use_docker(workspace: Path, run_id: str, pipeline_root: Path) -> None:
+    """Let KFP execute pipelines of this process in containers that see the workspace as this machine does.
+
+    Args:
+        workspace: Root folder of all stage outputs, absolute.
+        run_id: The run's id, which every container carries.
+        pipeline_root: Where KFP keeps its artifacts, below the workspace.
+
+    Raises:
+        ConfigurationError: There is no Docker here.
+    """
+    from kfp import local
+    from kfp.local import docker_task_handler
+
+    _connect().close()
+    docker_task_handler.run_docker_container = run_container
+    runner = local.DockerRunner(
+        environment={"VLM_RUN_ID": run_id, "HOME": "/tmp", "USER": "vlm"},
+        labels={_RUN_LABEL: run_id},
+        mounts=[docker.types.Mount(str(workspace), str(workspace), type="bind")],
+        network_mode="host",  # as processes here would have it: an MLflow server on localhost is reached
+        shm_size=_SHARED_MEMORY,
+        user=f"{os.getuid()}:{os.getgid()}",  # files belong to who started the run
+        working_dir="/tmp",
+    )
+    local.init(runner, pipeline_root=str(pipeline_root))
+
+
+def run_container(
+    client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any
+) -> int:
+    """Run a container to its end, pass its output on, and return its exit code.
+
+    The container is removed after its exit code is known, also when this process is interrupted.
+
+    Args:
+        client: Docker's client.
+        image: Image name; pulled when it is not here.
+        command: Command and arguments.
+        volumes: What KFP mounts.
+        **options: Options of `docker.containers.run`.
+    """
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        print(f"pulling image {image}", flush=True)
+        client.images.pull(image)
+    container = client.containers.run(image, command, detach=True, volumes=volumes, **options)
+    try:
+        for chunk in container.logs(stream=True, follow=True):
+            print(chunk.decode("utf-8", errors="replace"), end="", flush=True)
+        return int(container.wait()["StatusCode"])
+    finally:
+        _remove(container)
+
+
+def end_containers(run_id: str) -> None:
+    """Stop and remove every container of a run; nothing happens where there is no Docker."""
+    try:
+        client = docker.from_env()
+        containers = client.containers.list(all=True, filters={"label": f"{_RUN_LABEL}={run_id}"})
+    except DockerException:
+        return
+    for container in containers:
+        with suppress(NotFound, APIError):
+            container.stop(timeout=_STOP_WAIT_S)
+        _remove(container)
+    client.close()
+
+
+def _connect() -> docker.DockerClient:
+    try:
+        client = docker.from_env()
+        client.ping()
+    except DockerException as error:
+        raise ConfigurationError(
+            f"There is no Docker to run stages in: {error}. Start it, set DOCKER_HOST, or use --runner process."
+        ) from None
+    return client
+
+
+def _remove(container: Container) -> None:
+    with suppress(NotFound, APIError):  # another one was quicker
+        container.remove(force=True)

@@ -1,0 +1,140 @@
+"""The part of Kubeflow Pipelines' API that `vlm submit`, `status` and `cancel` use, for the real client."""
+
+import json
+import re
+import threading
+import uuid
+from collections import deque
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import yaml
+
+Object = dict[str, Any]
+API = "/apis/v2beta1"
+
+
+class KfpServer:
+    """The server's state; a run goes through `script`, a step at each look."""
+
+    def __init__(self) -> None:
+        self.pipelines: dict[str, Object] = {}
+        self.versions: dict[str, Object] = {}
+        self.packages: dict[str, list[Object]] = {}
+        self.experiments: dict[str, Object] = {}
+        self.runs: dict[str, Object] = {}
+        self.script: deque[Object] = deque()
+        self.faults: deque[int] = deque()
+        self.token = ""
+        server = self
+
+        class Handler(_Handler):
+            state = server
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def add_version(self, pipeline_id: str, name: str, package: bytes) -> Object:
+        version = {
+            "pipeline_id": pipeline_id,
+            "pipeline_version_id": str(uuid.uuid4()),
+            "display_name": name,
+            "created_at": "2026-01-01T00:00:00Z",
+        }
+        self.versions[version["pipeline_version_id"]] = version
+        self.packages[version["pipeline_version_id"]] = list(yaml.safe_load_all(package))
+        return version
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: KfpServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
+
+    def _serve(self, method: str) -> None:
+        url = urlparse(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        state = self.state
+        if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
+            return self._answer(401, {"error": "who are you?"})
+        if state.faults and "/runs/" in url.path:
+            return self._answer(state.faults.popleft(), {"error": "busy"})
+        code, answer = self._dispatch(method, url.path.removeprefix(API), query, body)
+        return self._answer(code, answer)
+
+    def _dispatch(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
+        state = self.state
+        if path == "/healthz":
+            return 200, {"multi_user": False}
+        if path == "/pipelines":
+            wanted = json.loads(query["filter"])["predicates"][0]["stringValue"] if "filter" in query else None
+            found = [one for one in state.pipelines.values() if wanted in (None, one["display_name"])]
+            return 200, {"pipelines": found, "total_size": len(found)}
+        if path == "/pipelines/upload":
+            pipeline = {"pipeline_id": str(uuid.uuid4()), "display_name": query["name"]}
+            state.pipelines[pipeline["pipeline_id"]] = pipeline
+            state.add_version(pipeline["pipeline_id"], query["name"], self._file(body))
+            return 200, pipeline
+        if path == "/pipelines/upload_version":
+            return 200, state.add_version(query["pipelineid"], query["name"], self._file(body))
+        if match := re.fullmatch(r"/pipelines/([^/]+)/versions", path):
+            versions = [one for one in state.versions.values() if one["pipeline_id"] == match.group(1)]
+            return 200, {"pipeline_versions": versions}
+        if path == "/experiments" and method == "POST":
+            experiment = {**json.loads(body), "experiment_id": str(uuid.uuid4())}
+            state.experiments[experiment["experiment_id"]] = experiment
+            return 200, experiment
+        if path == "/experiments":
+            return 200, {"experiments": list(state.experiments.values())}
+        return self._run(method, path, body)
+
+    def _run(self, method: str, path: str, body: bytes) -> tuple[int, Object]:
+        state = self.state
+        if path == "/runs" and method == "POST":
+            run = {**json.loads(body), "run_id": str(uuid.uuid4()), "state": "PENDING"}
+            state.runs[run["run_id"]] = run
+            return 200, run
+        if path == "/runs":
+            return 200, {"runs": list(state.runs.values())[-1:]}
+        if match := re.fullmatch(r"/runs/([^/:]+)(:terminate)?", path):
+            if match.group(1) not in state.runs:
+                return 404, {"error": f"Run {match.group(1)} not found"}
+            run = state.runs[match.group(1)]
+            if match.group(2):
+                run["state"] = "CANCELING"
+            elif state.script:
+                run.update(state.script.popleft())
+            return 200, run
+        return 404, {"error": path}
+
+    def _file(self, body: bytes) -> bytes:
+        """The only part of a multipart body."""
+        header = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        (part,) = BytesParser().parsebytes(header + body).get_payload()
+        content: bytes = part.get_payload(decode=True)
+        return content
+
+    def _answer(self, code: int, answer: Object) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
