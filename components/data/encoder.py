@@ -19,7 +19,7 @@ from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 
 _MOST_IN_A_ROW = 100
-_HOPELESS = f"{_MOST_IN_A_ROW} samples in a row can't be used, the last one: "
+_HOPELESS = f"{_MOST_IN_A_ROW} samples in a row fail. The last one is "
 
 
 class Skip(NamedTuple):
@@ -185,8 +185,8 @@ class SampleEncoder(TaskEncoder):
 def hopeless(error: FatalSampleError) -> InputError:
     """Return what a person needs of an error that energon and torch have wrapped into theirs, with their tracebacks."""
     _, found, reason = str(error).rpartition(_HOPELESS)
-    message = f"{found}{reason.splitlines()[0]}" if found else f"a shard can't be read: {error}"
-    return InputError(f"The dataset can't be used, {message}")
+    message = f"{found}{reason.splitlines()[0].removesuffix('.')}" if found else f"a shard can't be read: {error}"
+    return InputError(f"The dataset can't be used: {message}")
 
 
 def _open_picture(content: bytes | None) -> Image.Image | None:

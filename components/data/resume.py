@@ -218,5 +218,6 @@ def _as_worker(stream: Any) -> SavableDatasetCheckpoint:
     """Return a stream's state as a loader process restores it; one that the training process drew looks different."""
     if isinstance(stream, SavableDatasetCheckpoint):
         return stream
-    state = SavableDatasetState(rng=None, dataset_state=stream["dataset"], sample_index=stream["_sample_index"])
+    (dataset_state,) = stream["datasets"]
+    state = SavableDatasetState(rng=None, dataset_state=dataset_state, sample_index=stream["_sample_index"])
     return SavableDatasetCheckpoint(state=state, offset=0)
