@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import data_samples
 import psutil
 import pytest
 import torch
@@ -27,6 +26,7 @@ from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.worker import PREEMPTED_EXIT_CODE
 from tests.integration.conftest import Chain
+from tests.unit import data_samples
 
 ITERATIONS = 12
 TORCHRUN_LOG = "torchrun.log"
