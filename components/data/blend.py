@@ -76,8 +76,10 @@ def _references(node: Any) -> Iterator[dict[str, Any]]:
 def _check_dataset(blend: Path, folder: Path, config: str) -> None:
     path = folder / _META_FOLDER / config
     try:
-        kind = yaml.safe_load(path.read_text(encoding="utf-8"))["__class__"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A dataset class of its own, or the default one with a sample type.
+        kind = content.get("__class__") or content["sample_type"]["__class__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise InputError(
             f"{blend} names the dataset {folder}, whose {path.relative_to(folder)} can't be read ({error!r}). "
             "Expected a dataset prepared by the energon split."
