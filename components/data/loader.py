@@ -87,6 +87,9 @@ class TrainingLoader:
         data_parallel_rank: This process's data-parallel rank.
         data_parallel_size: Number of data-parallel ranks.
 
+    Raises:
+        InputError: The dataset is missing, would not be read as whole conversations, or is smaller than the number of streams.
+
     Attributes:
         counts: What became of the samples that were drawn so far, by this rank.
     """
@@ -212,6 +215,11 @@ class TrainingLoader:
             max_samples_per_sequence=self._settings.samples_per_slice,
             task_encoder=self._encoder,
         )
+        if not all(dataset.len_worker(worker) for worker in range(max(1, self._layout.workers))):
+            raise InputError(
+                f"{self._blend} has fewer training samples than there are streams of them, {self._layout.streams} "
+                "(data-parallel ranks x loader_workers). Lower loader_workers, or add data."
+            )
         # A restore replays what came since a worker's last internal checkpoint: keep that short.
         loader = get_savable_loader(
             dataset,
@@ -341,6 +349,11 @@ def validation_samples(
     loader = get_loader(dataset, watchdog_timeout_seconds=None)
     loader.pin_memory = torch.cuda.is_available()
     return ValidationSamples(loader, encoder)
+
+
+def died_of_a_worker(error: RuntimeError) -> bool:
+    """Return whether torch says with this error that a worker process ended; it may come at any moment, by a signal."""
+    return "DataLoader worker" in str(error)
 
 
 def _encoder(settings: LoaderSettings, tokenizer: ChatTokenizer, image: ImageSettings) -> SampleEncoder:

@@ -15,7 +15,7 @@ import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
+from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
 from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
@@ -54,6 +54,13 @@ def train(spec: TrainingSpec) -> bool:
         training = _Training(spec, parallel)
         try:
             return training.run()
+        except RuntimeError as error:
+            if not died_of_a_worker(error):
+                raise
+            raise StageError(
+                f"A loader process of {spec.stage} ended: {error} It may have run out of memory or of /dev/shm: lower "
+                "recipe.loader_workers or recipe.shuffle_buffer, or give the job more memory."
+            ) from error
         finally:
             training.close()
     finally:

@@ -1,6 +1,8 @@
 """The energon-backed loader: exact resume, counted skips, sharding, over data that the real stages made."""
 
 import copy
+import multiprocessing
+import multiprocessing.process
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +14,7 @@ import torch
 
 from components.data import loader as data_loader
 from components.data.image_settings import ImageSettings
-from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
+from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError, StageError
@@ -240,6 +242,29 @@ def test_states_that_do_not_fit_are_refused(captions: Path, damaged: Path, token
         _loader(captions, tokenizer, _settings(), samples_per_batch=2).restore([state])
     with pytest.raises(StageError, match="dataset_sha256"):
         _loader(damaged, tokenizer, _settings()).restore([state])
+
+
+def test_more_streams_than_samples_are_refused(captions: Path, tokenizer: ChatTokenizer) -> None:
+    with pytest.raises(InputError, match=r"fewer training samples than there are streams of them, 110"):
+        _loader(captions, tokenizer, _settings(workers=55), data_parallel_rank=1, data_parallel_size=2)
+    _loader(captions, tokenizer, _settings(workers=54), data_parallel_rank=1, data_parallel_size=2)
+
+
+def test_a_killed_worker_is_told_from_other_errors(captions: Path, tokenizer: ChatTokenizer) -> None:
+    others = multiprocessing.active_children()
+    loader = _loader(captions, tokenizer, _settings(workers=1))
+    next(loader)
+    (worker,) = [process for process in multiprocessing.active_children() if process not in others]
+    with pytest.raises(RuntimeError) as caught:
+        _kill_and_draw(worker, loader)
+    assert died_of_a_worker(caught.value)
+    assert not died_of_a_worker(RuntimeError("CUDA out of memory"))
+
+
+def _kill_and_draw(worker: multiprocessing.process.BaseProcess, loader: TrainingLoader) -> None:
+    worker.kill()
+    for _ in range(50):
+        next(loader)
 
 
 def test_missing_dataset_is_refused(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
