@@ -5,19 +5,21 @@ Pixels travel as uint8 and are normalised on the device: a quarter of the bytes,
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from components.data.image_settings import ImageSettings
 
 _MAX_BYTE = 255.0
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = 1
 
 
 def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int]]:
     """Bring a picture to the tower's size.
 
     Args:
-        image: Picture of any size and mode; it is converted to RGB.
+        image: Picture of any size and mode; see `to_rgb`.
         settings: Size and layout.
 
     Returns:
@@ -25,13 +27,14 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tup
         rest is padding. Resizing is PIL's bicubic.
     """
     size = settings.size
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb = to_rgb(image)
     width, height = rgb.size
     if settings.layout == "squash":
         return _to_tensor(_resize(rgb, size, size)), (size, size)
     if settings.layout == "center_crop":
-        scale = size / min(width, height)
-        resized = _resize(rgb, max(size, round(width * scale)), max(size, round(height * scale)))
+        # The longer side is rounded down and the middle is cut as CLIP's processor does it.
+        shorter = min(width, height)
+        resized = _resize(rgb, size * width // shorter, size * height // shorter)
         left, top = (resized.width - size) // 2, (resized.height - size) // 2
         return _to_tensor(resized.crop((left, top, left + size, top + size))), (size, size)
     scale = size / max(width, height)
@@ -42,6 +45,20 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tup
     pixels = torch.zeros(3, size, size, dtype=torch.uint8)
     pixels[:, :valid_height, :valid_width] = content
     return pixels, (valid_height, valid_width)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB and upright, as transformers loads it for its processors.
+
+    An EXIF orientation is applied. Transparency is dropped: hidden colours show. Palettes, grey and CMYK are converted by
+    PIL. Of 16 bit grey the upper eight are kept, as PIL does with 16 bit colour; its own conversion would make all but the
+    darkest values white.
+    """
+    if image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def normalise(pixels: Tensor, valid: Tensor, settings: ImageSettings) -> Tensor:

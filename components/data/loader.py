@@ -1,51 +1,44 @@
 """The data loader: energon reads, shuffles and shards; this module turns its samples into encoded ones and resumes exactly."""
 
-import hashlib
-import io
-import json
 import multiprocessing
 import multiprocessing.process
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-import yaml
-from megatron.energon import (
-    Cooker,
-    Sample,
-    TaskEncoder,
-    WorkerConfig,
-    basic_sample_keys,
-    edataclass,
-    get_loader,
-    get_savable_loader,
-    get_train_dataset,
-    get_val_dataset,
-)
+from megatron.energon import WorkerConfig, get_loader, get_savable_loader, get_train_dataset, get_val_dataset
 from megatron.energon.errors import FatalSampleError
 from megatron.energon.rng import SystemRng, SystemRngState
-from megatron.energon.task_encoder.base import stateless
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
+from components.data.blend import BLEND_FILE as BLEND_FILE
+from components.data.blend import CONVERSATION_FIELD as CONVERSATION_FIELD
+from components.data.blend import IMAGE_FIELDS as IMAGE_FIELDS
+from components.data.blend import blend_digest, blend_file
+from components.data.encoder import EncodedChunk, SampleEncoder, Skip, hopeless
 from components.data.image_settings import ImageSettings
-from components.data.loader_state import decode_state, encode_state
-from components.data.packing import EncodedSample, truncate
-from components.data.prompt import PromptFormat, encode_conversation
+from components.data.packing import EncodedSample
+from components.data.prompt import PromptFormat
+from components.data.resume import (
+    Layout,
+    LoaderCounts,
+    SavedLoader,
+    check_identity,
+    counts_of_rank,
+    read_state,
+    state_of_rank,
+    workers_to_continue,
+    write_state,
+)
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError, StageError
 
-BLEND_FILE = "blend.yaml"
-IMAGE_FIELDS = ("jpg", "png", "webp")
-CONVERSATION_FIELD = "json"
-"""Fields of a sample in a shard: at most one picture, its bytes as they came, and the list of conversation turns."""
-
-_STATE_MAGIC = b"VLM-LOADER-STATE 1\n"
 _SHOWN_REASONS = 5
+_LISTED_REASONS = 1000
+_LEAST_DRAWN = 1000  # a share of fewer samples says little
 _GARBAGE_COLLECTION_STEPS = 500  # energon's own 10 cost a small model 5 % of its step
 _WORKER_CHECKPOINT_S = 5.0
 
@@ -61,6 +54,8 @@ class LoaderSettings(BaseModel):
         shuffle_buffer: Samples per worker that are held to draw from at random; 0 for none.
         samples_per_slice: Shards are cut into slices of at most this many samples, whose order is shuffled.
         workers: Worker processes per data-parallel rank; 0 loads in the training process.
+        max_skip_share: Share of samples that may be skipped, from 0 to 1; more stops the run. It is taken of at least a
+            thousand samples.
         seed: Seed of the order.
     """
 
@@ -72,6 +67,7 @@ class LoaderSettings(BaseModel):
     shuffle_buffer: int = Field(default=1000, ge=0)
     samples_per_slice: int = Field(default=100, gt=0)
     workers: int = Field(default=0, ge=0)
+    max_skip_share: float = Field(default=0.01, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
 
 
@@ -79,7 +75,8 @@ class TrainingLoader:
     """Yields lists of exactly `samples_per_batch` samples, epoch after epoch, without end.
 
     Every data-parallel rank sees its own part of the training split. Ranks of one tensor-parallel group share their samples:
-    one of them loads and broadcasts. The order depends on the settings, the number of data-parallel ranks and the dataset.
+    one of them loads and broadcasts. The order of the global batches depends on the settings, the dataset, and the number of
+    streams: data-parallel ranks x workers (none counts as one).
 
     Args:
         dataset_folder: Output of the energon split: holds `blend.yaml`.
@@ -90,10 +87,11 @@ class TrainingLoader:
         data_parallel_rank: This process's data-parallel rank.
         data_parallel_size: Number of data-parallel ranks.
 
+    Raises:
+        InputError: The dataset is missing, would not be read as whole conversations, or is smaller than the number of streams.
+
     Attributes:
-        skipped: Samples that were left out so far because they could not be decoded or encoded, within what was yielded.
-        truncated: Samples among those yielded whose end was cut.
-        skip_reasons: The first few reasons, each with the sample's key.
+        counts: What became of the samples that were drawn so far, by this rank.
     """
 
     def __init__(
@@ -107,39 +105,22 @@ class TrainingLoader:
         data_parallel_rank: int = 0,
         data_parallel_size: int = 1,
     ) -> None:
-        blend = _blend_file(dataset_folder)
-        self.skipped = 0
-        self.truncated = 0
-        self.skip_reasons: list[str] = []
+        self.counts = LoaderCounts()
+        self._blend = blend_file(dataset_folder)
+        self._settings = settings
+        self._rank = data_parallel_rank
+        self._encoder = _encoder(settings, tokenizer, image)
+        self._layout = Layout(data_parallel_size, settings.workers, samples_per_batch * data_parallel_size)
         # What must be the same when a state is restored: energon's own state does not say.
         self._identity = {
-            "settings": settings.model_dump(mode="json"),
-            "samples_per_batch": samples_per_batch,
-            "data_parallel_rank": data_parallel_rank,
-            "data_parallel_size": data_parallel_size,
-            "dataset_sha256": _dataset_digest(blend),
+            "settings": settings.model_dump(mode="json", exclude={"workers", "max_skip_share"}),
+            "loader_workers": settings.workers,
+            "global_batch_size": self._layout.global_batch,
+            "dataset_sha256": blend_digest(self._blend),
         }
-        encoder = _Encoder(settings, tokenizer, image)
-        dataset = get_train_dataset(
-            blend,
-            worker_config=_worker_config(
-                encoder, data_parallel_rank, data_parallel_size, settings.workers, settings.seed
-            ),
-            batch_size=samples_per_batch,
-            shuffle_buffer_size=settings.shuffle_buffer or None,
-            max_samples_per_sequence=settings.samples_per_slice,
-            task_encoder=encoder,
-        )
-        # A restore replays what came since a worker's last internal checkpoint: keep that short.
-        self._loader = get_savable_loader(
-            dataset,
-            checkpoint_every_sec=_WORKER_CHECKPOINT_S,
-            gc_collect_every_n_steps=_GARBAGE_COLLECTION_STEPS,
-            watchdog_timeout_seconds=None,
-        )
-        self._loader.pin_memory = torch.cuda.is_available()
+        self._loader = self._open()
         self._generators = _OwnGenerators()
-        self._iterator: Iterator[_EncodedBatch] | None = None
+        self._iterator: Iterator[EncodedChunk] | None = None
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._closed = False
 
@@ -151,32 +132,27 @@ class TrainingLoader:
         """Return the next batch.
 
         Raises:
-            InputError: A hundred samples in a row could not be used.
+            InputError: A hundred samples in a row could not be used, or more than `max_skip_share` of all.
         """
         self._check_open()
         with self._generators.in_use():
             if self._iterator is None:
-                self._iterator = iter(self._loader)
                 others = multiprocessing.active_children()
-                batch = self._draw()
+                self._iterator = iter(self._loader)
+                chunks = [self._draw()]
                 self._processes = [process for process in multiprocessing.active_children() if process not in others]
             else:
-                batch = self._draw()
-        self.skipped += batch.skipped
-        self.truncated += batch.truncated
-        self.skip_reasons = (self.skip_reasons + batch.reasons)[:_SHOWN_REASONS]
-        return _split(batch)
+                chunks = [self._draw()]
+            chunks += [self._draw() for _ in range(1, self._layout.chunks)]
+        for chunk in chunks:
+            self._count(chunk)
+        self._check_skips()
+        return [sample for chunk in chunks for sample in chunk.samples()]
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StageError("The data loader was closed; make a new one.")
-
-    def _draw(self) -> "_EncodedBatch":
-        assert self._iterator is not None
-        try:
-            return next(self._iterator)
-        except FatalSampleError as error:
-            raise InputError(f"The dataset can't be used, too many samples in a row fail: {error}") from error
+    @property
+    def workers(self) -> int:
+        """Worker processes of this rank; after a restore with another number of ranks it is not the settings' number."""
+        return self._layout.workers
 
     def close(self) -> None:
         """End the worker processes; the loader can't be used any more.
@@ -194,40 +170,95 @@ class TrainingLoader:
         """Return the position after the last yielded batch, of this data-parallel rank."""
         self._check_open()  # energon would wait for ended workers for ever
         with self._generators.in_use():
-            payload = encode_state(self._loader.save_state_rank())
-        header = {
-            "identity": self._identity,
-            "counters": {"skipped": self.skipped, "truncated": self.truncated, "skip_reasons": self.skip_reasons},
-            "payload_sha256": hashlib.sha256(payload).hexdigest(),
-        }
-        return _STATE_MAGIC + json.dumps(header, ensure_ascii=False).encode() + b"\n" + payload
+            state = self._loader.save_state_rank()
+        return write_state(SavedLoader(self._layout, self._identity, self.counts, state))
 
-    def restore(self, state: bytes) -> None:
-        """Continue where `state` was taken: the next batches are those that would have come. Only before the first batch.
+    def restore(self, states: Sequence[bytes]) -> None:
+        """Continue where the states were taken: the next global batches are those that would have come.
 
-        The state is JSON, not a pickle: reading one can't run code.
+        The number of data-parallel ranks may be another one, if it divides the number of streams: the number of workers
+        then follows from it, whatever the settings say. Only before the first batch.
+
+        Args:
+            states: The states of all data-parallel ranks, in their order. They are JSON, not pickles: reading one can't run
+                code.
 
         Raises:
-            StageError: The state is damaged, of another version, or was taken with other settings, samples per batch,
-                data-parallel rank or size, or dataset.
+            StageError: A state is damaged, of another version, or was taken with other settings, global batch or dataset; or
+                the streams can't be spread over this number of ranks.
         """
         if self._iterator is not None:
             raise StageError("A loader state can only be restored before the first batch; make a new loader.")
-        header, payload = _open_state(state)
-        for name, expected in self._identity.items():
-            found = header["identity"].get(name)
-            if found != expected:
-                raise StageError(
-                    f"The data loader's state was saved with {name} = {found}, this run has {expected}. "
-                    "Resume with the same value, or start a new run."
-                )
+        saved = [read_state(state) for state in states]
+        for one in saved:
+            check_identity(one, self._identity)
+        ranks = self._layout.ranks
+        workers = workers_to_continue(saved[0].layout, ranks)
+        state = state_of_rank(saved, self._rank, ranks)
+        if workers != self._layout.workers:
+            self._layout = Layout(ranks, workers, self._layout.global_batch)
+            self._loader = self._open()
         try:
-            self._loader.restore_state_rank(decode_state(payload))
+            self._loader.restore_state_rank(state)
         except Exception as error:
-            raise StageError(f"The data loader's state can't be restored: {error}") from error
-        self.skipped = header["counters"]["skipped"]
-        self.truncated = header["counters"]["truncated"]
-        self.skip_reasons = header["counters"]["skip_reasons"]
+            raise StageError(f"The data loader's state can't be restored: {error!r}") from error
+        self.counts = counts_of_rank(saved, self._rank, ranks)
+
+    def _open(self) -> Any:
+        dataset = get_train_dataset(
+            self._blend,
+            worker_config=_worker_config(
+                self._encoder, self._rank, self._layout.ranks, self._layout.workers, self._settings.seed
+            ),
+            batch_size=self._layout.chunk_size,
+            shuffle_buffer_size=self._settings.shuffle_buffer or None,
+            max_samples_per_sequence=self._settings.samples_per_slice,
+            task_encoder=self._encoder,
+        )
+        if not all(dataset.len_worker(worker) for worker in range(max(1, self._layout.workers))):
+            raise InputError(
+                f"{self._blend} has fewer training samples than there are streams of them, {self._layout.streams} "
+                "(data-parallel ranks x loader_workers). Lower loader_workers, or add data."
+            )
+        # A restore replays what came since a worker's last internal checkpoint: keep that short.
+        loader = get_savable_loader(
+            dataset,
+            checkpoint_every_sec=_WORKER_CHECKPOINT_S,
+            gc_collect_every_n_steps=_GARBAGE_COLLECTION_STEPS,
+            watchdog_timeout_seconds=None,
+        )
+        loader.pin_memory = torch.cuda.is_available()
+        return loader
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StageError("The data loader was closed; make a new one.")
+
+    def _draw(self) -> EncodedChunk:
+        assert self._iterator is not None
+        try:
+            return next(self._iterator)
+        except FatalSampleError as error:
+            raise hopeless(error) from None
+
+    def _count(self, chunk: EncodedChunk) -> None:
+        self.counts.drawn += len(chunk.keys)
+        self.counts.truncated += chunk.truncated
+        self.counts.skipped += len(chunk.skips)
+        for skip in chunk.skips:
+            if skip.key not in self.counts.reasons and len(self.counts.reasons) < _LISTED_REASONS:
+                self.counts.reasons[skip.key] = skip.reason
+                _show(skip, len(self.counts.reasons))
+
+    def _check_skips(self) -> None:
+        counts = self.counts
+        if counts.skipped <= self._settings.max_skip_share * max(counts.drawn + counts.skipped, _LEAST_DRAWN):
+            return
+        examples = "; ".join(f"{key}: {reason}" for key, reason in list(counts.reasons.items())[:_SHOWN_REASONS])
+        raise InputError(
+            f"{counts.skipped} of {counts.drawn + counts.skipped} samples could not be used, more than max_skip_share "
+            f"({self._settings.max_skip_share:g}) allows. The first: {examples}. Repair the dataset, or raise max_skip_share."
+        )
 
 
 class _OwnGenerators:
@@ -256,31 +287,33 @@ class _OwnGenerators:
 class ValidationSamples(Iterator[EncodedSample]):
     """One pass over this rank's part of a split.
 
-    Attributes:
-        skipped: Samples left out so far because they could not be decoded or encoded.
-        skip_reasons: The first few reasons, each with the sample's key.
+    Args:
+        loader: energon's loader of single samples.
+        encoder: The encoder that works for it.
     """
 
-    def __init__(self, loader: Any, encoder: "_Encoder") -> None:
+    def __init__(self, loader: Any, encoder: SampleEncoder) -> None:
         self._encoder = encoder
         self._generators = _OwnGenerators()
         with self._generators.in_use():
             self._iterator = iter(loader)
 
     @property
-    def skipped(self) -> int:
-        """Number of samples left out so far."""
-        return self._encoder.skipped
-
-    @property
-    def skip_reasons(self) -> list[str]:
-        """The first few reasons."""
-        return self._encoder.reasons
+    def skips(self) -> list[Skip]:
+        """Samples left out so far."""
+        return self._encoder.skips
 
     def __next__(self) -> EncodedSample:
-        """Return the next sample."""
+        """Return the next sample.
+
+        Raises:
+            InputError: A hundred samples in a row could not be used.
+        """
         with self._generators.in_use():
-            sample: EncodedSample = next(self._iterator).sample
+            try:
+                sample: EncodedSample = next(self._iterator).sample
+            except FatalSampleError as error:
+                raise hopeless(error) from None
         return sample
 
 
@@ -305,9 +338,9 @@ def validation_samples(
         data_parallel_rank: This process's data-parallel rank.
         data_parallel_size: Number of data-parallel ranks.
     """
-    encoder = _Encoder(settings, tokenizer, image)
+    encoder = _encoder(settings, tokenizer, image)
     dataset = get_val_dataset(
-        _blend_file(dataset_folder),
+        blend_file(dataset_folder),
         split_part=split,
         worker_config=_worker_config(encoder, data_parallel_rank, data_parallel_size, workers=0, seed=0),
         batch_size=None,
@@ -318,126 +351,18 @@ def validation_samples(
     return ValidationSamples(loader, encoder)
 
 
-@edataclass
-class _RawSample(Sample):
-    """A sample as it lies in the shard: this is what the shuffle buffer holds."""
-
-    picture: bytes | None
-    conversation: bytes
+def died_of_a_worker(error: RuntimeError) -> bool:
+    """Return whether torch says with this error that a worker process ended; it may come at any moment, by a signal."""
+    return "DataLoader worker" in str(error)
 
 
-@edataclass
-class _Encoded(Sample):
-    """An encoded sample on its way through energon."""
-
-    sample: EncodedSample
-    cut: bool
-
-
-@edataclass
-class _EncodedBatch(Sample):
-    """A batch as few tensors, which pass from worker to trainer much faster than many small ones."""
-
-    keys: list[str]
-    lengths: list[int]
-    pictures: list[int]
-    tokens: Tensor
-    labels: Tensor
-    pixels: Tensor
-    valid: Tensor
-    skipped: int
-    truncated: int
-    reasons: list[str]
-
-
-@stateless
-def _cook(raw: dict[str, Any]) -> _RawSample:
-    picture = next((raw[field] for field in IMAGE_FIELDS if field in raw), None)
-    return _RawSample(**basic_sample_keys(raw), picture=picture, conversation=raw[CONVERSATION_FIELD])
-
-
-class _Encoder(TaskEncoder):
-    """energon's hooks: how a raw sample is encoded, how a batch is formed, what happens to errors."""
-
-    cookers = (Cooker(_cook),)
-    decoder = None
-
-    def __init__(self, settings: LoaderSettings, tokenizer: ChatTokenizer, image: ImageSettings) -> None:
-        super().__init__()
-        self._settings = settings
-        self._tokenizer = tokenizer
-        self._image = image
-        self.skipped = 0
-        self.reasons: list[str] = []
-
-    def note_skip(self, error: Exception, sample: Any, sources: Any = None) -> None:
-        """Count a sample that can't be used: energon's error handler."""
-        key = sample.get("__key__") if isinstance(sample, dict) else getattr(sample, "__key__", None)
-        reason = f"{key or 'unknown sample'}: {error}"
-        self.skipped += 1
-        if len(self.reasons) < _SHOWN_REASONS:
-            self.reasons.append(reason)
-        print(f"skipped sample {reason}", file=sys.stderr, flush=True)
-
-    @stateless
-    def encode_sample(self, sample: _RawSample) -> _Encoded:
-        """Decode the picture and encode the conversation."""
-        encoded = encode_conversation(
-            json.loads(sample.conversation),
-            _open_picture(sample.picture),
-            tokenizer=self._tokenizer,
-            settings=self._image,
-            prompt_format=self._settings.prompt_format,
-            key=sample.__key__,
-        )
-        fitting = self._fit(encoded)
-        return _Encoded.derive_from(sample, sample=fitting, cut=fitting is not encoded)
-
-    @stateless
-    def batch(self, samples: list[_Encoded]) -> _EncodedBatch:
-        """Join samples, and hand over what was skipped since the last batch."""
-        parts = [sample.sample for sample in samples]
-        skipped, reasons = self.skipped, self.reasons
-        self.skipped, self.reasons = 0, []
-        return _EncodedBatch(
-            __key__=parts[0].key,
-            __restore_key__=(),
-            keys=[part.key for part in parts],
-            lengths=[part.length for part in parts],
-            pictures=[part.pixels.shape[0] for part in parts],
-            tokens=torch.cat([part.tokens for part in parts]),
-            labels=torch.cat([part.labels for part in parts]),
-            pixels=torch.cat([part.pixels for part in parts]),
-            valid=torch.cat([part.valid for part in parts]),
-            skipped=skipped,
-            truncated=sum(sample.cut for sample in samples),
-            reasons=reasons,
-        )
-
-    def _fit(self, sample: EncodedSample) -> EncodedSample:
-        limit = self._settings.sequence_length
-        if self._settings.overlong == "skip" and sample.length > limit:
-            raise InputError(f"{sample.length} tokens are more than the sequence length {limit}")
-        return truncate(sample, limit)
-
-
-def _open_picture(content: bytes | None) -> Image.Image | None:
-    return None if content is None else Image.open(io.BytesIO(content))
-
-
-def _split(batch: _EncodedBatch) -> list[EncodedSample]:
-    parts = zip(
-        batch.keys,
-        batch.tokens.split(batch.lengths),
-        batch.labels.split(batch.lengths),
-        batch.pixels.split(batch.pictures),
-        batch.valid.split(batch.pictures),
-        strict=True,
+def _encoder(settings: LoaderSettings, tokenizer: ChatTokenizer, image: ImageSettings) -> SampleEncoder:
+    return SampleEncoder(
+        settings.prompt_format, settings.sequence_length, settings.overlong == "skip", tokenizer, image
     )
-    return [EncodedSample(*part) for part in parts]
 
 
-def _worker_config(encoder: _Encoder, rank: int, size: int, workers: int, seed: int) -> WorkerConfig:
+def _worker_config(encoder: SampleEncoder, rank: int, size: int, workers: int, seed: int) -> WorkerConfig:
     return WorkerConfig(
         rank=rank,
         world_size=size,
@@ -447,46 +372,8 @@ def _worker_config(encoder: _Encoder, rank: int, size: int, workers: int, seed: 
     )
 
 
-def _blend_file(dataset_folder: Path) -> Path:
-    path = dataset_folder / BLEND_FILE
-    if not path.is_file():
-        raise InputError(f"{path} does not exist. Expected the folder that the energon split left.")
-    return path
-
-
-def _dataset_digest(blend: Path) -> str:
-    """Identify what the blend file names: its text, and every dataset's split and the place of every sample in its shards."""
-    digest = hashlib.sha256(blend.read_bytes())
-    for folder in _dataset_folders(yaml.safe_load(blend.read_text(encoding="utf-8")), blend.parent):
-        meta = [folder / ".nv-meta" / name for name in (".info.json", "split.yaml")]
-        for path in [*meta, *sorted(folder.glob("**/*.tar.idx"))]:
-            if path.is_file():
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _dataset_folders(node: Any, base: Path) -> list[Path]:
-    if isinstance(node, dict):
-        here = [base / node["path"]] if isinstance(node.get("path"), str) else []
-        return here + [folder for value in node.values() for folder in _dataset_folders(value, base)]
-    if isinstance(node, list):
-        return [folder for value in node for folder in _dataset_folders(value, base)]
-    return []
-
-
-def _open_state(state: bytes) -> tuple[dict[str, Any], bytes]:
-    if not state.startswith(_STATE_MAGIC):
-        raise StageError(
-            f"This is not a data loader state of this version: it starts with {state[:24]!r}, expected {_STATE_MAGIC!r}."
-        )
-    line, _, payload = state[len(_STATE_MAGIC) :].partition(b"\n")
-    try:
-        header = json.loads(line)
-        intact = header["payload_sha256"] == hashlib.sha256(payload).hexdigest() and "counters" in header
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise StageError(
-            "The data loader's state is damaged: its checksum does not match. Resume from an older checkpoint."
-        )
-    return header, payload
+def _show(skip: Skip, number: int) -> None:
+    if number <= _SHOWN_REASONS:
+        print(f"skipped sample {skip.key}: {skip.reason}", file=sys.stderr, flush=True)
+    if number == _SHOWN_REASONS:
+        print("further skipped samples are counted and listed, not shown", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Samples and packed micro-batches: several samples in one sequence, kept apart by their boundaries."""
 
 import dataclasses
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -100,9 +101,10 @@ def truncate(sample: EncodedSample, length: int) -> EncodedSample:
 def pack(
     samples: Sequence[EncodedSample], sequence_length: int, overlong: OverlongPolicy = "error"
 ) -> list[PackedBatch]:
-    """Put samples into as few sequences of at most `sequence_length` tokens as first-fit decreasing finds.
+    """Put samples into few sequences of at most `sequence_length` tokens, and make those about equally long.
 
-    A sample is never split. The result depends on the samples and their order alone.
+    A sample is never split, and a sequence is never padded: it ends with its last sample. The result depends on the
+    samples and their order alone.
 
     Args:
         samples: Samples of one step.
@@ -116,23 +118,61 @@ def pack(
         InputError: A sample is longer and `overlong` is "error", or truncation would leave it without an answer.
     """
     fitting = [_fit(sample, sequence_length, overlong) for sample in samples]
-    longest_first = sorted(range(len(fitting)), key=lambda index: (-fitting[index].length, index))
-    bins: list[list[int]] = []
-    free: list[int] = []
-    for index in longest_first:
-        length = fitting[index].length
-        place = next((number for number, room in enumerate(free) if room >= length), None)
-        if place is None:
-            bins.append([])
-            free.append(sequence_length)
-            place = len(bins) - 1
-        bins[place].append(index)
-        free[place] -= length
     batches = []
-    for members in sorted(sorted(members) for members in bins):
+    for members in assign([sample.length for sample in fitting], sequence_length):
         cut = sum(fitting[index] is not samples[index] for index in members)
         batches.append(_join([fitting[index] for index in members], cut))
     return batches
+
+
+def assign(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Decide which samples share a sequence.
+
+    The number of sequences is the smallest for which giving every sample, longest first, to the emptiest sequence stays
+    within the capacity; it is never more than first-fit decreasing needs. Sequences of about equal length need the least
+    memory at their peak and keep a step's micro-batches alike.
+
+    Args:
+        lengths: Tokens of every sample, none above `capacity`.
+        capacity: Most tokens of a sequence.
+
+    Returns:
+        Indices of the samples of every sequence, ascending, the sequences ordered by their first.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    first_fit = _first_fit(lengths, longest_first, capacity)
+    fewest = -(-sum(lengths) // capacity)
+    for count in range(max(fewest, 1), len(first_fit) + 1):
+        balanced = _balance(lengths, longest_first, count)
+        if max(sum(lengths[index] for index in members) for members in balanced) <= capacity:
+            return sorted(sorted(members) for members in balanced)
+    return sorted(sorted(members) for members in first_fit)
+
+
+def _first_fit(lengths: Sequence[int], longest_first: Sequence[int], capacity: int) -> list[list[int]]:
+    """Give every sample to the first sequence that has room."""
+    sequences: list[list[int]] = []
+    free: list[int] = []
+    for index in longest_first:
+        place = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
+        if place is None:
+            place = len(sequences)
+            sequences.append([])
+            free.append(capacity)
+        sequences[place].append(index)
+        free[place] -= lengths[index]
+    return sequences
+
+
+def _balance(lengths: Sequence[int], longest_first: Sequence[int], count: int) -> list[list[int]]:
+    """Give every sample to the emptiest of `count` sequences (longest processing time first)."""
+    sequences: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, number) for number in range(count)]
+    for index in longest_first:
+        length, number = filled[0]
+        sequences[number].append(index)
+        heapq.heapreplace(filled, (length + lengths[index], number))
+    return sequences
 
 
 def _fit(sample: EncodedSample, sequence_length: int, overlong: OverlongPolicy) -> EncodedSample:

@@ -2,9 +2,10 @@
 
 Formats:
 
-- "plain" (LLaVA's pretraining): `<s> IMAGE caption </s>`; the human turn is dropped.
+- "plain" (LLaVA's pretraining): `<s> IMAGE caption </s>`; the human turn is dropped, and a system turn too.
 - "instruct" (Mistral v3): `<s>[INST] IMAGE text[/INST] answer</s>[INST] text[/INST] answer</s>`; the picture stands at
-  the front of the first human turn, wherever its `<image>` marker was.
+  the front of the first human turn, wherever its `<image>` marker was. A system prompt stands before the text of the
+  last human turn with a blank line between, as mistral-common encodes it for this version.
 
 Every answer token and the `</s>` after it are trained, the first answer token included.
 """
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.data.conversation import IMAGE_MARKER, conversation_pairs, without_marker
+from components.data.conversation import IMAGE_MARKER, conversation_pairs, system_text, without_marker
 from components.data.image import preprocess
 from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
@@ -50,11 +51,14 @@ def encode_conversation(
             the plain format.
     """
     pairs = conversation_pairs(conversation, has_image=image is not None)
+    system = system_text(conversation)
     if prompt_format == "plain" and len(pairs) > 1:
         raise InputError(f"The plain format takes one caption, this conversation has {len(pairs)}; use instruct.")
     tokens = [tokenizer.bos]
     trained = [False]
     for number, (human, answer) in enumerate(pairs):
+        if system and number == len(pairs) - 1:
+            human = f"{system}\n\n{human}"
         asked = _prompt_tokens(human, image is not None and number == 0, tokenizer, settings, prompt_format)
         answered = [*tokenizer.encode(answer), tokenizer.eos]
         tokens += asked + answered

@@ -48,8 +48,9 @@ class ChatTokenizer:
         padding = _find_id(tokenizer, _PADDING)
         self.pad = self.eos if padding is None else padding
         self.vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
-        first_piece = tokenizer.encode("a", add_special_tokens=False).tokens[0]
-        self._adds_boundary = first_piece.startswith(_BOUNDARIES)
+        self._adds_boundary = _pieces(tokenizer, "a").startswith(_BOUNDARIES)
+        # SentencePiece puts a boundary before blanks too; Hugging Face's newer form takes the first blank for it.
+        self._adds_boundary_to_blank = _pieces(tokenizer, " a").startswith(tuple(2 * sign for sign in _BOUNDARIES))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -73,7 +74,9 @@ class ChatTokenizer:
         """Return the ids of text that starts at a word boundary, as after `[INST]` in Mistral's template."""
         if not text:
             return []
-        bounded = text if self._adds_boundary else f" {text}"
+        blank = text.startswith((" ", *_BOUNDARIES))
+        adds_boundary = self._adds_boundary_to_blank if blank else self._adds_boundary
+        bounded = text if adds_boundary else f" {text}"
         ids: list[int] = self._tokenizer.encode(bounded, add_special_tokens=False).ids
         return ids
 
@@ -96,6 +99,10 @@ def _without_parsing(content: dict[str, Any]) -> dict[str, Any]:
             if "".join(merge.split(" ") if isinstance(merge, str) else merge) not in names
         ]
     return {**content, "model": model, "added_tokens": [{**token, "special": True} for token in added]}
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> str:
+    return "".join(tokenizer.encode(text, add_special_tokens=False).tokens)
 
 
 def _find_id(tokenizer: Tokenizer, names: tuple[str, ...]) -> int | None:

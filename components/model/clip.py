@@ -52,6 +52,9 @@ class ClipVisionTower(VisionModule):
         pixels = pixel_values.to(self.conv1.weight.dtype)
         patches = self.conv1(pixels).flatten(2).permute(2, 0, 1)
         class_tokens = self.class_token.expand(1, patches.shape[1], -1)
-        embedded = torch.cat([class_tokens, patches]) + self.position_embeddings.weight[:, None, :]
+        # A look-up, not the weight itself: with one picture the gradients of the two would be views of the same memory, and
+        # the next micro-batch would be added twice.
+        places = torch.arange(patches.shape[0] + 1, device=patches.device)
+        embedded = torch.cat([class_tokens, patches]) + self.position_embeddings(places)[:, None, :]
         hidden: Tensor = self.decoder(hidden_states=self.ln_pre(embedded), attention_mask=None)
         return hidden[1:].transpose(0, 1)

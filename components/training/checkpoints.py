@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 
 from components.errors import StageError
 from components.model.checkpoint import fill_parameters, load_sharded, save_sharded, sharded_parameters
+from components.model.distributed import seed_everything
 from components.model.vlm import VisionLanguageModel
 from components.storage.atomic import write_bytes, write_json
 from components.training.optimizer import MasterWeightAdamW
@@ -93,35 +94,42 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW
-) -> tuple[Counters, bytes | None]:
+    path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW, seed: int
+) -> tuple[Counters, list[bytes]]:
     """Restore model, optimizer and random state in place. Every rank calls this.
 
+    With another number of data-parallel ranks the saved random states fit nobody: all are seeded anew.
+
+    Args:
+        path: The checkpoint.
+        model: The model.
+        optimizer: Its optimizer.
+        seed: The run's seed.
+
     Returns:
-        The counters and, on ranks that load, the loader's state.
+        The counters, and the loader states of all data-parallel ranks that there were, in their order.
 
     Raises:
-        StageError: The checkpoint was written with another number of data-parallel ranks, or a part is missing.
+        StageError: A part is missing or can't be read.
     """
     try:
         facts: dict[str, int] = json.loads((path / "counters.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data_parallel = facts.pop("data_parallel")
+        loader_states = [(path / f"loader_dp{rank}.bin").read_bytes() for rank in range(data_parallel)]
+    except (OSError, ValueError, KeyError) as error:
         raise StageError(
             f"The training checkpoint {path} can't be read: {error}. Delete it to resume from the one before."
         ) from error
-    data_parallel = parallel_state.get_data_parallel_world_size()
-    if facts.pop("data_parallel") != data_parallel:
-        raise StageError(
-            f"{path} was written with another number of data-parallel ranks than the {data_parallel} of this run, so the "
-            "sample order can't be continued. Use the same launch settings, or delete the folder to start over."
-        )
     state = load_sharded(_sharded_state(model, optimizer), path / "checkpoint")
     fill_parameters(model, state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    data_rank = parallel_state.get_data_parallel_rank()
-    _restore_random_state(torch.load(path / f"random_dp{data_rank}.pt", weights_only=True))
-    loads = parallel_state.get_tensor_model_parallel_rank() == 0
-    return Counters(**facts), (path / f"loader_dp{data_rank}.bin").read_bytes() if loads else None
+    counters = Counters(**facts)
+    if data_parallel == parallel_state.get_data_parallel_world_size():
+        data_rank = parallel_state.get_data_parallel_rank()
+        _restore_random_state(torch.load(path / f"random_dp{data_rank}.pt", weights_only=True))
+    else:
+        seed_everything(seed + counters.step)
+    return counters, loader_states
 
 
 def _sharded_state(model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class Recipe(BaseModel):
         keep_checkpoints: Number of newest training checkpoints that stay until the stage is finished.
         log_interval: Steps between two rows of metrics.
         shuffle_buffer: Samples that the loader shuffles among.
-        loader_workers: Loader processes per data-parallel rank; they decide the order of samples.
+        loader_workers: Loader processes per data-parallel rank; they decide the order of samples. A run that goes on with
+            another number of data-parallel ranks keeps its order: it takes as many processes per rank as that needs.
+        max_skip_share: Share of samples that may be skipped because they can't be used, from 0 to 1; more stops the run.
         seed: Seed of sample order and dropout.
     """
 
@@ -64,6 +66,7 @@ class Recipe(BaseModel):
     log_interval: int = Field(default=10, ge=1)
     shuffle_buffer: int = Field(default=1000, ge=1)
     loader_workers: int = Field(default=0, ge=0)
+    max_skip_share: float = Field(default=0.01, ge=0, le=1)
     seed: int = 1234
 
     @model_validator(mode="after")

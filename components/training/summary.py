@@ -6,6 +6,9 @@ from pathlib import Path
 from components.errors import StageError
 
 SUMMARY_NAME = "summary.json"
+SKIPPED_NAME = "skipped_samples.json"
+"""Key and reason of the samples that could not be used, up to a thousand per data-parallel rank."""
+
 TRAINING_FOLDER = "training"
 
 

@@ -15,8 +15,9 @@ import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
+from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
+from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint import load_model, save_model
@@ -33,14 +34,14 @@ from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, rea
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
-from components.training.summary import SUMMARY_NAME, TRAINING_FOLDER
+from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
 
 
 def train(spec: TrainingSpec) -> bool:
     """Train from the spec's model folder, or go on from the newest training checkpoint below the output folder.
 
     Every process that torchrun starts calls this. The last step leaves a model folder (`checkpoint/`, `model.json`,
-    `tokenizer/`), `metrics.jsonl`, `curves.svg` and `summary.json` in the output folder.
+    `tokenizer/`), `metrics.jsonl`, `curves.svg`, `skipped_samples.json` and `summary.json` in the output folder.
 
     Returns:
         True when finished, False when a SIGTERM stopped it after a checkpoint was saved.
@@ -53,6 +54,13 @@ def train(spec: TrainingSpec) -> bool:
         training = _Training(spec, parallel)
         try:
             return training.run()
+        except RuntimeError as error:
+            if not died_of_a_worker(error):
+                raise
+            raise StageError(
+                f"A loader process of {spec.stage} ended: {error} It may have run out of memory or of /dev/shm: lower "
+                "recipe.loader_workers or recipe.shuffle_buffer, or give the job more memory."
+            ) from error
         finally:
             training.close()
     finally:
@@ -185,7 +193,8 @@ class _Training:
         loss = torch.zeros((), device=self.device)
         for batch in micro_batches:
             micro_loss = self._loss_sum(batch) / answer_tokens
-            micro_loss.backward()
+            if micro_loss.requires_grad:  # texts alone do not touch a projector that trains alone
+                micro_loss.backward()
             self.optimizer.accumulate()
             loss += micro_loss.detach()
         _sum_over_data_parallel(loss)
@@ -261,6 +270,7 @@ class _Training:
             sequence_length=self.recipe.sequence_length,
             shuffle_buffer=self.recipe.shuffle_buffer,
             workers=self.recipe.loader_workers,
+            max_skip_share=self.recipe.max_skip_share,
             seed=self.recipe.seed,
         )
 
@@ -271,11 +281,17 @@ class _Training:
             load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
             return MasterWeightAdamW(self.model, self.recipe)
         optimizer = MasterWeightAdamW(self.model, self.recipe)
-        self.counters, loader_state = load_checkpoint(kept[-1], self.model, optimizer)
-        if self.loader is not None and loader_state is not None:
-            self.loader.restore(loader_state)
+        self.counters, loader_states = load_checkpoint(kept[-1], self.model, optimizer, self.recipe.seed)
+        if self.loader is not None:
+            self.loader.restore(loader_states)
         if self.rank == 0:
             print(f"{self.spec.stage}: resumed at step {self.counters.step} from {kept[-1]}", flush=True)
+            if self.loader is not None and len(loader_states) != self.parallel.data_parallel:
+                print(
+                    f"{self.spec.stage}: {self.parallel.data_parallel} data-parallel ranks go on where {len(loader_states)} "
+                    f"stopped: the same global batches, from {self.loader.workers} loader processes per rank; other dropout",
+                    flush=True,
+                )
         return optimizer
 
     def _save(self) -> None:
@@ -286,25 +302,37 @@ class _Training:
     def _finish(self) -> None:
         """Write the model folder; the resumable checkpoints have done their work and are removed by the stage."""
         save_model(self.model, self.folder / CHECKPOINT_FOLDER)
+        counts = self._loader_counts()
         if self.rank != 0:
             return
         shutil.copytree(self.spec.model_folder / TOKENIZER_FOLDER, self.folder / TOKENIZER_FOLDER, dirs_exist_ok=True)
         shutil.copy(self.spec.model_folder / MODEL_FILE, self.folder / MODEL_FILE)
         rows = read_metrics(self.folder / METRICS_FILE)
         write_text(self.folder / CURVES_NAME, curves_svg(rows, self.spec.stage))
-        write_json(self.folder / SUMMARY_NAME, self._summary(rows))
+        write_json(self.folder / SKIPPED_NAME, counts.reasons)
+        write_json(self.folder / SUMMARY_NAME, self._summary(rows, counts))
         self.tracker.log_artifact(self.folder / CURVES_NAME)
         self.tracker.flush()
 
-    def _summary(self, rows: list[dict[str, float]]) -> dict[str, Any]:
+    def _loader_counts(self) -> LoaderCounts:
+        """Return what became of all samples, on every rank."""
+        own = self.loader.counts if self.loader is not None else LoaderCounts()
+        counts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(counts, own)
+        total = LoaderCounts()
+        for one in counts:
+            total.add(one)
+        return total
+
+    def _summary(self, rows: list[dict[str, float]], counts: LoaderCounts) -> dict[str, Any]:
         summary: dict[str, Any] = {
             **{name: value for name, value in vars(self.counters).items()},
             "tensor_parallel": self.spec.tensor_parallel,
             "data_parallel": self.parallel.data_parallel,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "parameters_per_rank": count_parameters(self.model),
-            "skipped_samples": self.loader.skipped if self.loader is not None else 0,
-            "truncated_samples": self.loader.truncated if self.loader is not None else 0,
+            "skipped_samples": counts.skipped,
+            "truncated_samples": counts.truncated,
         }
         for key in ("loss", "validation_loss", "samples_per_s", "tokens_per_s"):
             values = [row[key] for row in rows if key in row]

@@ -26,6 +26,7 @@ from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.worker import PREEMPTED_EXIT_CODE
 from tests.integration.conftest import Chain
+from tests.unit import data_samples
 
 ITERATIONS = 12
 TORCHRUN_LOG = "torchrun.log"
@@ -47,14 +48,14 @@ RECIPE = {
 }
 
 
-def _spec(chain: Chain, folder: Path, tensor_parallel: int, **recipe: object) -> Path:
+def _spec(chain: Chain, folder: Path, tensor_parallel: int, dataset: Path | None = None, **recipe: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     spec = TrainingSpec(
         stage="pretrain",
         recipe=Recipe.model_validate({**RECIPE, **recipe}),
         tensor_parallel=tensor_parallel,
         model_folder=chain.model,
-        dataset_folder=chain.dataset,
+        dataset_folder=dataset or chain.dataset,
         output_folder=folder,
     )
     path = folder / "spec.json"
@@ -227,6 +228,40 @@ def test_frozen_parts_stay_bit_for_bit_and_the_projector_moves(chain: Chain, tmp
 def test_diverging_loss_stops_with_the_last_good_checkpoint(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"training diverged.*Last good checkpoint"):
         _train(chain, tmp_path, 1, 1, learning_rate=1e30, min_learning_rate=1e30, clip_grad=0, save_interval=1)
+
+
+@pytest.mark.parametrize("texts", ["alone", "beside pictures"])
+def test_texts_without_a_picture_train(chain: Chain, tmp_path: Path, texts: str) -> None:
+    entries = [data_samples.dialogue_entry(number, with_picture=False) for number in range(60)]
+    pictures = {}
+    if texts == "beside pictures":
+        for number in range(0, 60, 2):
+            entries[number] = data_samples.dialogue_entry(number)
+            pictures[entries[number]["image"]] = data_samples.picture(number)
+    raw = data_samples.make_raw(tmp_path / "raw", entries, pictures)
+    dataset = data_samples.make_dataset(tmp_path, raw)
+    # Only the projector trains: texts give it no gradient at all.
+    recipe = {"prompt_format": "instruct", "train_language": False, "train_vision": False, "iterations": 4}
+    folder = _train(chain, tmp_path / "training", dataset=dataset, **recipe, evaluation_interval=2)
+    rows = read_metrics(folder / METRICS_FILE)
+    assert [row["consumed_samples"] for row in rows] == [8, 16, 24, 32]
+    assert all(row["loss"] > 0 for row in rows)
+    assert all((row["gradient_norm"] > 0) == (texts == "beside pictures") for row in rows)
+    assert rows[-1]["validation_loss"] > 0
+
+
+def test_fewer_data_parallel_ranks_go_on_with_the_same_global_batches(
+    chain: Chain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steady = {"min_learning_rate": RECIPE["learning_rate"], "warmup_fraction": 0, "evaluation_interval": 0}
+    whole = _train(chain, tmp_path / "whole", 2, 1, **steady)
+    folder = _train(chain, tmp_path / "changed", 2, 1, **steady, iterations=7)
+    assert checkpoints(folder / "training")[-1].name == "iter_0000006"
+    _train(chain, folder, 1, 1, **steady)
+    assert "the same global batches, from 2 loader processes per rank" in capfd.readouterr().out
+    rows, expected = read_metrics(folder / METRICS_FILE), read_metrics(whole / METRICS_FILE)
+    assert [row["consumed_samples"] for row in rows] == [row["consumed_samples"] for row in expected]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=2e-4)
 
 
 def test_other_number_of_data_parallel_ranks_is_refused(chain: Chain, tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from components.data.tokenizer import ChatTokenizer
+from components.energon_split.config import EnergonSplitConfig
+from components.energon_split.stage import run_energon_split
+from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, write_manifest
+from components.wds_conversion.config import WdsConversionConfig
+from components.wds_conversion.stage import run_wds_conversion
 
 WORDS = "a red circle number above the large blue square on grey ground Describe the picture What colour is it ?"
 SPECIALS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>"]
@@ -107,3 +112,11 @@ def make_captions(folder: Path, count: int) -> Path:
     """Write a raw dataset of `count` captioned pictures."""
     entries = [caption_entry(number) for number in range(count)]
     return make_raw(folder, entries, {entry["image"]: picture(number) for number, entry in enumerate(entries)})
+
+
+def make_dataset(root: Path, raw: Path, check_images: bool = True) -> Path:
+    """Convert and split a raw dataset; return the folder that the loader reads."""
+    context = RunContext(run_id="t", run_name="t", workspace=root / "workspace")
+    config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images=check_images)
+    shards = run_wds_conversion(context, config, raw)
+    return run_energon_split(context, EnergonSplitConfig(name="pretrain"), shards.folder).folder

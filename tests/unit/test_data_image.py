@@ -1,13 +1,20 @@
-"""Preprocessing, against PIL and plain arithmetic."""
+"""Preprocessing, against transformers, PIL and plain arithmetic."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from transformers.image_utils import load_image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from components.data.image import normalise, preprocess
 from components.data.image_settings import ImageSettings
 
+TINY = ImageSettings(size=3, patch=3)
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
@@ -33,7 +40,7 @@ def test_matches_pil(width: int, height: int, layout: str) -> None:
         area = (inner[1], inner[0])
     else:
         scale = size / min(width, height)
-        big = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+        big = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
         left, top = (big.width - size) // 2, (big.height - size) // 2
         expected, area = big.crop((left, top, left + size, top + size)), (size, size)
     assert valid == area
@@ -43,11 +50,11 @@ def test_matches_pil(width: int, height: int, layout: str) -> None:
 
 
 def test_normalise_is_clips_and_zero_in_the_padding() -> None:
-    settings = ImageSettings(size=32, patch=16)
-    pictures = [preprocess(_noise(*size), settings) for size in ((40, 20), (20, 40), (32, 32))]
+    clip = ImageSettings(size=32, patch=16)
+    pictures = [preprocess(_noise(*size), clip) for size in ((40, 20), (20, 40), (32, 32))]
     pixels = torch.stack([picture[0] for picture in pictures])
     valid = torch.tensor([picture[1] for picture in pictures])
-    values = normalise(pixels, valid, settings)
+    values = normalise(pixels, valid, clip)
     assert values.dtype == torch.float32
     for number, (height, width) in enumerate(valid.tolist()):
         source = pixels[number, :, :height, :width].permute(1, 2, 0).numpy() / 255
@@ -59,8 +66,8 @@ def test_normalise_is_clips_and_zero_in_the_padding() -> None:
 
 
 def test_no_pictures() -> None:
-    settings = ImageSettings(size=32, patch=16)
-    values = normalise(torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, 2, dtype=torch.int64), settings)
+    none = torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, 2, dtype=torch.int64)
+    values = normalise(*none, ImageSettings(size=32, patch=16))
     assert values.shape == (0, 3, 32, 32)
 
 
@@ -69,6 +76,49 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     image = _noise(16, 16).convert("L").convert(mode) if mode in ("1", "LA") else _noise(16, 16, mode)
     pixels, _ = preprocess(image, ImageSettings(size=16, patch=8))
     assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(image.convert("RGB"))).max() <= 1
+
+
+SIDES = st.integers(1, 130)
+
+
+@settings(deadline=None, max_examples=100)
+@given(SIDES, SIDES, st.sampled_from(["RGB", "L", "RGBA", "LA", "P", "CMYK", "1"]), st.sampled_from([16, 64, 98]))
+def test_center_crop_is_clips_processor(width: int, height: int, mode: str, size: int) -> None:
+    image = _noise(width, height)
+    image = image.convert("L").convert(mode) if mode in ("1", "LA") else image.convert(mode)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    expected = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+    image_settings = ImageSettings(size=size, patch=2, layout="center_crop")
+    pixels, valid = preprocess(image, image_settings)
+    found = normalise(pixels[None], torch.tensor([valid]), image_settings)[0].numpy()
+    # One step of 255 would be 0.014; this is float rounding.
+    assert np.abs(found - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_transformers_does(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    _noise(24, 16).save(path, exif=exif)
+    expected = np.asarray(load_image(str(path)))
+    pixels, valid = preprocess(Image.open(path), ImageSettings(size=24, patch=8))
+    assert valid == expected.shape[:2]
+    assert np.array_equal(pixels[:, : valid[0], : valid[1]].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I;16B", "I"])
+def test_16_bit_grey_keeps_its_upper_bits(kind: str) -> None:
+    values = np.array([[0, 255, 256], [32768, 40000, 65535]])
+    image = Image.fromarray(values.astype(np.int32 if kind == "I" else np.uint16))
+    pixels, _ = preprocess(image if kind != "I;16B" else image.convert("I").convert("I;16B"), TINY)
+    assert pixels[:, :2, :3].tolist() == [(values >> 8).tolist()] * 3
+
+
+def test_transparency_is_dropped() -> None:
+    image = Image.new("RGBA", (3, 3), (10, 200, 30, 0))
+    pixels, _ = preprocess(image, TINY)
+    assert pixels.permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [[10, 200, 30]]
 
 
 def test_settings_are_checked() -> None:

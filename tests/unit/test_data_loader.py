@@ -1,5 +1,8 @@
 """The energon-backed loader: exact resume, counted skips, sharding, over data that the real stages made."""
 
+import copy
+import multiprocessing
+import multiprocessing.process
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -9,28 +12,19 @@ import data_samples
 import pytest
 import torch
 
+from components.data import loader as data_loader
 from components.data.image_settings import ImageSettings
-from components.data.loader import LoaderSettings, TrainingLoader, validation_samples
+from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer
-from components.energon_split.config import EnergonSplitConfig
-from components.energon_split.stage import run_energon_split
 from components.errors import InputError, StageError
-from components.stage.context import RunContext
-from components.wds_conversion.config import WdsConversionConfig
-from components.wds_conversion.stage import run_wds_conversion
 
 IMAGE = ImageSettings(size=32, patch=16)
 BATCH = 4
 TRAIN, VAL = 108, 12
+# Of the training part; 21, 51 and 81 are texts.
+CUT_OFF = {f"d{number}" for number in (1, 11, 31, 41, 61, 71, 91, 101)}
 OPEN: list[TrainingLoader] = []
-
-
-def _dataset(root: Path, raw: Path, check_images: bool = True) -> Path:
-    context = RunContext(run_id="t", run_name="t", workspace=root / "workspace")
-    config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images=check_images)
-    shards = run_wds_conversion(context, config, raw)
-    return run_energon_split(context, EnergonSplitConfig(name="pretrain"), shards.folder).folder
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("captions")
-    return _dataset(root, data_samples.make_captions(root / "raw", TRAIN + VAL))
+    return data_samples.make_dataset(root, data_samples.make_captions(root / "raw", TRAIN + VAL))
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +48,12 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "image" in entry:
             content = data_samples.picture(number, "PNG" if number % 2 else "JPEG")
             pictures[entry["image"]] = content[:100] if number % 10 == 1 else content
-    return _dataset(root, data_samples.make_raw(root / "raw", entries, pictures), check_images=False)
+    return data_samples.make_dataset(root, data_samples.make_raw(root / "raw", entries, pictures), check_images=False)
 
 
 def _settings(**changes: object) -> LoaderSettings:
     values = {"prompt_format": "plain", "sequence_length": 100, "shuffle_buffer": 20, "samples_per_slice": 5, **changes}
+    values.setdefault("max_skip_share", 1)
     return LoaderSettings.model_validate(values)
 
 
@@ -90,15 +85,15 @@ def test_resume_is_exact(damaged: Path, tokenizer: ChatTokenizer, workers: int, 
     for _ in range(after):
         next(loader)
     state = loader.state()
-    counted = (loader.skipped, loader.truncated, loader.skip_reasons)
+    counted = copy.deepcopy(loader.counts)
     expected = [next(loader) for _ in range(6)]
 
     resumed = _loader(damaged, tokenizer, settings)
-    resumed.restore(state)
-    assert (resumed.skipped, resumed.truncated, resumed.skip_reasons) == counted
+    resumed.restore([state])
+    assert resumed.counts == counted
     for batch in expected:
         _assert_same(next(resumed), batch)
-    assert (resumed.skipped, resumed.skip_reasons) == (loader.skipped, loader.skip_reasons)
+    assert resumed.counts == loader.counts
 
 
 def test_resume_twice_is_exact(captions: Path, tokenizer: ChatTokenizer) -> None:
@@ -108,7 +103,7 @@ def test_resume_twice_is_exact(captions: Path, tokenizer: ChatTokenizer) -> None
     for _ in range(3):
         loader = _loader(captions, tokenizer, settings)
         if state is not None:
-            loader.restore(state)
+            loader.restore([state])
         pieces += [[sample.key for sample in batch] for batch in islice(loader, 4)]
         state = loader.state()
     assert pieces == whole
@@ -157,15 +152,54 @@ def test_ranks_train_on_different_samples(captions: Path, tokenizer: ChatTokeniz
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_samples_are_counted(damaged: Path, tokenizer: ChatTokenizer, workers: int) -> None:
-    # Cut off: 1, 11, 31, 41, 61, 71, 91, 101; 21, 51, 81 and 111 are texts.
+def test_bad_samples_are_counted_and_listed(
+    damaged: Path, tokenizer: ChatTokenizer, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     loader = _loader(damaged, tokenizer, _settings(prompt_format="instruct", shuffle_buffer=0, workers=workers))
     seen: Counter[str] = Counter()
-    while len(seen) < TRAIN - 8:
+    while len(seen) < TRAIN - len(CUT_OFF):
         seen.update(sample.key for sample in next(loader))
-    assert not set(seen) & {f"d{number}" for number in (1, 11, 31, 41, 61, 71, 91, 101)}
-    assert loader.skipped >= 7  # the last one may belong to the batch after
-    assert loader.skip_reasons[0].startswith("d")
+    assert not set(seen) & CUT_OFF
+    assert loader.counts.drawn == 25 * BATCH
+    # The last one may belong to the batch after.
+    assert len(CUT_OFF) - 1 <= loader.counts.skipped <= len(CUT_OFF)
+    assert set(loader.counts.reasons) <= CUT_OFF
+    assert len(loader.counts.reasons) == loader.counts.skipped
+    for _ in range(27):
+        next(loader)
+    assert set(loader.counts.reasons) == CUT_OFF
+    assert loader.counts.skipped > len(CUT_OFF)  # the second epoch meets them again
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    assert printed.err.count("skipped sample d") == 5
+    assert not printed.out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_bad_samples_stop_the_run(
+    damaged: Path, tokenizer: ChatTokenizer, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_loader, "_LEAST_DRAWN", 20)
+    enough = _loader(damaged, tokenizer, _settings(prompt_format="instruct", workers=workers, max_skip_share=0.3))
+    for _ in range(30):
+        next(enough)
+    loader = _loader(damaged, tokenizer, _settings(prompt_format="instruct", workers=workers, max_skip_share=0.02))
+    with pytest.raises(InputError, match=r"of \d+ samples could not be used, more than max_skip_share.*: d\d+: "):
+        list(islice(loader, 30))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_useless_dataset_stops_with_one_reason(
+    captions: Path, tokenizer: ChatTokenizer, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loader = _loader(captions, tokenizer, _settings(sequence_length=4, workers=workers))
+    with pytest.raises(InputError) as caught:
+        next(loader)
+    assert "100 samples in a row fail. The last one is 0" in str(caught.value)
+    assert str(caught.value).endswith("Raise the sequence length or leave the sample out.")
+    assert "Traceback" not in str(caught.value)
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
 
 
 def test_texts_dialogues_and_png_are_read(damaged: Path, tokenizer: ChatTokenizer) -> None:
@@ -181,8 +215,8 @@ def test_long_samples_are_cut_or_skipped(captions: Path, tokenizer: ChatTokenize
     limit = min(lengths) - 2
     cut = _loader(captions, tokenizer, _settings(sequence_length=limit))
     assert {sample.length for sample in next(cut)} == {limit}
-    assert cut.truncated == BATCH
-    with pytest.raises(InputError, match="too many samples in a row"):
+    assert cut.counts.truncated == BATCH
+    with pytest.raises(InputError, match="100 samples in a row fail.*more than the sequence length"):
         next(_loader(captions, tokenizer, _settings(sequence_length=limit, overlong="skip")))
 
 
@@ -191,23 +225,46 @@ def test_states_that_do_not_fit_are_refused(captions: Path, damaged: Path, token
     next(loader)
     state = loader.state()
     with pytest.raises(StageError, match="before the first batch"):
-        loader.restore(state)
+        loader.restore([state])
     loader.close()
     for use in (loader.state, loader.__next__):
         with pytest.raises(StageError, match="was closed"):
             use()
     with pytest.raises(StageError, match="not a data loader state"):
-        _loader(captions, tokenizer, _settings()).restore(b"\x80\x04pickle")
+        _loader(captions, tokenizer, _settings()).restore([b"\x80\x04pickle"])
     with pytest.raises(StageError, match="damaged"):
-        _loader(captions, tokenizer, _settings()).restore(state[:-1])
+        _loader(captions, tokenizer, _settings()).restore([state[:-1]])
     with pytest.raises(StageError, match="settings"):
-        _loader(captions, tokenizer, _settings(seed=5)).restore(state)
-    with pytest.raises(StageError, match="samples_per_batch"):
-        _loader(captions, tokenizer, _settings(), samples_per_batch=2).restore(state)
-    with pytest.raises(StageError, match="data_parallel_size"):
-        _loader(captions, tokenizer, _settings(), data_parallel_size=2).restore(state)
+        _loader(captions, tokenizer, _settings(seed=5)).restore([state])
+    with pytest.raises(StageError, match="loader_workers = 0, this run has 1"):
+        _loader(captions, tokenizer, _settings(workers=1)).restore([state])
+    with pytest.raises(StageError, match="global_batch_size"):
+        _loader(captions, tokenizer, _settings(), samples_per_batch=2).restore([state])
     with pytest.raises(StageError, match="dataset_sha256"):
-        _loader(damaged, tokenizer, _settings()).restore(state)
+        _loader(damaged, tokenizer, _settings()).restore([state])
+
+
+def test_more_streams_than_samples_are_refused(captions: Path, tokenizer: ChatTokenizer) -> None:
+    with pytest.raises(InputError, match=r"fewer training samples than there are streams of them, 110"):
+        _loader(captions, tokenizer, _settings(workers=55), data_parallel_rank=1, data_parallel_size=2)
+    _loader(captions, tokenizer, _settings(workers=54), data_parallel_rank=1, data_parallel_size=2)
+
+
+def test_a_killed_worker_is_told_from_other_errors(captions: Path, tokenizer: ChatTokenizer) -> None:
+    others = multiprocessing.active_children()
+    loader = _loader(captions, tokenizer, _settings(workers=1))
+    next(loader)
+    (worker,) = [process for process in multiprocessing.active_children() if process not in others]
+    with pytest.raises(RuntimeError) as caught:
+        _kill_and_draw(worker, loader)
+    assert died_of_a_worker(caught.value)
+    assert not died_of_a_worker(RuntimeError("CUDA out of memory"))
+
+
+def _kill_and_draw(worker: multiprocessing.process.BaseProcess, loader: TrainingLoader) -> None:
+    worker.kill()
+    for _ in range(50):
+        next(loader)
 
 
 def test_missing_dataset_is_refused(tmp_path: Path, tokenizer: ChatTokenizer) -> None:

@@ -1,5 +1,6 @@
 """Packing: properties over random samples."""
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.packing import IGNORED_LABEL, EncodedSample, pack, truncate
+from components.data.packing import IGNORED_LABEL, EncodedSample, assign, pack, truncate
 from components.errors import InputError
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), min_size=1, max_size=30)
@@ -47,9 +48,45 @@ def test_every_sample_once_whole_and_apart(lengths: list[tuple[int, int]], limit
         assert batch.max_seqlen == max(end - start for start, end in pairwise(bounds))
         assert batch.truncated == 0
     assert sorted(seen) == sorted(by_key)
-    # First-fit decreasing never needs two bins that would fit into one.
-    sizes = sorted(len(batch.tokens) for batch in batches)
-    assert len(sizes) < 2 or sizes[0] + sizes[1] > limit
+
+
+def _first_fit_decreasing(lengths: list[int], limit: int) -> int:
+    free: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        for number, room in enumerate(free):
+            if room >= length:
+                free[number] -= length
+                break
+        else:
+            free.append(limit - length)
+    return len(free)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(1, 100), max_size=40), st.integers(100, 300))
+def test_few_sequences_of_about_equal_length(lengths: list[int], limit: int) -> None:
+    members = assign(lengths, limit)
+    sizes = [sum(lengths[index] for index in sequence) for sequence in members]
+    assert sorted(index for sequence in members for index in sequence) == list(range(len(lengths)))
+    assert all(sequence == sorted(sequence) for sequence in members)
+    assert members == sorted(members)
+    assert max(sizes, default=0) <= limit
+    assert -(-sum(lengths) // limit) <= len(members) <= _first_fit_decreasing(lengths, limit)
+    # A sequence got its last and shortest sample when it was the emptiest.
+    smallest = [min(lengths[index] for index in sequence) for sequence in members]
+    if len(members) < _first_fit_decreasing(lengths, limit):
+        assert all(size - least <= min(sizes) for size, least in zip(sizes, smallest, strict=True))
+
+
+def test_captions_fill_sequences_that_fit_a_whole_number_of_them() -> None:
+    # 128 samples of 576 image tokens and a caption, eight to a sequence.
+    rng = random.Random(0)
+    lengths = [578 + round(rng.lognormvariate(3.1, 0.45)) for _ in range(128)]
+    sizes = [sum(lengths[index] for index in sequence) for sequence in assign(lengths, 4928)]
+    assert len(sizes) == 16
+    assert max(sizes) - min(sizes) < 60
+    assert sum(lengths) / (16 * 4928) > 0.97
+    assert _first_fit_decreasing(lengths, 4928) == 17
 
 
 @settings(deadline=None, max_examples=30)

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import data_samples
+import mistral_common
 import pytest
-from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.validator import ValidationMode
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
@@ -28,35 +32,76 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
 
 @pytest.fixture(scope="module")
 def reference() -> MistralTokenizer:
-    return MistralTokenizer.v3()
+    """Mistral's own, in the mode that lets a conversation end with an answer."""
+    path = Path(mistral_common.__file__).parent / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+    return MistralTokenizer.from_file(str(path), mode=ValidationMode.finetuning)
 
 
 @pytest.fixture(scope="module")
-def mistral(reference: MistralTokenizer, tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
-    """Mistral's v3 SentencePiece model as tokenizer.json, the way Hugging Face converts such models."""
+def converted(reference: MistralTokenizer) -> Tokenizer:
+    """Mistral's v3 SentencePiece model as Hugging Face converts such models, up to how it bounds words."""
     pieces = reference.instruct_tokenizer.tokenizer
     vocabulary = {pieces.id_to_piece(number): number for number in range(pieces.n_words)}
-    merges = []
-    score = pieces._model.GetScore
-    for piece in sorted(vocabulary, key=lambda piece: -score(vocabulary[piece])):
-        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        known = [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
-        merges += sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, _merges(pieces, vocabulary), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     control = [pieces.id_to_piece(number) for number in range(14)]
     # Not special on purpose: the loader must not parse them all the same.
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in control])
-    folder = tmp_path_factory.mktemp("mistral")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def newer(converted: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
+    """The form whose pre-tokenizer bounds words."""
+    folder = tmp_path_factory.mktemp("newer")
+    converted.normalizer = None
+    converted.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    converted.save(str(folder / "tokenizer.json"))
     return ChatTokenizer.load(folder)
 
 
-def _turns(*texts: str) -> list[dict[str, Any]]:
-    return [{"from": "gpt" if number % 2 else "human", "value": text} for number, text in enumerate(texts)]
+@pytest.fixture(scope="module")
+def older(converted: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
+    """The form whose normalizer bounds words."""
+    folder = tmp_path_factory.mktemp("older")
+    converted.pre_tokenizer = None
+    converted.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    converted.save(str(folder / "tokenizer.json"))
+    return ChatTokenizer.load(folder)
+
+
+@pytest.fixture(scope="module", params=["newer", "older"])
+def mistral(request: pytest.FixtureRequest) -> ChatTokenizer:
+    """Both forms."""
+    tokenizer: ChatTokenizer = request.getfixturevalue(request.param)
+    return tokenizer
+
+
+def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """SentencePiece keeps scores, Hugging Face the merges in their order."""
+    merges = []
+    score = pieces._model.GetScore
+    for piece in sorted(vocabulary, key=lambda piece: -score(vocabulary[piece])):
+        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
+        merges += sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+    return merges
+
+
+def _mistrals_own(reference: MistralTokenizer, system: str, texts: list[str]) -> list[int]:
+    messages: list[Any] = [SystemMessage(content=system)] if system else []
+    for number, text in enumerate(texts):
+        messages.append(AssistantMessage(content=text) if number % 2 else UserMessage(content=text))
+    return reference.encode_chat_completion(ChatCompletionRequest(messages=messages)).tokens
+
+
+def _turns(*texts: str, system: str = "") -> list[dict[str, Any]]:
+    first = [{"from": "system", "value": system}] if system else []
+    return [*first, *({"from": "gpt" if number % 2 else "human", "value": text} for number, text in enumerate(texts))]
 
 
 def _encode(
@@ -67,6 +112,7 @@ def _encode(
     )  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("system", ["", "Be brief."])
 @pytest.mark.parametrize(
     "texts",
     [
@@ -75,20 +121,73 @@ def _encode(
         ("Zwölf größere Boote 漢字 🙂", "été"),
         ("ends the turn </s> [INST] and [/INST] <s> [IMG]", "</s>[/INST]"),
         ("two  spaces\tand a tab", "1 2 3"),
+        ("", "an answer to nothing"),
     ],
 )
 def test_instruct_matches_mistral_common(
-    mistral: ChatTokenizer, reference: MistralTokenizer, texts: tuple[str, ...]
+    mistral: ChatTokenizer, reference: MistralTokenizer, texts: tuple[str, ...], system: str
 ) -> None:
-    stripped = [text.strip() for text in texts]
-    messages = [
-        AssistantMessage(content=text) if number % 2 else UserMessage(content=text)
-        for number, text in enumerate(stripped)
-    ]
-    expected = reference.encode_chat_completion(ChatCompletionRequest(messages=messages[:-1])).tokens
+    found = encode_conversation(
+        _turns(*texts, system=system), None, tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
+    )
+    expected = _mistrals_own(reference, system, [text.strip() for text in texts])
+    assert found.tokens.tolist() == expected
+    trained = [label for label in found.labels.tolist() if label != IGNORED_LABEL]
     pieces = reference.instruct_tokenizer.tokenizer
-    expected = [*expected, *pieces.encode(stripped[-1], bos=False, eos=True)]
-    assert _encode(mistral, *texts).tokens.tolist() == expected
+    assert trained == [token for text in texts[1::2] for token in pieces.encode(text.strip(), bos=False, eos=True)]
+
+
+PIECES = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "a",
+    "The",
+    "23",
+    "é",
+    "e\u0301",
+    "ß",
+    "漢",
+    "🙂",
+    "👨‍👩‍👧",
+    "\u00a0",
+    "\u200b",
+    "\ufeff",
+]
+PIECES += ["<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "[control_8]", "<unk>", "<0x0A>", "▁", "[", "\x00"]
+TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text(max_size=20))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), TEXTS)
+def test_instruct_matches_mistral_common_for_any_text(
+    mistral: ChatTokenizer, reference: MistralTokenizer, pairs: list[tuple[str, str]], system: str
+) -> None:
+    texts = [text.strip() for pair in pairs for text in (pair[0], f"{pair[1]}.")]
+    found = encode_conversation(
+        _turns(*texts, system=system), None, tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
+    )
+    assert found.tokens.tolist() == _mistrals_own(reference, system.strip(), texts)
+
+
+@settings(deadline=None, max_examples=300)
+@given(TEXTS)
+def test_text_encodes_as_mistral_common_does(mistral: ChatTokenizer, reference: MistralTokenizer, text: str) -> None:
+    assert mistral.encode(text) == reference.instruct_tokenizer.tokenizer.encode(text, bos=False, eos=False)
+
+
+def test_system_prompt_stands_behind_the_picture(small: ChatTokenizer) -> None:
+    turns = _turns("<image>\nWhat is it?", "a circle", system=" Describe the picture. ")
+    sample = encode_conversation(turns, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format="instruct")
+    asked = small.encode("Describe the picture.\n\nWhat is it?")
+    answer = [*small.encode("a circle"), small.eos]
+    expected = [small.bos, small.inst, *[small.image] * 4, *asked, small.inst_end, *answer]
+    assert sample.tokens.tolist() == expected
+    assert [label for label in sample.labels.tolist() if label != IGNORED_LABEL] == answer
+    plain = encode_conversation(turns, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format="plain")
+    assert plain.tokens.tolist() == [small.bos, *[small.image] * 4, *answer]
 
 
 def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
@@ -97,7 +196,7 @@ def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
     assert mistral.vocabulary == 32768
 
 
-@pytest.mark.parametrize("name", ["small", "mistral"])
+@pytest.mark.parametrize("name", ["small", "newer", "older"])
 def test_text_never_becomes_a_control_token(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: ChatTokenizer = request.getfixturevalue(name)
     control = {tokenizer.bos, tokenizer.eos, tokenizer.inst, tokenizer.inst_end, tokenizer.image, tokenizer.pad}
@@ -107,7 +206,7 @@ def test_text_never_becomes_a_control_token(name: str, request: pytest.FixtureRe
     assert tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("name", ["small", "mistral"])
+@pytest.mark.parametrize("name", ["small", "newer", "older"])
 def test_decode_inverts_encode_and_leaves_control_tokens_out(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: ChatTokenizer = request.getfixturevalue(name)
     for text in ("a red circle.", "größer 漢字 🙂", "one\ntwo", ""):
@@ -174,6 +273,19 @@ def test_bad_conversations_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         _encode(small, *texts, image=image, form=form)
+
+
+def test_system_turn_stands_first_and_alone(small: ChatTokenizer) -> None:
+    system = {"from": "system", "value": "Be brief."}
+    for turns, message in (
+        ([*_turns("a", "b"), system], "in pairs"),
+        ([system, system, *_turns("a", "b")], "in pairs"),
+        ([system], "in pairs"),
+        ([{"from": "system"}, *_turns("a", "b")], "turn 1"),
+        ([system, {"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}], "turn 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encode_conversation(turns, None, tokenizer=small, settings=SETTINGS, prompt_format="instruct")
 
 
 def test_wrong_roles_are_refused(small: ChatTokenizer) -> None:

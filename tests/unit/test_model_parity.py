@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.data.packing import EncodedSample
+from components.data.packing import EncodedSample, PackedBatch, pack
 from components.errors import ConfigurationError, InputError, StageError
 from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
@@ -90,6 +90,26 @@ def test_packed_equals_separate(model: VisionLanguageModel) -> None:
     single = [packed([sample]) for sample in samples()]
     apart = torch.cat([model(one, pixel_values(one) if len(one.pixels) else None, compute_loss=True) for one in single])
     assert (together - apart).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("room", ["all", "half", "longest"])
+def test_gradients_do_not_depend_on_the_packing(model: VisionLanguageModel, room: str) -> None:
+    def gradients(batches: list[PackedBatch]) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        answers = sum(int((batch.labels != -100).sum()) for batch in batches)
+        for batch in batches:
+            pixels = pixel_values(batch) if len(batch.pixels) else None
+            (model(batch, pixels, compute_loss=True).sum() / answers).backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+    chosen = samples()
+    lengths = [sample.length for sample in chosen]
+    limit = {"all": sum(lengths), "half": (sum(lengths) + max(lengths)) // 2, "longest": max(lengths)}[room]
+    expected = gradients([packed([sample]) for sample in chosen])
+    found = gradients(pack(chosen, limit))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() <= 2e-5 * gradient.abs().max(), name
 
 
 def test_decoding_with_cache_equals_reading_everything_again(model: VisionLanguageModel) -> None:
