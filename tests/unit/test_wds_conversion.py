@@ -18,7 +18,7 @@ from components.stage.context import RunContext
 from components.stage.progress import Progress
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.conversion import convert
-from components.wds_conversion.entries import sample_keys
+from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.stage import run_wds_conversion
 
 COUNT = 55
@@ -32,7 +32,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(raw: Path, folder: Path, processes: int = 1, **changes: Any) -> dict[str, Any]:
     config = CONFIG.model_copy(update=changes)
-    return convert(raw, folder, config, processes, Progress("test"))
+    return convert(raw, folder, config, processes, Progress("test")).facts
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -162,8 +162,8 @@ def test_bad_entries_are_rejected_with_their_cause(tmp_path: Path) -> None:
     assert facts["reject_causes"]["bad_conversation"] == 4
     with pytest.raises(InputError, match=r"9 of 100 entries .*max_reject_share.*0\.05 allows.*rejects\.jsonl"):
         _convert(raw, tmp_path / "strict", max_reject_share=0.05)
-    unchecked = _convert(raw, tmp_path / "unchecked", max_reject_share=0.5, check_images=False)
-    assert unchecked["rejected"] == 8
+    assert _convert(raw, tmp_path / "header", max_reject_share=0.5, check_images="header")["rejected"] == 9
+    assert _convert(raw, tmp_path / "unchecked", max_reject_share=0.5, check_images="off")["rejected"] == 8
 
 
 def test_texts_dialogues_and_formats(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_damage_inside_the_zip_is_found(raw: Path, tmp_path: Path) -> None:
     content[offset + 200] ^= 0xFF
     (tmp_path / "images.zip").write_bytes(content)
     (tmp_path / "pretrain.json").write_bytes((raw / "pretrain.json").read_bytes())
-    _convert(tmp_path, tmp_path / "out", max_reject_share=0.1, check_images=False)
+    _convert(tmp_path, tmp_path / "out", max_reject_share=0.1, check_images="off")
     (reject,) = _rejects(tmp_path / "out")
     assert reject["row"] == 5
     assert "CRC" in reject["detail"]
@@ -243,7 +243,9 @@ def test_number_of_shards(raw: Path, tmp_path: Path, per_shard: int, shards: int
 
 def test_keys_are_safe_and_unique() -> None:
     identifiers = ["a.b/c", "x", "x", "x-2", 7, None, "", "__meta__", "漢字", "y" * 200, "y" * 200, {"not": "an id"}]
-    keys = list(sample_keys([{"id": identifier} for identifier in identifiers] + ["no object"]))
+    maker = KeyMaker()
+    entries = [{"id": identifier} for identifier in identifiers] + ["no object"]
+    keys = [maker.key(row, entry) for row, entry in enumerate(entries)]
     assert keys[:5] == ["a_b_c", "x", "x-2", "x-2-3", "7"]
     assert len(set(keys)) == len(keys)
     assert all(0 < len(key) <= 80 and not set("./") & set(key) and not key.startswith("_") for key in keys)
