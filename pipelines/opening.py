@@ -42,6 +42,14 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
     "experiment": ("tracking.experiment",),
 }
 
+# Numbers of tasks: the compiled pipeline has them, a run can't change them.
+COMPILED_SETTINGS = (
+    "wds_conversion.pretrain.parallel_tasks",
+    "wds_conversion.sft.parallel_tasks",
+    "generate.captioning.partitions",
+    "generate.multiple_choice.partitions",
+)
+
 
 def open_pipeline(
     config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str], run_id: str
@@ -98,19 +106,23 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
                 f'overrides must be a list of texts like "pretrain.recipe.seed=1", it has {override!r}.'
             )
     settled = validate(apply_overrides(tree, overrides), "this run")
-    for task in ("captioning", "multiple_choice"):
-        if getattr(settled.generate, task).partitions != getattr(preset.generate, task).partitions:
+    for key in COMPILED_SETTINGS:
+        if _value(settled, key) != _value(preset, key):
             raise ConfigurationError(
-                f"generate.{task}.partitions is the number of tasks in the compiled pipeline and can't change in a run. "
-                f"Compile again: vlm compile --set generate.{task}.partitions=..."
+                f"{key} is the number of tasks in the compiled pipeline and can't change in a run. "
+                f"Compile again: vlm compile --set {key}=..."
             )
     return settled
 
 
 def ui_default(config: RunConfig, parameter: str) -> Any:
     """Return a UI parameter's default: the preset's value."""
+    return _value(config, UI_PARAMETERS[parameter][0])
+
+
+def _value(config: RunConfig, key: str) -> Any:
     value: Any = config.model_dump(mode="json")
-    for name in UI_PARAMETERS[parameter][0].split("."):
+    for name in key.split("."):
         value = value[name]
     return value
 
