@@ -91,6 +91,7 @@ def convert(
 
     with contextlib.suppress(_TooManyRejects):  # what is still to come could not mend it
         write_shards(tasks, processes, report)
+    _remove_leftovers(folder)  # a killed run's processes may have lived a moment longer than it
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, raw / config.annotations, folder / REJECTS_FILE)
     return Converted(entries, summary(results), shard_files(results))
