@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -195,8 +195,9 @@ class ImageReader:
 
 def _is_plain(path: str) -> bool:
     """Tell whether a relative path stays below where it starts."""
-    pure = PurePosixPath(path)
-    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+    parts = path.split("/")
+    names = any(part not in ("", ".") for part in parts)
+    return names and ".." not in parts and not path.startswith("/") and "\0" not in path
 
 
 def _directory(path: Path, source: int) -> dict[str, ZipPlace] | None:
