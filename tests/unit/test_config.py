@@ -100,6 +100,13 @@ def test_wrong_override_is_explained(override: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_off_in_yaml_is_a_word_here() -> None:
+    key = "wds_conversion.pretrain.check_images"
+    assert load_preset("laptop", [f"{key}=off"]).wds_conversion.pretrain.check_images == "off"
+    with pytest.raises(ConfigurationError, match=f"{key}: Input should be 'decode', 'header' or 'off'"):
+        load_preset("laptop", [f"{key}=true"])
+
+
 def test_unknown_preset_lists_those_there_are() -> None:
     with pytest.raises(
         ConfigurationError, match=r"no preset 'laptp'; did you mean laptop\? Presets: .*mistral-clip-7b"
@@ -142,7 +149,7 @@ def test_overrides_mean_what_they_look_like(steps: int, rate: float, vision: boo
 @given(st.sampled_from(KEYS))
 def test_every_setting_can_be_named(key: str) -> None:
     assert key_exists(key)
-    assert not key_exists(f"{key}.nonsense") or key in ("cluster.node_selector", "data.sha256")
+    assert not key_exists(f"{key}.nonsense") or key.endswith(("cluster.node_selector", "data.sha256", ".subflavors"))
 
 
 @given(st.text(max_size=30), st.text(max_size=10))
@@ -188,7 +195,9 @@ def test_overrides_have_the_last_word() -> None:
     assert settle(stored_settings(LAPTOP), parameters, ["sft.recipe.iterations=9"]).sft.recipe.iterations == 9
 
 
-@pytest.mark.parametrize("overrides", [["generate.captioning.partitions=17"], [{"a": 1}]])
+@pytest.mark.parametrize(
+    "overrides", [["generate.captioning.partitions=17"], ["wds_conversion.sft.parallel_tasks=2"], [{"a": 1}]]
+)
 def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
         settle(stored_settings(LAPTOP), defaults(LAPTOP), overrides)
