@@ -35,8 +35,8 @@ class WdsConversionConfig(BaseModel):
 
     @field_validator("check_images", mode="before")
     @classmethod
-    def _off_is_false_in_yaml(cls, value: Any) -> Any:
-        return "off" if value is False else value
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return {False: "off", True: "decode"}[value] if isinstance(value, bool) else value
 
     @property
     def content(self) -> "WdsConversionConfig":

@@ -13,6 +13,7 @@ from components.wds_conversion.config import ImageCheck
 
 CONVERSATION_FIELD = "json"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 _WEBP = (b"RIFF", b"WEBP")
 _JPEG_END = b"\xff\xd9"
@@ -54,7 +55,7 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
     conversation = entry.get("conversations")
     try:
         conversation_pairs(conversation, has_image=bool(image))  # type: ignore[arg-type]
-        text = json.dumps(conversation, ensure_ascii=False, separators=(",", ":")).encode()
+        text = _ENCODER.encode(conversation).encode()
     except InputError as error:
         raise RejectedEntry("bad_conversation", str(error)) from error
     except UnicodeEncodeError as error:

@@ -25,6 +25,7 @@ from components.wds_conversion.config import ImageCheck, WdsConversionConfig
 from components.wds_conversion.conversion import Part, convert
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.samples import RejectedEntry, sample_fields
+from components.wds_conversion.shards import tar_header
 from components.wds_conversion.stage import run_wds_conversion, run_wds_conversion_merge, run_wds_conversion_part
 
 COUNT = 55
@@ -82,6 +83,13 @@ def test_bytes_do_not_depend_on_processes(raw: Path, tmp_path: Path) -> None:
     assert _content(tmp_path / "one") == _content(tmp_path / "three")
     with tarfile.open(tmp_path / "one/shards/pretrain-000003.tar") as archive:
         assert {(member.mtime, member.uid, member.mode) for member in archive} == {(0, 0, 0o644)}
+
+
+@given(st.text("abcXYZ019_-.", min_size=1, max_size=100), st.integers(0, 1 << 28))
+def test_tar_headers_are_tarfiles(name: str, size: int) -> None:
+    expected = tarfile.TarInfo(name)
+    expected.size = size
+    assert tar_header(name, size) == expected.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_webdataset_reads_the_shards(raw: Path, tmp_path: Path) -> None:
