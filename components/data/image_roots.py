@@ -116,7 +116,7 @@ def read_image_roots(raw: Path) -> tuple[ImageRoot, ...]:
 
 
 class ImageIndex:
-    """Finds pictures by name: holds the directory of every zip.
+    """Finds pictures by name: holds the directory of every zip that was asked for a picture.
 
     Args:
         raw: Raw dataset folder.
@@ -125,7 +125,7 @@ class ImageIndex:
         sources: The zips and folders, for `ImageReader`; empty where the dataset has no pictures.
 
     Raises:
-        InputError: A root is wrong, its source does not exist, or a zip can't be read.
+        InputError: A root is wrong, or its source does not exist.
     """
 
     def __init__(self, raw: Path) -> None:
@@ -133,12 +133,18 @@ class ImageIndex:
         names = list(dict.fromkeys(root.source for root in self._roots))
         self.sources = tuple(raw / name for name in names)
         self._numbers = {name: number for number, name in enumerate(names)}
-        self._members = [_directory(path, number) for number, path in enumerate(self.sources)]
+        self._members: dict[int, dict[str, ZipPlace] | None] = {}
+        absent = [path for path in self.sources if not path.exists()]
+        if absent:
+            raise InputError(f"The pictures {absent[0]} do not exist. Run the download again, or mend {ROOTS_KEY}.")
 
     def find(self, name: str) -> Place | None:
         """Return where a picture is, or None if the zips have none of that name, or if it would lie outside its source.
 
         Whether a file exists is seen when it is read.
+
+        Raises:
+            InputError: The zip where it should be can't be read.
         """
         root = next((root for root in self._roots if name.startswith(root.prefix)), None)
         if root is None:
@@ -147,6 +153,8 @@ class ImageIndex:
         if not _is_plain(path):
             return None
         number = self._numbers[root.source]
+        if number not in self._members:
+            self._members[number] = _directory(self.sources[number], number)
         members = self._members[number]
         return FilePlace(number, path) if members is None else members.get(path)
 
@@ -204,8 +212,6 @@ def _directory(path: Path, source: int) -> dict[str, ZipPlace] | None:
     """Return a zip's members by name; None for a folder."""
     if path.is_dir():
         return None
-    if not path.is_file():
-        raise InputError(f"The pictures {path} do not exist. Run the download again, or mend {ROOTS_KEY}.")
     try:
         with zipfile.ZipFile(path) as archive:
             return {

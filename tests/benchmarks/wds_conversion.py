@@ -46,13 +46,14 @@ class Timing(NamedTuple):
 def main() -> None:
     """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=float, default=2.0, help="gigabytes of pictures")
+    parser.add_argument("--size", type=float, default=2.0, help="gigabytes of pictures; 0 for no speeds")
     parser.add_argument("--entries", type=int, default=558_128, help="entries of the memory measurement; 0 for none")
     parser.add_argument("--folder", type=Path, help="where to work, on the disk that is measured")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        measure_speed(folder, int(arguments.size * 1e9))
+        if arguments.size:
+            measure_speed(folder, int(arguments.size * 1e9))
         if arguments.entries:
             measure_memory(folder, arguments.entries)
 

@@ -276,6 +276,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(JSON_VALUES, min_size=1, max_size=12),
     st.sampled_from([None, 1, 40]),
