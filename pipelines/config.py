@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from components.combine.config import CombineConfig
 from components.download.config import DatasetConfig, WeightsConfig
-from components.energon_split.config import EnergonSplitConfig
+from components.energon_split.config import EnergonSplitConfig, split_problem
 from components.errors import ConfigurationError
 from components.evaluate.config import EvaluateConfig
 from components.generate.config import GenerateConfig
@@ -143,6 +143,16 @@ class RunConfig(_Section):
     generate: Generations
     evaluate: Evaluations
     report: ReportConfig
+
+    @model_validator(mode="after")
+    def _shards_fit(self) -> "RunConfig":
+        for use in ("pretrain", "sft"):
+            conversion, split = getattr(self.wds_conversion, use), getattr(self.energon_split, use)
+            if problem := split_problem(conversion.min_shards, split.ratio):
+                raise ValueError(
+                    f"wds_conversion.{use}.min_shards ({conversion.min_shards}) is too low for energon_split.{use}.ratio: {problem}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _gpus_fit(self) -> "RunConfig":

@@ -45,6 +45,14 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
     "experiment": ("tracking.experiment",),
 }
 
+# Numbers of tasks: the compiled pipeline has them, a run can't change them.
+COMPILED_SETTINGS = (
+    "wds_conversion.pretrain.parallel_tasks",
+    "wds_conversion.sft.parallel_tasks",
+    "generate.captioning.partitions",
+    "generate.multiple_choice.partitions",
+)
+
 
 def open_pipeline(
     config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str], run_id: str
@@ -120,11 +128,11 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
     Raises:
         ConfigurationError: Such a setting differs from the preset's.
     """
-    for task in ("captioning", "multiple_choice"):
-        if getattr(settled.generate, task).partitions != getattr(preset.generate, task).partitions:
+    for key in COMPILED_SETTINGS:
+        if _value(settled, key) != _value(preset, key):
             raise ConfigurationError(
-                f"generate.{task}.partitions is the number of tasks in the compiled pipeline and can't change in a run. "
-                f"Compile again: vlm compile --set generate.{task}.partitions=..."
+                f"{key} is the number of tasks in the compiled pipeline and can't change in a run. "
+                f"Compile again: vlm compile --set {key}=..."
             )
     for stage in ("pretrain", "sft"):
         if getattr(settled, stage).launch.backend != getattr(preset, stage).launch.backend:
@@ -142,8 +150,12 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
 
 def ui_default(config: RunConfig, parameter: str) -> Any:
     """Return a UI parameter's default: the preset's value."""
+    return _value(config, UI_PARAMETERS[parameter][0])
+
+
+def _value(config: RunConfig, key: str) -> Any:
     value: Any = config.model_dump(mode="json")
-    for name in UI_PARAMETERS[parameter][0].split("."):
+    for name in key.split("."):
         value = value[name]
     return value
 

@@ -5,9 +5,12 @@ then comes from the environment variable `VLM_PRESET`).
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.combine.component import combine
 from components.download.component import download_dataset, download_weights
@@ -18,7 +21,7 @@ from components.launch.config import Backend
 from components.pretrain.component import pretrain
 from components.report.component import report
 from components.sft.component import sft
-from components.wds_conversion.component import wds_conversion
+from components.wds_conversion.component import wds_conversion, wds_conversion_merge, wds_conversion_part
 from components.weight_conversion.component import weight_conversion
 from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
 from pipelines.open_run import close_run, open_run
@@ -28,6 +31,8 @@ from pipelines.placement import on_cpu, on_gpu, on_launcher
 
 def build_pipeline(config: RunConfig) -> BaseComponent:
     """Return the pipeline with a configuration's values as the defaults of its UI parameters."""
+    convert_pretrain = build_conversion(config, "pretrain", config.wds_conversion.pretrain.parallel_tasks)
+    convert_sft = build_conversion(config, "sft", config.wds_conversion.sft.parallel_tasks)
     examine_captioning = _build_examination(config, "captioning", config.generate.captioning.partitions)
     examine_multiple_choice = _build_examination(config, "multiple-choice", config.generate.multiple_choice.partitions)
 
@@ -112,14 +117,8 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
 
             # Data.
             raw = cpu(download_dataset(context=context, settings=run["data"])).outputs["raw"]
-            captions = cpu(
-                wds_conversion(context=context, settings=run["wds_conversion_pretrain"], raw=raw),
-                "wds_conversion: pretrain",
-            ).outputs["shards"]
-            conversations = cpu(
-                wds_conversion(context=context, settings=run["wds_conversion_sft"], raw=raw),
-                "wds_conversion: sft",
-            ).outputs["shards"]
+            captions = convert_pretrain(context=context, settings=run["wds_conversion_pretrain"], raw=raw)
+            conversations = convert_sft(context=context, settings=run["wds_conversion_sft"], raw=raw)
             pretrain_data = cpu(
                 energon_split(context=context, settings=run["energon_split_pretrain"], shards=captions),
                 "energon_split: pretrain",
@@ -203,6 +202,33 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(written)
 
     return vlm_training
+
+
+def build_conversion(config: RunConfig, use: str, tasks: int) -> Callable[..., PipelineChannel]:
+    """Return what adds a conversion to the pipeline and gives its shards: one task, or several and one that joins them."""
+    label = f"wds_conversion: {use}"
+
+    def in_one_task(**inputs: Any) -> PipelineChannel:
+        return on_cpu(wds_conversion(**inputs), config, label).outputs["shards"]
+
+    if tasks == 1:
+        return in_one_task
+
+    # A pipeline of its own for the same reason as the examination.
+    @dsl.pipeline(name=f"wds-conversion-{use}", description="Converts a dataset in several tasks side by side.")
+    def parallel_conversion(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset]) -> dsl.Dataset:
+        with dsl.ParallelFor(list(range(tasks)), name="parts") as part:
+            written = on_cpu(wds_conversion_part(context=context, settings=settings, part=part, raw=raw), config, label)
+        parts = dsl.Collected(written.outputs["shards"])
+        joined = on_cpu(
+            wds_conversion_merge(context=context, settings=settings, parts=parts, raw=raw), config, f"{label}, joined"
+        )
+        return joined.outputs["shards"]
+
+    def in_several_tasks(**inputs: Any) -> PipelineChannel:
+        return parallel_conversion(**inputs).set_caching_options(False).output
+
+    return in_several_tasks
 
 
 def _build_examination(config: RunConfig, name: str, partitions: int) -> BaseComponent:

@@ -1,6 +1,7 @@
-"""Energon's own preparation of a folder of shards, and the files that say how to read it."""
+"""Energon's own preparation of a folder of shards, and the files that say what its samples are."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,36 +10,49 @@ from typing import Any
 import yaml
 from megatron.energon import CrudeWebdataset
 
-from components.data.loader import BLEND_FILE, CONVERSATION_FIELD, IMAGE_FIELDS
+from components.data.loader import CONVERSATION_FIELD, IMAGE_FIELDS
+from components.energon_split.blend import CRUDE_CONFIG, DEFAULT_CONFIG, META_FOLDER, read_splits
+from components.energon_split.config import SampleType, divide, split_problem
 from components.errors import StageError
+from components.stage.manifest import FileEntry
 from components.storage.atomic import write_text
 
-DATASET_FOLDER = "dataset"
-META_FOLDER = ".nv-meta"
-SPLITS = ("train", "val", "test")
-
-# What this project's loader reads: every sample as it lies in the shard, captions, dialogues and text alike.
-CRUDE_CONFIG = "conversation.yaml"
-# What energon's own tools read by default.
-DEFAULT_CONFIG = "dataset.yaml"
-
-_SPLIT_FILE = "split.yaml"
+_NOTHING = "(?!)"  # the pattern that matches no name
 _CRUDE = {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
 
 
-def link_shards(shards: Sequence[Path], dataset: Path) -> None:
-    """Put the shards into a new folder by hard link; by copy where the folders are on different file systems."""
+def link_shards(shards: Sequence[Path], dataset: Path) -> list[str]:
+    """Put the shards into a new folder by hard link; by copy where the folders are on different file systems.
+
+    Returns:
+        Names of the shards that are links.
+    """
     if dataset.exists():
         shutil.rmtree(dataset)
     dataset.mkdir(parents=True)
+    linked = []
     for shard in shards:
         try:
             os.link(shard, dataset / shard.name)
+            linked.append(shard.name)
         except OSError:
             shutil.copyfile(shard, dataset / shard.name)
+    return linked
 
 
-def prepare(dataset: Path, ratio: Sequence[float], processes: int) -> dict[str, list[str]]:
+def known_files(linked: Sequence[str], folder: str, source: str, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    """Return the checksums of linked shards, from the manifest of the stage that wrote them.
+
+    Args:
+        linked: Names of the shards.
+        folder: Their folder in this stage.
+        source: Their folder in that stage.
+        files: That stage's files.
+    """
+    return {f"{folder}/{name}": files[f"{source}/{name}"] for name in linked if f"{source}/{name}" in files}
+
+
+def prepare(dataset: Path, ratio: tuple[float, float, float], processes: int) -> dict[str, list[str]]:
     """Let energon index the shards and divide them.
 
     Args:
@@ -50,77 +64,72 @@ def prepare(dataset: Path, ratio: Sequence[float], processes: int) -> dict[str, 
         Split to the names of its shards.
 
     Raises:
-        StageError: Keys repeat, or the training or validation split would be empty.
+        StageError: Keys repeat, or a split with a part of the ratio would be empty.
     """
     names = sorted(path.name for path in dataset.glob("*.tar"))
+    if problem := split_problem(len(names), ratio):
+        raise StageError(
+            f"The shards in {dataset} can't be divided: {problem}. Energon divides whole shards: raise `min_shards` of "
+            "the conversion."
+        )
+    splits = divide(names, ratio)
+    # By name: given the ratio, energon may lose a shard (see `divide`).
+    patterns = [
+        (split, f"({'|'.join(map(re.escape, shards))})$" if shards else _NOTHING) for split, shards in splits.items()
+    ]
     try:
         CrudeWebdataset.prepare_dataset(
-            dataset,
-            names,
-            split_parts_ratio=list(zip(SPLITS, ratio, strict=True)),
-            shuffle_seed=None,
-            workers=processes,
+            dataset, names, split_parts_patterns=patterns, shuffle_seed=None, workers=processes
         )
     except SystemExit as error:  # how energon ends when a key comes twice
         raise StageError(
             f"Energon refuses the shards in {dataset}: a sample key comes twice. See the lines above."
         ) from error
-    parts = yaml.safe_load((dataset / META_FOLDER / _SPLIT_FILE).read_text(encoding="utf-8"))["split_parts"]
-    split = {name: _expand(parts.get(name) or []) for name in SPLITS}
-    for name, part in zip(SPLITS, ratio, strict=True):
-        if part > 0 and not split[name]:
-            raise StageError(
-                f"The {name} split has no shard: {len(names)} shards can't be divided {ratio}. "
-                "Energon divides whole shards: raise `min_shards` of the conversion."
-            )
-    return split
+    written = read_splits(dataset)
+    if written != splits:
+        raise StageError(f"Energon wrote other splits to {dataset / META_FOLDER} than it was asked for: {written}.")
+    return splits
 
 
-def write_configs(folder: Path, formats: Sequence[str], text_only: int) -> None:
-    """Write energon's dataset files and the blend file.
+def write_configs(dataset: Path, formats: Sequence[str], text_only: int, sample_type: SampleType = "auto") -> None:
+    """Write energon's dataset files.
 
-    `dataset.yaml` is the reference recipe's VQASample (picture, first question, first answer), which energon's tools and
-    Megatron's example read unaided. It can't describe a sample without a picture: a dataset that has some gets the crude
-    type there as well. The blend file names `conversation.yaml`, so training always sees whole conversations.
+    `conversation.yaml` is what this project reads. `dataset.yaml` is what energon's tools and Megatron's example read
+    unaided: by default the reference recipe's VQASample. Only the crude type can describe samples without a picture.
 
     Args:
-        folder: The stage's folder.
+        dataset: Folder of the prepared shards.
         formats: Field names of the pictures that occur.
         text_only: Number of samples without a picture.
+        sample_type: What `dataset.yaml` takes the samples for.
+
+    Raises:
+        StageError: There are samples that the sample type can't describe.
     """
-    meta = folder / DATASET_FOLDER / META_FOLDER
-    write_text(meta / CRUDE_CONFIG, yaml.safe_dump(_CRUDE, sort_keys=False))
+    meta = dataset / META_FOLDER
     fields = [field for field in IMAGE_FIELDS if field in formats]
-    default: dict[str, Any] = _CRUDE
-    if fields and not text_only:
-        default = {
-            "sample_type": {"__module__": "megatron.energon", "__class__": "VQASample"},
-            "field_map": {
-                "image": ",".join(fields),
-                "context": f"{CONVERSATION_FIELD}[0][value]",
-                "answers": f"{CONVERSATION_FIELD}[1][value]",
-            },
-        }
-    write_text(meta / DEFAULT_CONFIG, yaml.safe_dump(default, sort_keys=False))
-    blend = {
-        "__module__": "megatron.energon",
-        "__class__": "MetadatasetV2",
-        "splits": {name: {"blend": [_blend_entry()]} for name in SPLITS},
+    pictured = bool(fields) and not text_only
+    if sample_type == "auto":
+        sample_type = "vqa" if pictured else "conversation"
+    if sample_type != "conversation" and not pictured:
+        raise StageError(
+            f"sample_type {sample_type} needs a picture in every sample, and {text_only} samples have none. "
+            'Take "conversation" or "auto".'
+        )
+    image = {"image": ",".join(fields)}
+    question = {"context": f"{CONVERSATION_FIELD}[0][value]"}
+    answer = f"{CONVERSATION_FIELD}[1][value]"
+    configs: dict[SampleType, dict[str, Any]] = {
+        "conversation": _CRUDE,
+        "vqa": _typed("VQASample", {**image, **question, "answers": answer}),
+        "captioning": _typed("CaptioningSample", {**image, "caption": answer}),
     }
-    write_text(folder / BLEND_FILE, yaml.safe_dump(blend, sort_keys=False))
+    write_text(meta / CRUDE_CONFIG, yaml.safe_dump(_CRUDE, sort_keys=False))
+    write_text(meta / DEFAULT_CONFIG, yaml.safe_dump(configs[sample_type], sort_keys=False))
 
 
-def _blend_entry() -> dict[str, Any]:
-    # A new object per split: YAML would write a shared one as an alias, which energon does not read.
+def _typed(sample_type: str, field_map: dict[str, str]) -> dict[str, Any]:
     return {
-        "weight": 1.0,
-        "path": DATASET_FOLDER,
-        "dataset_config": CRUDE_CONFIG,
-        "subflavors": {"augmentation": False},
+        "sample_type": {"__module__": "megatron.energon", "__class__": sample_type},
+        "field_map": field_map,
     }
-
-
-def _expand(patterns: Sequence[str]) -> list[str]:
-    from braceexpand import braceexpand
-
-    return [name for pattern in patterns for name in braceexpand(pattern)]

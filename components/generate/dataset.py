@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Self
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, ImageReader
 from components.errors import InputError
 from components.generate.task import LETTERS, Task
 
@@ -21,7 +21,7 @@ class HeldOutSample:
 
     Attributes:
         id: Unique in the dataset.
-        image: Path of the picture in `images.zip` or `images/`.
+        image: Name of the picture, as components/data/image_roots.py finds it.
         prompt: The human turn; empty where the picture alone is shown.
         references: Captioning: the true captions, at least one.
         question: Multiple choice: the question alone.
@@ -97,56 +97,43 @@ def load_samples(raw: Path, task: Task, limit: int = 0) -> list[HeldOutSample]:
 
 
 class Pictures:
-    """Reads pictures from a raw dataset's `images.zip` or `images/` folder.
+    """Reads pictures of a raw dataset.
 
     Args:
         raw: Raw dataset folder.
 
     Raises:
-        InputError: Neither exists.
+        InputError: It has no pictures, or they can't be opened.
     """
 
     def __init__(self, raw: Path) -> None:
-        self._archive: zipfile.ZipFile | None = None
-        self._folder = raw / "images"
-        archive = raw / "images.zip"
-        if archive.is_file():
-            try:
-                self._archive = zipfile.ZipFile(archive)
-            except zipfile.BadZipFile as error:
-                raise InputError(f"{archive} is not a zip archive: {error}") from error
-        elif not self._folder.is_dir():
-            raise InputError(f"{raw} has neither images.zip nor a folder images/.")
+        self._raw = raw
+        self._index = ImageIndex(raw)
+        if not self._index.sources:
+            raise InputError(f"{raw} has neither {DEFAULT_ZIP} nor a folder {DEFAULT_FOLDER}/.")
+        self._reader = ImageReader(self._index.sources)
 
     def __enter__(self) -> Self:
-        """Return the reader; the archive is closed with the block."""
+        """Return the reader; the archives are closed with the block."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the archive."""
-        if self._archive is not None:
-            self._archive.close()
+        """Close the archives."""
+        self._reader.__exit__(*error)
 
     def open(self, name: str) -> Image.Image:
         """Return a picture in RGB.
 
         Raises:
-            InputError: The picture is missing, lies outside the folder, or can't be decoded.
+            InputError: The picture is missing, lies outside the dataset, or can't be decoded.
         """
+        place = self._index.find(name)
+        if place is None:
+            raise InputError(f"There is no picture {name!r} in {self._raw}, or it lies outside.")
         try:
-            picture = Image.open(io.BytesIO(self._read(name)))
-            return picture.convert("RGB")
-        except (KeyError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            place = self._archive.filename if self._archive is not None else self._folder
-            raise InputError(f"The picture {name!r} in {place} can't be read: {error}") from error
-
-    def _read(self, name: str) -> bytes:
-        if self._archive is not None:
-            return self._archive.read(name)
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            raise InputError(f"The picture {name!r} lies outside {self._folder}.")
-        return path.read_bytes()
+            return Image.open(io.BytesIO(self._reader.read(place))).convert("RGB")
+        except (InputError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error
 
 
 def _captions(path: Path, text: str, task: Task) -> list[HeldOutSample]:

@@ -1,6 +1,8 @@
 """The manifest: what makes a stage folder finished."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,12 +54,19 @@ class Manifest(BaseModel):
         return sum(entry.size for entry in self.files.values())
 
 
-def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Return size and checksum of every file below `folder`, leaving out manifests and temporary files."""
+def list_files(folder: Path, known: Mapping[str, FileEntry] = MappingProxyType({})) -> dict[str, FileEntry]:
+    """Return size and checksum of every file below `folder`, leaving out manifests and temporary files.
+
+    Args:
+        folder: Stage folder.
+        known: Entries that need not be computed again, by path relative to the folder; one whose size differs is.
+    """
     entries = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST_NAME and not path.name.endswith(TEMPORARY_SUFFIX):
-            entries[path.relative_to(folder).as_posix()] = FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
+            name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+            entry = known.get(name)
+            entries[name] = entry if entry and entry.size == size else FileEntry(size=size, sha256=sha256_file(path))
     return entries
 
 

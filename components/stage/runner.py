@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from pydantic import BaseModel
 
 from components.errors import StageError, VlmError
 from components.stage.context import RunContext
-from components.stage.manifest import MANIFEST_NAME, Manifest, check_files, list_files, read_manifest, write_manifest
+from components.stage.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    check_files,
+    list_files,
+    read_manifest,
+    write_manifest,
+)
 from components.stage.progress import Progress, progress_folder
 from components.storage.checksum import content_key
 from components.tracking.tracker import StageTracker, stage_tracker
@@ -45,11 +53,14 @@ class StageWork:
         folder: Where it writes; it may hold files of an interrupted run, which the body resumes from or replaces.
         tracker: Where it logs parameters, metrics and artifacts.
         progress: Where it reports how far it is.
+        known_files: Files that the body has hashed itself, by their path relative to the folder: the manifest takes these
+            checksums and does not read the files again.
     """
 
     folder: Path
     tracker: StageTracker
     progress: Progress
+    known_files: dict[str, FileEntry] = field(default_factory=dict)
 
 
 def input_identity(folder: Path) -> str:
@@ -136,7 +147,7 @@ def _perform(plan: _Plan, body: Callable[[StageWork], Mapping[str, Any]], work: 
         manifest = Manifest(
             **vars(plan),
             facts=facts,
-            files=list_files(work.folder),
+            files=list_files(work.folder, work.known_files),
             started=started,
             duration_s=round(time.monotonic() - start, 3),
         )

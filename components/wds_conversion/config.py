@@ -1,6 +1,10 @@
 """Settings of the WebDataset conversion."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+ImageCheck = Literal["decode", "header", "off"]
 
 
 class WdsConversionConfig(BaseModel):
@@ -11,8 +15,12 @@ class WdsConversionConfig(BaseModel):
         prefix: Start of the shards' names, and the name of this use of the stage: "pretrain" or "sft".
         samples_per_shard: Most samples of a shard.
         min_shards: Least number of shards. Energon splits by shard: ten give nine parts for training and one for validation.
-        check_images: Decode every JPEG at its smallest scale, other formats fully; what does not decode is rejected.
+        check_images: How broken pictures are found. "decode" decodes them (JPEGs at an eighth of their scale, which reads
+            all their data), and finds all that training would stumble over; "header" reads the header and looks for the end,
+            and finds what was cut off; "off" only asks for a known format. Checksums in zips are verified in any case.
         max_reject_share: Share of entries that may be rejected, from 0 to 1; more fails the stage.
+        parallel_tasks: Tasks of the pipeline that share the work, for clusters: each writes a range of the shards. Fixed when
+            the pipeline is compiled; the shards do not depend on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,5 +29,16 @@ class WdsConversionConfig(BaseModel):
     prefix: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     samples_per_shard: int = Field(default=10_000, gt=0)
     min_shards: int = Field(default=10, gt=0)
-    check_images: bool = True
+    check_images: ImageCheck = "decode"
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    parallel_tasks: int = Field(default=1, gt=0, le=1000)
+
+    @field_validator("check_images", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return {False: "off", True: "decode"}[value] if isinstance(value, bool) else value
+
+    @property
+    def content(self) -> "WdsConversionConfig":
+        """The settings that decide about the shards' bytes, the others at their defaults."""
+        return self.model_copy(update={"parallel_tasks": 1})

@@ -1,29 +1,64 @@
-"""The conversion as a whole: rows to shards, rejects counted and judged."""
+"""The conversion as a whole: rows dealt out to shards, shards written, rejects counted and judged."""
 
+import contextlib
 import json
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
+from components.stage.manifest import FileEntry
 from components.stage.progress import Progress
 from components.storage.atomic import TEMPORARY_SUFFIX, open_atomic
 from components.wds_conversion.config import WdsConversionConfig
-from components.wds_conversion.entries import read_entries, sample_keys
-from components.wds_conversion.pictures import FOLDER_NAME, ZIP_NAME, Pictures, open_pictures
-from components.wds_conversion.shards import Row, ShardResult, ShardTask, write_shards
+from components.wds_conversion.entries import KeyMaker, read_entries
+from components.wds_conversion.samples import named_image
+from components.wds_conversion.shards import Reject, ShardResult, ShardTask, write_shards
 
 SHARDS_FOLDER = "shards"
 MARKERS_FOLDER = "markers"
 REJECTS_FILE = "rejects.jsonl"
 
 _EXAMPLES = 3
+_CPU_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: quota and period in microseconds
+_PROGRESS_ROWS = 10_000
 
 
-def convert(raw: Path, folder: Path, config: WdsConversionConfig, processes: int, progress: Progress) -> dict[str, Any]:
-    """Write the shards of a raw dataset; shards that an interrupted run completed are kept.
+@dataclass(frozen=True)
+class Part:
+    """A share of the shards: `number`, from 0, of `total` ranges of nearly equal length."""
+
+    number: int
+    total: int
+
+
+WHOLE = Part(0, 1)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion wrote.
+
+    Attributes:
+        entries: Entries of the whole annotation file; a part writes some of them.
+        facts: Counts: entries, samples, text_only, rejected, shards, bytes, formats, reject_causes.
+        files: Size and checksum of every shard, by its path relative to the folder.
+    """
+
+    entries: int
+    facts: dict[str, Any]
+    files: dict[str, FileEntry]
+
+
+def convert(
+    raw: Path, folder: Path, config: WdsConversionConfig, processes: int, progress: Progress, part: Part = WHOLE
+) -> Converted:
+    """Write the shards of a raw dataset, or a part of them; shards that an interrupted run completed are kept.
 
     Args:
         raw: The raw dataset folder.
@@ -31,66 +66,183 @@ def convert(raw: Path, folder: Path, config: WdsConversionConfig, processes: int
         config: The settings.
         processes: Processes to use; the result does not depend on it.
         progress: Where to report.
-
-    Returns:
-        Counts: entries, samples, text_only, rejected, shards, bytes, formats, reject_causes.
+        part: Which of the shards to write.
 
     Raises:
         InputError: The raw dataset can't be read, or too many entries were rejected.
+        StageError: A process was killed.
+    """
+    entries, every_task = plan(raw, folder, config, progress)
+    first, last = (number * len(every_task) // part.total for number in (part.number, part.number + 1))
+    tasks = every_task[first:last]
+    rows = sum(len(task.keys) for task in tasks)
+    limit = config.max_reject_share * entries
+    _remove_leftovers(folder)
+    progress.start("writing shards", rows, "samples")
+    results: dict[str, ShardResult] = {}
+
+    def report(task: ShardTask, result: ShardResult, kept: bool) -> None:
+        results[task.path.stem] = result
+        if kept:
+            progress.start("writing shards", rows, "samples", done=_rows(results))
+        progress.update(_rows(results), rejected=_rejected(results))
+        if _rejected(results) > limit:
+            raise _TooManyRejects
+
+    with contextlib.suppress(_TooManyRejects):  # what is still to come could not mend it
+        write_shards(tasks, processes, report)
+    _remove_leftovers(folder)  # a killed run's processes may have lived a moment longer than it
+    write_rejects(folder / REJECTS_FILE, results)
+    judge(results, entries, config, raw / config.annotations, folder / REJECTS_FILE)
+    return Converted(entries, summary(results), shard_files(results))
+
+
+def plan(raw: Path, folder: Path, config: WdsConversionConfig, progress: Progress) -> tuple[int, list[ShardTask]]:
+    """Deal the rows out in order, as evenly as can be: a shard's rows depend on settings and annotation file alone.
+
+    The annotation file is read once and not kept: of every row its place in the file, its key and its picture's place.
+
+    Returns:
+        The number of entries, and a task per shard.
+
+    Raises:
+        InputError: The raw dataset can't be read, or has fewer entries than shards are asked for.
     """
     annotations = raw / config.annotations
-    entries = read_entries(annotations)
-    pictures = open_pictures(raw)
-    if pictures is None and any(isinstance(entry, dict) and entry.get("image") for entry in entries):
-        raise InputError(f"{raw} has neither {ZIP_NAME} nor {FOLDER_NAME}/, but {annotations} names pictures.")
-    tasks = _tasks(entries, pictures, folder, config)
-    _remove_leftovers(folder)
-    progress.start("writing shards", len(entries), "samples")
-    done = 0
-
-    def report(result: ShardResult) -> None:
-        nonlocal done
-        done += result.rows
-        progress.update(done)
-
-    results = write_shards(tasks, processes, report)
-    _write_rejects(folder / REJECTS_FILE, results)
-    facts = _facts(results)
-    _judge(facts, results, config, annotations, folder / REJECTS_FILE)
-    return facts
-
-
-def _tasks(
-    entries: Sequence[Any], pictures: Pictures | None, folder: Path, config: WdsConversionConfig
-) -> list[ShardTask]:
-    """Deal the rows out in order, as evenly as can be; a shard's rows depend on the settings and the number of entries alone."""
-    count = max(config.min_shards, -(-len(entries) // config.samples_per_shard))
-    if len(entries) < count:
+    index = ImageIndex(raw)
+    keys_made = KeyMaker()
+    offsets = array("q")
+    keys: list[str] = []
+    places: list[Place | None] = []
+    progress.start("reading the annotations", None, "entries")
+    for row, (offset, entry) in enumerate(read_entries(annotations)):
+        name = named_image(entry)
+        if name and not index.sources:
+            raise InputError(
+                f"{raw} has neither {DEFAULT_ZIP} nor {DEFAULT_FOLDER}/, but {annotations} names pictures."
+            )
+        offsets.append(offset)
+        keys.append(keys_made.key(row, entry))
+        places.append(index.find(name) if name else None)
+        if row % _PROGRESS_ROWS == 0:
+            progress.update(row)
+    count = max(config.min_shards, -(-len(keys) // config.samples_per_shard))
+    if len(keys) < count:
         raise InputError(
-            f"{config.annotations} has {len(entries)} entries, fewer than the {count} shards that `min_shards` asks for."
+            f"{config.annotations} has {len(keys)} entries, fewer than the {count} shards that `min_shards` asks for."
         )
-    rows = [
-        Row(number, key, entry, _find(pictures, entry))
-        for number, (key, entry) in enumerate(zip(sample_keys(list(entries)), entries, strict=True))
-    ]
-    bounds = [number * len(rows) // count for number in range(count + 1)]
-    archive = pictures.path if pictures is not None and pictures.members is not None else None
-    names = [f"{config.prefix}-{number:06d}" for number in range(count)]
-    return [
+    bounds = [number * len(keys) // count for number in range(count + 1)]
+    names = [shard_name(config.prefix, number) for number in range(count)]
+    return len(keys), [
         ShardTask(
             path=folder / SHARDS_FOLDER / f"{name}.tar",
             marker=folder / MARKERS_FOLDER / f"{name}.json",
-            archive=archive,
-            rows=rows[first:last],
+            annotations=annotations,
+            offset=offsets[first],
+            first_row=first,
+            keys=keys[first:last],
+            places=places[first:last],
+            sources=index.sources,
             check_images=config.check_images,
         )
         for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True)
     ]
 
 
-def _find(pictures: Pictures | None, entry: Any) -> Any:
-    name = entry.get("image") if isinstance(entry, dict) else None
-    return pictures.find(name) if pictures is not None and isinstance(name, str) else None
+def shard_name(prefix: str, number: int) -> str:
+    """Return a shard's name without extension; zero-padded, because energon divides shards in the order of their names."""
+    return f"{prefix}-{number:06d}"
+
+
+def write_rejects(path: Path, results: dict[str, ShardResult]) -> None:
+    """Write the list of rejects, a JSON object per line, in the order of the rows."""
+    with open_atomic(path, "w") as stream:
+        for reject in _rejects(results):
+            stream.write(json.dumps(vars(reject), ensure_ascii=False) + "\n")
+
+
+def summary(results: dict[str, ShardResult]) -> dict[str, Any]:
+    """Return the facts of shards: entries, samples, text_only, rejected, shards, bytes, formats, reject_causes."""
+    causes = Counter(reject.cause for reject in _rejects(results))
+    formats: Counter[str] = Counter()
+    for result in results.values():
+        formats.update(result.formats)
+    return {
+        "entries": _rows(results),
+        "samples": sum(result.samples for result in results.values()),
+        "text_only": sum(result.text_only for result in results.values()),
+        "rejected": causes.total(),
+        "shards": sum(result.samples > 0 for result in results.values()),
+        "bytes": sum(result.size for result in results.values()),
+        "formats": dict(sorted(formats.items())),
+        "reject_causes": dict(sorted(causes.items())),
+    }
+
+
+def shard_files(results: dict[str, ShardResult]) -> dict[str, FileEntry]:
+    """Return size and checksum of every shard, by its path relative to the stage's folder."""
+    return {
+        f"{SHARDS_FOLDER}/{name}.tar": FileEntry(size=result.size, sha256=result.sha256)
+        for name, result in results.items()
+        if result.samples
+    }
+
+
+def judge(
+    results: dict[str, ShardResult], entries: int, config: WdsConversionConfig, annotations: Path, listing: Path
+) -> None:
+    """Fail if too many entries were rejected.
+
+    Args:
+        results: Shard name to result, of all shards or of some.
+        entries: Number of entries of the whole annotation file.
+        config: The settings.
+        annotations: The annotation file, for the message.
+        listing: The list of rejects, for the message.
+
+    Raises:
+        InputError: More than `max_reject_share` were rejected.
+    """
+    rejected = _rejected(results)
+    if rejected <= config.max_reject_share * entries:
+        return
+    causes = dict(sorted(Counter(reject.cause for reject in _rejects(results)).items()))
+    examples = "; ".join(
+        f"row {reject.row} ({reject.id}): {reject.detail}" for reject in list(_rejects(results))[:_EXAMPLES]
+    )
+    unseen = entries - _rows(results)
+    stopped = f" ({unseen} were not looked at)" if unseen else ""
+    raise InputError(
+        f"{rejected} of {entries} entries of {annotations} can't be used{stopped}, more than `max_reject_share` = "
+        f"{config.max_reject_share} allows: {causes}. First: {examples}. All are listed in {listing}. "
+        "Mend the data, or raise `max_reject_share`."
+    )
+
+
+def check_shard_count(facts: dict[str, Any], config: WdsConversionConfig, listing: Path) -> None:
+    """Fail if rejects left fewer shards than asked for.
+
+    Raises:
+        InputError: Fewer than `min_shards` shards have samples.
+    """
+    if facts["shards"] < config.min_shards:
+        raise InputError(
+            f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
+        )
+
+
+def available_processes() -> int:
+    """Return the number of CPUs that this process may use: those it may run on, within its container's limit."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_LIMIT_FILE.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))
+
+
+class _TooManyRejects(Exception):
+    """More entries were rejected than the whole dataset may have."""
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -100,47 +252,13 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_rejects(path: Path, results: Iterable[ShardResult]) -> None:
-    with open_atomic(path, "w") as stream:
-        for result in results:
-            for reject in result.rejects:
-                stream.write(json.dumps(vars(reject), ensure_ascii=False) + "\n")
+def _rejects(results: dict[str, ShardResult]) -> Iterable[Reject]:
+    return (reject for name in sorted(results) for reject in results[name].rejects)
 
 
-def _facts(results: Sequence[ShardResult]) -> dict[str, Any]:
-    causes = Counter(reject.cause for result in results for reject in result.rejects)
-    formats: Counter[str] = Counter()
-    for result in results:
-        formats.update(result.formats)
-    return {
-        "entries": sum(result.rows for result in results),
-        "samples": sum(result.samples for result in results),
-        "text_only": sum(result.text_only for result in results),
-        "rejected": causes.total(),
-        "shards": sum(result.samples > 0 for result in results),
-        "bytes": sum(result.size for result in results),
-        "formats": dict(sorted(formats.items())),
-        "reject_causes": dict(sorted(causes.items())),
-    }
+def _rejected(results: dict[str, ShardResult]) -> int:
+    return sum(len(result.rejects) for result in results.values())
 
 
-def _judge(
-    facts: dict[str, Any], results: Sequence[ShardResult], config: WdsConversionConfig, annotations: Path, listing: Path
-) -> None:
-    rejects = [reject for result in results for reject in result.rejects]
-    examples = "; ".join(f"row {reject.row} ({reject.id}): {reject.detail}" for reject in rejects[:_EXAMPLES])
-    if facts["rejected"] > config.max_reject_share * facts["entries"]:
-        raise InputError(
-            f"{facts['rejected']} of {facts['entries']} entries of {annotations} can't be used, more than `max_reject_share` = "
-            f"{config.max_reject_share} allows: {facts['reject_causes']}. First: {examples}. All are listed in {listing}. "
-            "Mend the data, or raise `max_reject_share`."
-        )
-    if facts["shards"] < config.min_shards:
-        raise InputError(
-            f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
-        )
-
-
-def available_processes() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+def _rows(results: dict[str, ShardResult]) -> int:
+    return sum(result.rows for result in results.values())

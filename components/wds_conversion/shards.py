@@ -1,63 +1,59 @@
 """Writes shards: each is a function of its rows alone, so that any number of processes gives the same bytes."""
 
-import io
+import contextlib
+import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
-
-from components.data.conversation import conversation_pairs
-from components.errors import InputError
+from components.data.image_roots import ImageReader, Place
+from components.errors import StageError
 from components.storage.atomic import open_atomic, write_json
-from components.wds_conversion.pictures import ZIP_NAME, ZipMember, read_member
+from components.wds_conversion.config import ImageCheck
+from components.wds_conversion.entries import read_entries
+from components.wds_conversion.samples import RejectedEntry, sample_fields
 
 _BLOCK = 512
-_SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
-_WEBP = (b"RIFF", b"WEBP")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One entry on its way into a shard.
-
-    Attributes:
-        number: Its row in the annotation file.
-        key: Its key in the shard.
-        entry: The entry as it was read.
-        picture: Where its picture lies; None if it names none or if the one it names was not found.
-    """
-
-    number: int
-    key: str
-    entry: Any
-    picture: ZipMember | Path | None
+_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_SIZE_FIELD = slice(124, 136)
+_CHECKSUM_FIELD = slice(148, 156)
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to write.
+    """A shard to write. It holds where its rows are, not what they are.
 
     Attributes:
         path: The shard.
         marker: The JSON file that says the shard is complete, written after it.
-        archive: The zip of the pictures; None where they are files.
-        rows: What belongs into it.
-        check_images: Whether every picture is decoded.
+        annotations: The annotation file.
+        offset: Byte offset of the first row's entry in it.
+        first_row: Number of the first row.
+        keys: Key of every row.
+        places: Where every row's picture lies; None if it names none or if the one it names was not found.
+        sources: The zips and folders that the places refer to.
+        check_images: How broken pictures are found.
     """
 
     path: Path
     marker: Path
-    archive: Path | None
-    rows: Sequence[Row]
-    check_images: bool
+    annotations: Path
+    offset: int
+    first_row: int
+    keys: Sequence[str]
+    places: Sequence[Place | None]
+    sources: tuple[Path, ...]
+    check_images: ImageCheck
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,7 @@ class ShardResult:
         text_only: How many of them have no picture.
         formats: Number of pictures by field name ("jpg").
         size: Bytes of the shard.
+        sha256: Its SHA-256; empty if it has no file.
         rejects: The entries left out.
     """
 
@@ -91,84 +88,125 @@ class ShardResult:
     text_only: int
     formats: dict[str, int]
     size: int
+    sha256: str
     rejects: list[Reject]
 
 
-class RejectedEntry(Exception):
-    """An entry that can't become a sample: cause and detail."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
-
-
 def write_shards(
-    tasks: Sequence[ShardTask], processes: int, on_done: Callable[[ShardResult], None]
-) -> list[ShardResult]:
+    tasks: Sequence[ShardTask], processes: int, on_done: Callable[[ShardTask, ShardResult, bool], None]
+) -> None:
     """Write shards in parallel, leaving out those that an earlier run completed.
 
     Args:
         tasks: The shards.
         processes: Processes to use; 1 works in this one.
-        on_done: Called in this process for every shard as it is completed.
+        on_done: Called in this process for every shard that is complete, with whether it was before. It may raise to end the
+            work; shards that are being written are completed.
 
-    Returns:
-        One result per task, in the order of the tasks.
+    Raises:
+        StageError: A process was killed, by the system for want of memory most likely.
     """
-    results = {task.path: result for task in tasks if (result := completed(task)) is not None}
-    for result in results.values():
-        on_done(result)
-    missing = [task for task in tasks if task.path not in results]
-    for task, result in _written(missing, processes):
-        results[task.path] = result
-        on_done(result)
-    return [results[task.path] for task in tasks]
+    missing = []
+    for task in tasks:
+        result = read_marker(task.marker, task.path)
+        if result is None:
+            missing.append(task)
+        else:
+            on_done(task, result, True)
+    with contextlib.closing(_written(missing, processes)) as written:
+        for task, result in written:
+            on_done(task, result, False)
 
 
-def completed(task: ShardTask) -> ShardResult | None:
-    """Return the result of a shard that is complete, or None."""
+def read_marker(marker: Path, shard: Path) -> ShardResult | None:
+    """Return what a marker says of a shard that is complete, or None."""
     try:
-        content = json.loads(task.marker.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        result = ShardResult(**{**content, "rejects": [Reject(**reject) for reject in content["rejects"]]})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    result = ShardResult(**{**content, "rejects": [Reject(**reject) for reject in content["rejects"]]})
-    size = task.path.stat().st_size if task.path.is_file() else 0
+    size = shard.stat().st_size if shard.is_file() else 0
     return result if size == result.size else None
 
 
 def write_shard(task: ShardTask) -> ShardResult:
     """Write one shard beside its place, rename it, then write its marker."""
     rejects: list[Reject] = []
-    formats: dict[str, int] = {}
-    samples = size = 0
-    descriptor = os.open(task.archive, os.O_RDONLY) if task.archive else -1
-    try:
-        with open_atomic(task.path) as stream:
-            for row in task.rows:
-                try:
-                    fields = _fields(row, descriptor, task.check_images)
-                except RejectedEntry as error:
-                    rejects.append(_reject(row, error))
-                    continue
-                samples += 1
-                for extension, content in fields:
-                    size += _write_member(stream, f"{row.key}.{extension}", content)
-                if len(fields) == 2:  # a picture and its conversation
-                    formats[fields[0][0]] = formats.get(fields[0][0], 0) + 1
-            size += stream.write(bytes(2 * _BLOCK))
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+    formats: Counter[str] = Counter()
+    samples = 0
+    rows = itertools.islice(read_entries(task.annotations, task.offset), len(task.keys))
+    with open_atomic(task.path) as stream, ImageReader(task.sources) as reader:
+        tar = _TarWriter(stream)
+        for number, (key, place, (_, entry)) in enumerate(zip(task.keys, task.places, rows, strict=True)):
+            try:
+                fields = sample_fields(entry, place, reader, task.check_images)
+            except RejectedEntry as error:
+                rejects.append(_reject(task.first_row + number, entry, error))
+                continue
+            samples += 1
+            formats.update(extension for extension, _ in fields[:-1])
+            tar.write([(f"{key}.{extension}", content) for extension, content in fields])
+        tar.end()
     if not samples:
         task.path.unlink()
-        size = 0
-    text_only = samples - sum(formats.values())
-    result = ShardResult(task.rows[0].number, len(task.rows), samples, text_only, formats, size, rejects)
+    result = ShardResult(
+        first_row=task.first_row,
+        rows=len(task.keys),
+        samples=samples,
+        text_only=samples - formats.total(),
+        formats=dict(sorted(formats.items())),
+        size=tar.size if samples else 0,
+        sha256=tar.digest.hexdigest() if samples else "",
+        rejects=rejects,
+    )
     write_json(task.marker, asdict(result))
     return result
 
 
-def _written(tasks: Sequence[ShardTask], processes: int) -> Iterator[tuple[ShardTask, ShardResult]]:
+def tar_header(name: str, size: int) -> bytes:
+    """Return the header of a tar member with mode 0644, owner 0 and modification time 0.
+
+    The same bytes as tarfile's, which needs longer for a sample's headers than SHA-256 for its picture.
+    """
+    header = bytearray(_HEADER)
+    header[: len(name)] = name.encode("ascii")
+    header[_SIZE_FIELD] = b"%011o\0" % size
+    header[_CHECKSUM_FIELD] = b" " * 8
+    header[_CHECKSUM_FIELD] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+class _TarWriter:
+    """Writes a tar that depends on its members' names and contents alone.
+
+    Attributes:
+        size: Bytes so far.
+        digest: SHA-256 so far.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self._stream = stream
+
+    def write(self, members: Sequence[tuple[str, bytes]]) -> None:
+        """Write the members of a sample."""
+        parts = []
+        for name, content in members:
+            parts += [tar_header(name, len(content)), content, bytes(-len(content) % _BLOCK)]
+        self._add(b"".join(parts))
+
+    def end(self) -> None:
+        """Write the two empty blocks that end a tar."""
+        self._add(bytes(2 * _BLOCK))
+
+    def _add(self, content: bytes) -> None:
+        self._stream.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+
+def _written(tasks: Sequence[ShardTask], processes: int) -> Generator[tuple[ShardTask, ShardResult]]:
     if processes == 1 or len(tasks) < 2:
         for task in tasks:
             yield task, write_shard(task)
@@ -180,6 +218,11 @@ def _written(tasks: Sequence[ShardTask], processes: int) -> Iterator[tuple[Shard
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
+        except BrokenProcessPool as error:
+            raise StageError(
+                "A process that writes shards was killed; when memory ran out, the system does that. "
+                "Give the task more memory or fewer CPUs and run again: finished shards are kept."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -196,65 +239,12 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _fields(row: Row, descriptor: int, check_images: bool) -> list[tuple[str, bytes]]:
-    """Return the fields of a sample: extension and content, the picture first."""
-    entry = row.entry
-    if not isinstance(entry, dict):
-        raise RejectedEntry("bad_entry", f"an entry must be a JSON object, this is a {type(entry).__name__}")
-    image = entry.get("image")
-    if image is not None and not isinstance(image, str):
-        raise RejectedEntry("bad_entry", "`image` must be one path; several pictures per entry are not supported")
-    conversation = entry.get("conversations")
-    try:
-        conversation_pairs(conversation, has_image=bool(image))  # type: ignore[arg-type]
-    except InputError as error:
-        raise RejectedEntry("bad_conversation", str(error)) from error
-    text = json.dumps(conversation, ensure_ascii=False, separators=(",", ":")).encode()
-    if not image:
-        return [("json", text)]
-    content = _picture_bytes(row, image, descriptor)
-    extension = _extension(content)
-    if check_images:
-        _check_decodes(content)
-    return [(extension, content), ("json", text)]
+def _reject(row: int, entry: Any, error: RejectedEntry) -> Reject:
+    named = entry if isinstance(entry, dict) else {}
+    texts = (str(named.get("id", "")), str(named.get("image", "")), error.cause, str(error))
+    return Reject(row, *(_printable(text) for text in texts))
 
 
-def _picture_bytes(row: Row, image: str, descriptor: int) -> bytes:
-    if row.picture is None:
-        raise RejectedEntry("missing_picture", f"there is no picture {image}")
-    try:
-        return row.picture.read_bytes() if isinstance(row.picture, Path) else read_member(descriptor, row.picture)
-    except ValueError as error:
-        raise RejectedEntry("broken_picture", f"{image} in {ZIP_NAME}: {error}") from error
-
-
-def _extension(content: bytes) -> str:
-    for signature, extension in _SIGNATURES:
-        if content.startswith(signature):
-            return extension
-    if content[:4] == _WEBP[0] and content[8:12] == _WEBP[1]:
-        return "webp"
-    raise RejectedEntry("unknown_format", "the picture is neither JPEG nor PNG nor WebP; convert it")
-
-
-def _check_decodes(content: bytes) -> None:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            # For JPEG: an eighth of the resolution. It reads all the data, and so finds truncation, at a fraction of the work.
-            image.draft("RGB", (1, 1))
-            image.load()
-    except Exception as error:  # PIL raises many kinds, SyntaxError among them
-        raise RejectedEntry("broken_picture", f"it does not decode: {error}") from error
-
-
-def _write_member(stream: IO[bytes], name: str, content: bytes) -> int:
-    # The remaining header fields have fixed defaults: mode 0644, owner 0, modification time 0.
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    written = stream.write(header.tobuf(tarfile.USTAR_FORMAT)) + stream.write(content)
-    return written + stream.write(bytes(-len(content) % _BLOCK))
-
-
-def _reject(row: Row, error: RejectedEntry) -> Reject:
-    entry = row.entry if isinstance(row.entry, dict) else {}
-    return Reject(row.number, str(entry.get("id", "")), str(entry.get("image", "")), error.cause, str(error))
+def _printable(text: str) -> str:
+    """Return a text that can be written: half of a surrogate pair, which JSON may hold, can't."""
+    return text.encode("utf-8", "backslashreplace").decode()

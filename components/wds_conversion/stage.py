@@ -1,13 +1,16 @@
-"""The WebDataset conversion as a stage."""
+"""The WebDataset conversion as a stage: as a whole, or in parts that are joined."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.errors import StageError
 from components.stage.context import RunContext
-from components.stage.runner import StageOutput, StageWork, run_stage
+from components.stage.manifest import read_manifest
+from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.wds_conversion.config import WdsConversionConfig
 
-VERSION = 1
+VERSION = 2
 
 
 def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Path) -> StageOutput:
@@ -26,15 +29,114 @@ def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Pa
     """
 
     def body(work: StageWork) -> dict[str, Any]:
-        from components.wds_conversion.conversion import available_processes, convert
+        from components.wds_conversion.conversion import REJECTS_FILE, available_processes, check_shard_count, convert
 
-        return convert(raw, work.folder, config, available_processes(), work.progress)
+        converted = convert(raw, work.folder, config, available_processes(), work.progress)
+        check_shard_count(converted.facts, config, work.folder / REJECTS_FILE)
+        work.known_files.update(converted.files)
+        return converted.facts
 
     return run_stage(
         context,
         stage=f"wds_conversion/{config.prefix}",
         version=VERSION,
         inputs={"raw": raw},
-        settings=config,
+        settings=config.content,
         body=body,
     )
+
+
+def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, raw: Path, part: int) -> StageOutput:
+    """Write one range of the shards, in a folder of its own: tasks side by side never write to the same place.
+
+    Args:
+        context: The pipeline run.
+        config: The settings.
+        raw: Finished folder of the download stage.
+        part: Number of the part, from 0, of `config.parallel_tasks`.
+
+    Returns:
+        A folder like that of the whole conversion, with some of its shards.
+
+    Raises:
+        InputError: The raw dataset can't be read, or more entries were rejected than the whole may have.
+        StageError: There is no such part.
+    """
+    total = config.parallel_tasks
+    if not 0 <= part < total:
+        raise StageError(
+            f"There is no part {part} of {total}: `parallel_tasks` must be the one of the compiled pipeline."
+        )
+
+    def body(work: StageWork) -> dict[str, Any]:
+        from components.wds_conversion.conversion import Part, available_processes, convert
+
+        converted = convert(raw, work.folder, config, available_processes(), work.progress, Part(part, total))
+        work.known_files.update(converted.files)
+        return {**converted.facts, "entries_in_all": converted.entries}
+
+    return run_stage(
+        context,
+        stage=_parts_stage(config),
+        version=VERSION,
+        inputs={"raw": raw, "part": f"{part} of {total}"},
+        settings=config.content,
+        body=body,
+    )
+
+
+def run_wds_conversion_merge(
+    context: RunContext, config: WdsConversionConfig, raw: Path, parts: Sequence[Path]
+) -> StageOutput:
+    """Join the parts of a conversion to what one task would have written: same folder, same bytes.
+
+    Args:
+        context: The pipeline run.
+        config: The settings.
+        raw: Finished folder of the download stage.
+        parts: Finished folders of all parts.
+
+    Returns:
+        The folder that `run_wds_conversion` returns.
+
+    Raises:
+        InputError: Too many entries were rejected.
+        StageError: A part or a shard is missing, or a part is of another conversion.
+    """
+    expected = {f"{number} of {config.parallel_tasks}" for number in range(config.parallel_tasks)}
+    raw_identity = input_identity(raw)
+    found = set()
+    for folder in parts:
+        manifest = read_manifest(folder)
+        if (
+            manifest.stage != _parts_stage(config)
+            or manifest.version != VERSION
+            or manifest.inputs["raw"] != raw_identity
+            or manifest.settings != config.content.model_dump(mode="json")
+        ):
+            raise StageError(f"{folder} is not a part of this conversion: it has another dataset or other settings.")
+        found.add(manifest.inputs["part"])
+    if found != expected or len(parts) != len(expected):
+        raise StageError(
+            f"The conversion needs the parts {sorted(expected)}, each once; it was given {len(parts)}: {sorted(found)}."
+        )
+
+    def body(work: StageWork) -> dict[str, Any]:
+        from components.wds_conversion.merging import merge
+
+        merged = merge(parts, work.folder, config, raw / config.annotations, work.progress)
+        work.known_files.update(merged.files)
+        return merged.facts
+
+    return run_stage(
+        context,
+        stage=f"wds_conversion/{config.prefix}",
+        version=VERSION,
+        inputs={"raw": raw},
+        settings=config.content,
+        body=body,
+    )
+
+
+def _parts_stage(config: WdsConversionConfig) -> str:
+    return f"wds_conversion/{config.prefix}/parts"

@@ -26,6 +26,8 @@ LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
 FREE_MAPPINGS = {
     "cluster.node_selector",
+    "energon_split.pretrain.subflavors",
+    "energon_split.sft.subflavors",
     "cluster.affinity",
     "cluster.job.annotations",
     "cluster.job.environment",
@@ -107,6 +109,13 @@ def test_wrong_override_is_explained(override: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_preset("laptop", [override])
     assert message in str(caught.value)
+
+
+def test_off_in_yaml_is_a_word_here() -> None:
+    key = "wds_conversion.pretrain.check_images"
+    assert load_preset("laptop", [f"{key}=off"]).wds_conversion.pretrain.check_images == "off"
+    with pytest.raises(ConfigurationError, match=f"{key}: Input should be 'decode', 'header' or 'off'"):
+        load_preset("laptop", [f"{key}=some"])
 
 
 def test_unknown_preset_lists_those_there_are() -> None:
@@ -198,7 +207,9 @@ def test_overrides_have_the_last_word() -> None:
     assert settle(stored_settings(LAPTOP), parameters, ["sft.recipe.iterations=9"]).sft.recipe.iterations == 9
 
 
-@pytest.mark.parametrize("overrides", [["generate.captioning.partitions=17"], [{"a": 1}]])
+@pytest.mark.parametrize(
+    "overrides", [["generate.captioning.partitions=17"], ["wds_conversion.sft.parallel_tasks=2"], [{"a": 1}]]
+)
 def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
         settle(stored_settings(LAPTOP), defaults(LAPTOP), overrides)

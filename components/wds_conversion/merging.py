@@ -1,0 +1,94 @@
+"""Joins what several tasks converted: links their shards into one folder and checks that none is missing."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.errors import StageError
+from components.stage.manifest import read_manifest
+from components.stage.progress import Progress
+from components.wds_conversion.config import WdsConversionConfig
+from components.wds_conversion.conversion import (
+    MARKERS_FOLDER,
+    REJECTS_FILE,
+    SHARDS_FOLDER,
+    Converted,
+    check_shard_count,
+    judge,
+    shard_files,
+    shard_name,
+    summary,
+    write_rejects,
+)
+from components.wds_conversion.shards import ShardResult, read_marker
+
+
+def merge(
+    parts: Sequence[Path], folder: Path, config: WdsConversionConfig, annotations: Path, progress: Progress
+) -> Converted:
+    """Put the shards and markers of all parts into one folder, by hard link; by copy across file systems.
+
+    Args:
+        parts: Finished folders of the parts, in any order.
+        folder: Where `shards/`, `markers/` and `rejects.jsonl` go.
+        config: The settings.
+        annotations: The annotation file, for messages.
+        progress: Where to report.
+
+    Returns:
+        The same as one task that converted everything would.
+
+    Raises:
+        InputError: Too many entries were rejected.
+        StageError: A shard is missing, or the parts don't belong together.
+    """
+    totals = {read_manifest(part).facts["entries_in_all"] for part in parts}
+    markers = sorted(path for part in parts for path in (part / MARKERS_FOLDER).glob("*.json"))
+    for name in (SHARDS_FOLDER, MARKERS_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+    progress.start("joining shards", len(markers), "shards")
+    results: dict[str, ShardResult] = {}
+    for marker in markers:
+        shard = marker.parent.parent / SHARDS_FOLDER / f"{marker.stem}.tar"
+        result = read_marker(marker, shard)
+        if result is None or marker.stem in results:
+            raise StageError(
+                f"{marker} and {shard} don't fit together, or another part has the shard as well. "
+                f"Delete {marker.parent.parent} and run again."
+            )
+        results[marker.stem] = result
+        _link(marker, folder / MARKERS_FOLDER / marker.name)
+        if result.samples:
+            _link(shard, folder / SHARDS_FOLDER / shard.name)
+        progress.update(len(results))
+    entries = _check_complete(results, totals, config)
+    write_rejects(folder / REJECTS_FILE, results)
+    judge(results, entries, config, annotations, folder / REJECTS_FILE)
+    facts = summary(results)
+    check_shard_count(facts, config, folder / REJECTS_FILE)
+    return Converted(entries, facts, shard_files(results))
+
+
+def _check_complete(results: dict[str, ShardResult], totals: set[int], config: WdsConversionConfig) -> int:
+    """Return the number of entries, if every one of them is in exactly one shard."""
+    names = [shard_name(config.prefix, number) for number in range(len(results))]
+    in_order = [results[name] for name in names if name in results]
+    ends = itertools.accumulate((result.rows for result in in_order), initial=0)
+    gaps = [result.first_row for result, end in zip(in_order, ends, strict=False) if result.first_row != end]
+    rows = sum(result.rows for result in in_order)
+    if len(in_order) != len(results) or gaps or totals != {rows}:
+        raise StageError(
+            f"The parts of the conversion don't make a whole: {len(results)} shards with {rows} of "
+            f"{sorted(totals)} entries, gaps before rows {gaps[:3]}. Delete the parts' folders and run again."
+        )
+    return rows
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

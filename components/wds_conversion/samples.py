@@ -1,0 +1,112 @@
+"""What one entry becomes: the fields of a sample, or the reason why it can't be one."""
+
+import io
+import json
+from typing import Any
+
+from PIL import Image
+
+from components.data.conversation import conversation_pairs
+from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
+from components.errors import InputError
+from components.wds_conversion.config import ImageCheck
+
+CONVERSATION_FIELD = "json"
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
+_WEBP = (b"RIFF", b"WEBP")
+_JPEG_END = b"\xff\xd9"
+_PNG_END = b"IEND\xaeB`\x82"
+_END_SEARCH_BYTES = 64  # some cameras write a few bytes after the end
+
+
+class RejectedEntry(Exception):
+    """An entry that can't become a sample: a short cause to count by, and the details."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+def named_image(entry: Any) -> str | None:
+    """Return the name of the picture that an entry names, or None."""
+    image = entry.get("image") if isinstance(entry, dict) else None
+    return image if isinstance(image, str) and image else None
+
+
+def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: ImageCheck) -> list[tuple[str, bytes]]:
+    """Return the fields of a sample: extension and content, the picture first.
+
+    Args:
+        entry: An entry in LLaVA's layout.
+        place: Where its picture lies; None if it names none or if the one it names was not found.
+        reader: Reads pictures.
+        check: How broken pictures are found.
+
+    Raises:
+        RejectedEntry: The entry has another layout, or its picture can't be used.
+    """
+    if not isinstance(entry, dict):
+        raise RejectedEntry("bad_entry", f"an entry must be a JSON object, this is a {type(entry).__name__}")
+    image = entry.get("image")
+    if image is not None and not isinstance(image, str):
+        raise RejectedEntry("bad_entry", "`image` must be one path; several pictures per entry are not supported")
+    conversation = entry.get("conversations")
+    try:
+        conversation_pairs(conversation, has_image=bool(image))  # type: ignore[arg-type]
+        text = _ENCODER.encode(conversation).encode()
+    except InputError as error:
+        raise RejectedEntry("bad_conversation", str(error)) from error
+    except UnicodeEncodeError as error:
+        raise RejectedEntry("bad_conversation", f"its text is not Unicode: {error.reason}") from error
+    if not image:
+        return [(CONVERSATION_FIELD, text)]
+    content = _picture(image, place, reader)
+    extension = _extension(content)
+    if check != "off":
+        _check_picture(content, extension, check)
+    return [(extension, content), (CONVERSATION_FIELD, text)]
+
+
+def _picture(image: str, place: Place | None, reader: ImageReader) -> bytes:
+    if place is None:
+        raise RejectedEntry("missing_picture", f"there is no picture {image}")
+    try:
+        return reader.read(place)
+    except MissingImage as error:
+        raise RejectedEntry("missing_picture", f"{image}: {error}") from error
+    except BrokenImage as error:
+        raise RejectedEntry("broken_picture", f"{image} {error}") from error
+
+
+def _extension(content: bytes) -> str:
+    for signature, extension in _SIGNATURES:
+        if content.startswith(signature):
+            return extension
+    if content[:4] == _WEBP[0] and content[8:12] == _WEBP[1]:
+        return "webp"
+    raise RejectedEntry("unknown_format", "the picture is neither JPEG nor PNG nor WebP; convert it")
+
+
+def _check_picture(content: bytes, extension: str, check: ImageCheck) -> None:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if check == "header":
+                _check_end(content, extension)
+                return
+            # For JPEG: brightness at an eighth of the scale. It reads all the data, and so finds truncation, at less work.
+            image.draft("L", (1, 1))
+            image.load()
+    except Exception as error:  # PIL raises many kinds, SyntaxError among them
+        raise RejectedEntry("broken_picture", f"it does not decode: {error}") from error
+
+
+def _check_end(content: bytes, extension: str) -> None:
+    tail = content[-_END_SEARCH_BYTES:].rstrip(b"\0")
+    if extension == "webp":
+        complete = len(content) >= int.from_bytes(content[4:8], "little") + 8
+    else:
+        complete = (_JPEG_END if extension == "jpg" else _PNG_END) in tail
+    if not complete:
+        raise ValueError("its end is missing")
