@@ -45,6 +45,7 @@ def open_run(
         ("evaluate_captioning", dict),
         ("evaluate_multiple_choice", dict),
         ("report", dict),
+        ("export", dict),
     ],
 ):
     """Check every setting of the run before any work starts, and open the run in MLflow.
