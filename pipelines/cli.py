@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     export = commands.add_parser("export", help="write a finished model folder as a folder that transformers loads")
-    export.add_argument("model", metavar="MODEL_FOLDER", type=Path, help="folder of a finished training or combine stage")
+    export.add_argument(
+        "model", metavar="MODEL_FOLDER", type=Path, help="folder of a finished training or combine stage"
+    )
     export.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="the new folder")
     _add_overrides(export, "export.custom_code=true")
     export.set_defaults(command=_export)

@@ -155,7 +155,9 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             )
         )
         exported = cpu(export(context=context, settings=run["export"], model=tuned, scores=multiple_choice_scores))
-        judged = cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(written, exported)
+        judged = cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(
+            written, exported
+        )
         cpu(close_run(context=context)).after(judged)
 
     return vlm_training

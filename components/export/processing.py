@@ -101,9 +101,7 @@ def _encodes(tokenizer: Tokenizer, chat: ChatTokenizer, names: Mapping[str, str]
     return bool(found == [chat.bos, chat.inst, chat.image, *ids, chat.inst_end, *ids, chat.eos])
 
 
-def _tokenizer_settings(
-    content: Mapping[str, Any], config: ModelConfig, names: Mapping[str, str]
-) -> dict[str, Any]:
+def _tokenizer_settings(content: Mapping[str, Any], config: ModelConfig, names: Mapping[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         # The class that takes tokenizer.json as it is; others rebuild it by their model's rules.
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -118,4 +118,4 @@ def _write_group(stream: IO[bytes], group: TensorGroup, dtype: torch.dtype) -> N
         if not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} holds values that are not finite: the training has diverged. It is not exported.")
         stored = value.to(dtype).contiguous()
-        stream.write(memoryview(stored.flatten().view(torch.uint8).numpy()))
+        stream.write(stored.flatten().view(torch.uint8).numpy().data)

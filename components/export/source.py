@@ -1,22 +1,16 @@
 """The model folder that is exported: what it holds, and its parameters one at a time."""
 
-import functools
 from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
-from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 from components.model.checkpoint import stored_tensors
-from components.model.clip import ClipVisionTower
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
-from components.model.language import LanguageModel
-from components.model.layer_specs import projector_submodules
-from components.model.streaming import ParameterReader, outlined
-from components.model.transformer_config import BuildSettings, projector_transformer_config
-from components.model.vlm import VisionLanguageModel
+from components.model.streaming import ParameterReader
+from components.model.vlm import VisionLanguageModel, outlined_model
 
 
 class ModelSource:
@@ -43,24 +37,12 @@ class ModelSource:
         self.dtype = _stored_dtype(self._checkpoint)
 
     def outline(self, dtype: torch.dtype) -> VisionLanguageModel:
-        """Return the whole model, unsplit and with plain layers, without memory for its parameters."""
-        return outlined(functools.partial(_build, self.config, dtype)).eval()
+        """Return the whole model without memory for its parameters."""
+        return outlined_model(self.config, dtype).eval()
 
     def reader(self, outline: VisionLanguageModel) -> ParameterReader:
         """Return what reads a parameter of the checkpoint, in the outline's type."""
         return ParameterReader(outline, self._checkpoint)
-
-
-def _build(config: ModelConfig, dtype: torch.dtype) -> VisionLanguageModel:
-    settings = BuildSettings(dtype=dtype)
-    projector = MultimodalProjector(
-        projector_transformer_config(config, settings),
-        projector_submodules(settings.backend),
-        "mlp",
-        config.vision.hidden_size,
-    )
-    language, vision = LanguageModel(config.language, settings), ClipVisionTower(config.vision, settings)
-    return VisionLanguageModel(config, language, vision, projector).to(dtype)
 
 
 def _stored_dtype(checkpoint: Path) -> torch.dtype:

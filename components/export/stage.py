@@ -141,7 +141,9 @@ def _export(
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise StageError(f"The export needs {needed} bytes below {folder}, {free} are free. Free some space and run again.")
+        raise StageError(
+            f"The export needs {needed} bytes below {folder}, {free} are free. Free some space and run again."
+        )
 
 
 def _started(progress: Progress) -> Callable[[int, int], None]:

@@ -5,7 +5,6 @@ the folder's own processor and chat template on one side, and through this proje
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +15,24 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from components.data.image import normalise, preprocess
+from components.data.image import normalise
 from components.data.packing import EncodedSample, pack
 from components.data.prompt import encode_prompt
 from components.errors import StageError
 from components.export.config import ExportConfig
-from components.export.processing import CHAT_TEMPLATE_FILE
+from components.export.loading import exported_outline, load_processor
+from components.export.pixels import compare_pixels
 from components.export.source import ModelSource
 from components.export.tensors import TensorPlan
 from components.generate.decoding import generate_greedy
 from components.model.streaming import Read, layers_streamed
+from components.model.vlm import VisionLanguageModel
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 _SEED = 20241
-# Usual sizes of photographs, and extreme ones: (width, height).
-_SIZES = (
-    *((640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (500, 333), (333, 500), (640, 426), (1024, 768)),
-    *((1920, 1080), (336, 336), (97, 61), (61, 97), (300, 100)),
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def verify_export(
     Raises:
         StageError: Token ids, pixels, logits or greedy answers differ.
     """
-    processor = _load_processor(folder, config)
+    processor = load_processor(folder, config)
     cases = _cases(source.config.image.size)
     prompts = [_own_prompt(source, case) for case in cases]
     inputs = [_exported_prompt(processor, case) for case in cases]
@@ -97,7 +93,7 @@ def verify_export(
                 f"The exported chat template and tokenizer give {case.question!r} other tokens than training did: "
                 f"{given['input_ids'][0].tolist()} against {prompt.tokens.tolist()}."
             )
-    pixels = _compare_pixels(source, processor, config)
+    pixels = compare_pixels(source.config.image, processor, config)
     new_tokens = min(
         config.verify_tokens,
         source.config.language.max_position_embeddings - max(prompt.length for prompt in prompts),
@@ -108,7 +104,7 @@ def verify_export(
     rounded = count.counted(lambda name: own(name).to(dtype).float())
     answers, expected = _own_side(source, outline, rounded, prompts, new_tokens)
     ended = [len(answer) < new_tokens for answer in answers]
-    model = _exported_outline(folder, config)
+    model = exported_outline(folder, config)
     found = _exported_side(model, count.counted(exported), inputs, answers)
     vocabulary = source.config.language.vocabulary_size
     difference = max(
@@ -126,7 +122,7 @@ def verify_export(
         chosen = [*answer, source.tokenizer.eos] if over else answer
         _check_greedy(case, chosen, logits[prompt.length - 1 :, :vocabulary], difference)
         tokens += len(chosen)
-    return Verification(difference, pixels.difference, tokens, len(_SIZES), pixels.alike)
+    return Verification(difference, pixels.difference, tokens, pixels.sizes, pixels.alike)
 
 
 def _cases(size: int) -> list[Case]:
@@ -165,8 +161,9 @@ def _exported_prompt(processor: "LlavaProcessor", case: Case) -> dict[str, Tenso
     content: list[dict[str, Any]] = [{"type": "text", "text": case.question}]
     if case.picture is not None:
         content.append({"type": "image", "image": case.picture})
-    encoded = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
+    chat: list[Any] = [{"role": "user", "content": content}]
+    encoded: Any = processor.apply_chat_template(
+        chat,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -175,45 +172,8 @@ def _exported_prompt(processor: "LlavaProcessor", case: Case) -> dict[str, Tenso
     return dict(encoded)
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    difference: float
-    alike: int
-
-
-def _compare_pixels(source: ModelSource, processor: "LlavaProcessor", config: ExportConfig) -> _Pixels:
-    settings = source.config.image
-    generator = np.random.default_rng(_SEED)
-    largest, alike = 0.0, 0
-    for width, height in _SIZES:
-        picture = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        pixels, valid = preprocess(picture, settings)
-        mine = normalise(pixels[None], torch.tensor([valid]), settings)[0]
-        theirs = torch.as_tensor(processor.image_processor(picture, return_tensors="pt")["pixel_values"][0])
-        if _area(theirs) == valid:
-            alike += 1
-            largest = max(largest, float((mine - theirs).abs().max()))
-        elif config.custom_code or max(abs(a - b) for a, b in zip(_area(theirs), valid, strict=True)) > 1:
-            raise StageError(
-                f"The exported image processor brings a picture of {width} x {height} to {_area(theirs)} (height, width), "
-                f"this project to {valid}."
-            )
-    if not largest <= config.pixel_tolerance:
-        raise StageError(
-            f"The exported image processor's pixels differ from those of training by up to {largest:.3g}; the tolerance "
-            f"is {config.pixel_tolerance:g} (export.pixel_tolerance)."
-        )
-    return _Pixels(largest, alike)
-
-
-def _area(pixels: Tensor) -> tuple[int, int]:
-    """Return height and width of what is not padding; noise is nowhere zero over a whole row."""
-    inside = (pixels != 0).any(dim=0)
-    return int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
-
-
 def _own_side(
-    source: ModelSource, outline: nn.Module, read: Read, prompts: Sequence[EncodedSample], new_tokens: int
+    source: ModelSource, outline: VisionLanguageModel, read: Read, prompts: Sequence[EncodedSample], new_tokens: int
 ) -> tuple[list[list[int]], list[Tensor]]:
     """Return the greedy answers, and the logits of prompts and answers."""
     layers = nn.ModuleList([*outline.language_model.decoder.layers, *outline.vision_model.decoder.layers])
@@ -270,40 +230,6 @@ def _check_greedy(case: Case, chosen: Sequence[int], logits: Tensor, difference:
             raise StageError(
                 f"Asked {case.question!r}, the exported model's {place + 1}. token is {best}, the checkpoint's {token}."
             )
-
-
-def _load_processor(folder: Path, config: ExportConfig) -> "LlavaProcessor":
-    """Load the folder's processor with classes at hand: code of a folder is run only where a person asks for it."""
-    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
-
-    from components.export.custom_code.image_processing_wide_llava import WideLlavaImageProcessor
-
-    image_type = WideLlavaImageProcessor if config.custom_code else CLIPImageProcessorPil
-    settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
-    del settings["processor_class"]
-    return LlavaProcessor(
-        image_processor=image_type.from_pretrained(folder, local_files_only=True),
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True),
-        chat_template=(folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8"),
-        **settings,
-    )
-
-
-def _exported_outline(folder: Path, config: ExportConfig) -> "LlavaForConditionalGeneration":
-    """Build transformers' model as the folder's `config.json` describes it, without memory for its parameters."""
-    import accelerate
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    from components.export.custom_code.configuration_wide_llava import WideLlavaConfig
-    from components.export.custom_code.modeling_wide_llava import WideLlavaForConditionalGeneration
-
-    model_type, config_type = LlavaForConditionalGeneration, LlavaConfig
-    if config.custom_code:
-        model_type, config_type = WideLlavaForConditionalGeneration, WideLlavaConfig
-    settings = config_type.from_pretrained(folder, local_files_only=True)
-    # Buffers are small, and computed where the module is built.
-    with accelerate.init_empty_weights(include_buffers=False):
-        return model_type(settings).eval()
 
 
 def _exported_reader(source: ModelSource, folder: Path, plan: TensorPlan) -> Read:

@@ -122,7 +122,7 @@ def _common(settings: BuildSettings) -> dict[str, Any]:
         "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
         "params_dtype": settings.dtype,
         "bf16": settings.dtype == torch.bfloat16,
-        "use_cpu_initialization": settings.device.type == "cpu",
+        "use_cpu_initialization": settings.device.type != "cuda",
         "perform_initialization": settings.initialize,
         "init_method_std": settings.init_std,
         "masked_softmax_fusion": False,

@@ -22,6 +22,7 @@ from components.model.clip import ClipVisionTower
 from components.model.config import ModelConfig
 from components.model.language import LanguageModel
 from components.model.layer_specs import choose_backend, projector_submodules
+from components.model.streaming import outlined
 from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
 
 Part = Literal["language", "vision", "projection"]
@@ -199,7 +200,8 @@ def build_model(
         dtype: Type of the parameters.
         hidden_dropout: Dropout of embedding and residual branches of the language model; the tower has none.
         attention_dropout: Dropout of the language model's attention weights.
-        device: Where the parameters lie; None for the current GPU if there is one, else the CPU.
+        device: Where the parameters lie; None for the current GPU if there is one, else the CPU; "meta" for an outline
+            without memory (see `outlined_model`).
         layers: Transformer Engine's layers or plain ones; decoding with a cache needs "local".
         recompute: Recompute the language model's layers in the backward pass, to save memory; needs a GPU.
         init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
@@ -243,6 +245,11 @@ def build_model(
     model = VisionLanguageModel(config, language_model, vision_model, vision_projection).to(device=device, dtype=dtype)
     _mark_sharded_parameters(model)
     return model
+
+
+def outlined_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
+    """Build the model unsplit and with plain layers, as an outline without memory; see `components.model.streaming`."""
+    return outlined(lambda: build_model(config, dtype=dtype, device=torch.device("meta"), layers="local"))
 
 
 def gather_logits(logits: Tensor) -> Tensor:

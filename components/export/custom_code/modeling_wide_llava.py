@@ -13,10 +13,7 @@ class WideLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
     def __init__(self, config: WideLlavaConfig) -> None:
         super().__init__(config)
-        projector, width, bias = (
-            self.model.multi_modal_projector,
-            config.projector_hidden_size,
-            config.multimodal_projector_bias,
-        )
-        projector.linear_1 = nn.Linear(config.vision_config.hidden_size, width, bias=bias)
-        projector.linear_2 = nn.Linear(width, config.text_config.hidden_size, bias=bias)
+        projector, width = self.model.multi_modal_projector, config.projector_hidden_size
+        bias = config.multimodal_projector_bias
+        projector.linear_1 = nn.Linear(projector.linear_1.in_features, width, bias=bias)
+        projector.linear_2 = nn.Linear(width, projector.linear_2.out_features, bias=bias)
