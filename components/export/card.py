@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import jinja2
 
@@ -87,4 +87,5 @@ def _lineage_row(record: StageRecord) -> list[str]:
 def _public(address: str) -> str:
     """Return an address without what may be secret in it: user, password, query."""
     parts = urlsplit(address)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{place}" if parts.scheme else place

@@ -108,7 +108,8 @@ def verify_export(
     found = _exported_side(model, count.counted(exported), inputs, answers)
     vocabulary = source.config.language.vocabulary_size
     differences = [
-        (mine[:, :vocabulary] - theirs[:, :vocabulary]).abs().max() for mine, theirs in zip(expected, found, strict=True)
+        (mine[:, :vocabulary] - theirs[:, :vocabulary]).abs().max()
+        for mine, theirs in zip(expected, found, strict=True)
     ]
     difference = float(torch.stack(differences).max())  # of NaN too, which Python's max() would lose
     if not difference <= config.tolerance:

@@ -25,7 +25,7 @@ from components.data.packing import pack
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, InputError, StageError
-from components.export import architecture, processing, tensors
+from components.export import architecture, card, processing, tensors
 from components.export.config import ExportConfig
 from components.export.stage import export_to, run_export
 from components.generate.decoding import generate_greedy
@@ -270,6 +270,20 @@ def test_card_says_how_to_load_it_and_what_it_was_made_from(exports: dict[str, E
     assert "rounds down" in stock
     for stage in ("weight_conversion/language", "weight_conversion/vision", "combine"):
         assert f"| {stage} |" in stock
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("s3://bucket/weights", "s3://bucket/weights"),
+        ("https://me:secret@host:8443/data.zip?signature=secret#x", "https://host:8443/data.zip"),
+        ("scenes://", "scenes://"),
+        ("file:///data/llava", "file:///data/llava"),
+        ("", ""),
+    ],
+)
+def test_card_shows_no_secrets_of_an_address(address: str, shown: str) -> None:
+    assert card._public(address) == shown
 
 
 def test_type_can_be_chosen(exports: dict[str, Exported], tmp_path: Path) -> None:
