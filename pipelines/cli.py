@@ -1,4 +1,4 @@
-"""`vlm`: compile the pipeline, run it here or on a cluster, see how it goes, read its report, check the machine."""
+"""`vlm`: compile the pipeline, run it here or on a cluster, see how it goes, read its report, export a model."""
 
 import argparse
 import os
@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--open", action="store_true", help="open it in the browser")
     report.set_defaults(command=_report)
 
+    export = commands.add_parser("export", help="write a finished model folder as a folder that transformers loads")
+    export.add_argument(
+        "model", metavar="MODEL_FOLDER", type=Path, help="folder of a finished training or combine stage"
+    )
+    export.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="the new folder")
+    _add_overrides(export, "export.custom_code=true")
+    export.set_defaults(command=_export)
+
     doctor = commands.add_parser("doctor", help="tell what this machine can run and what is missing")
     doctor.add_argument(
         "--workspace", metavar="DIR", default=None, help="where outputs would go (default: the laptop preset's)"
@@ -84,13 +92,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="laptop", help="name of a preset, or path of a YAML file (default: laptop)")
+    _add_overrides(parser, "pretrain.recipe.iterations=500")
+
+
+def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change a setting, as pretrain.recipe.iterations=500; may be repeated",
+        help=f"change a setting, as {example}; may be repeated",
     )
 
 
@@ -224,6 +236,15 @@ def _report(options: argparse.Namespace) -> int:
     print(path)
     if options.open:
         webbrowser.open(path.as_uri())
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from components.export.stage import export_to
+    from pipelines.config import export_settings
+
+    export_to(export_settings(options.overrides), options.model.absolute(), options.output.absolute())
+    print(options.output)
     return 0
 
 

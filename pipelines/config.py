@@ -20,6 +20,7 @@ from components.download.config import DatasetConfig, WeightsConfig
 from components.energon_split.config import EnergonSplitConfig, split_problem
 from components.errors import ConfigurationError
 from components.evaluate.config import EvaluateConfig
+from components.export.config import ExportConfig
 from components.generate.config import GenerateConfig
 from components.launch.config import ClusterConfig
 from components.report.config import ReportConfig
@@ -126,6 +127,7 @@ class RunConfig(_Section):
         generate: Predictions.
         evaluate: Scores.
         report: The report.
+        export: The tuned model in Hugging Face layout.
     """
 
     name: str = Field(min_length=1)
@@ -143,6 +145,7 @@ class RunConfig(_Section):
     generate: Generations
     evaluate: Evaluations
     report: ReportConfig
+    export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
     def _shards_fit(self) -> "RunConfig":
@@ -191,6 +194,22 @@ def load_preset(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigurationError: The preset is unknown or no YAML mapping, or a key or value is wrong.
     """
     return validate(apply_overrides(read_preset(preset), overrides), source=f"preset {preset}")
+
+
+def export_settings(overrides: Sequence[str]) -> ExportConfig:
+    """Return the settings of an export outside of a pipeline: the defaults, with overrides applied.
+
+    Args:
+        overrides: `export.KEY=VALUE`.
+
+    Raises:
+        ConfigurationError: A key is not one of the export's, or a value is wrong.
+    """
+    for override in overrides:
+        if not override.strip().startswith("export."):
+            raise ConfigurationError(f"{override!r} is not a setting of the export, as export.custom_code=true.")
+    tree = {**read_preset(DEFAULT_PRESET), "export": {}}
+    return validate(apply_overrides(tree, overrides), "this export").export
 
 
 def read_preset(preset: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def open_run(
         ("evaluate_captioning", dict),
         ("evaluate_multiple_choice", dict),
         ("report", dict),
+        ("export", dict),
         ("cluster", dict),
     ],
 ):

@@ -164,7 +164,7 @@ def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
     """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
     tree = stored_settings(config)
     outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in ("data", "weights", "combine", "pretrain", "sft", "report", "cluster"):
+    for stage in ("data", "weights", "combine", "pretrain", "sft", "report", "export", "cluster"):
         outputs[stage] = tree[stage]
     for stage in ("wds_conversion", "energon_split", "weight_conversion", "generate", "evaluate"):
         for use, settings in tree[stage].items():

@@ -51,6 +51,7 @@ def stage_names(captioning_task: str, multiple_choice_task: str) -> list[str]:
         f"generate/{multiple_choice_task}",
         f"evaluate/{multiple_choice_task}",
         "report",
+        "export",
     ]
 
 

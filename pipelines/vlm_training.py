@@ -16,6 +16,7 @@ from components.combine.component import combine
 from components.download.component import download_dataset, download_weights
 from components.energon_split.component import energon_split
 from components.evaluate.component import evaluate, quality_gate
+from components.export.component import export
 from components.generate.component import generate
 from components.launch.config import Backend
 from components.pretrain.component import pretrain
@@ -188,7 +189,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 .output
             )
 
-            # What came out. A gate that is missed fails the run when there is a report to look at.
+            # What came out. A gate that is missed fails the run when there are a report and an export to look at.
             written = cpu(
                 report(
                     context=context,
@@ -199,7 +200,10 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                     multiple_choice=multiple_choice_scores,
                 )
             )
-            cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(written)
+            exported = cpu(export(context=context, settings=run["export"], model=tuned, scores=multiple_choice_scores))
+            cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(
+                written, exported
+            )
 
     return vlm_training
 

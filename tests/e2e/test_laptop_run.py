@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 from pipelines.run_folder import RunFolder, find_run
@@ -99,6 +101,37 @@ def test_report_is_one_page_that_needs_nothing_else(workspace: Path) -> None:
     assert "CIDEr" in page
     assert "data:image/" in page
     assert not re.search(r"""(?:src|href)=["']https?://""", page)
+
+
+def test_export_answers_in_transformers_alone_as_the_run_did(workspace: Path, tmp_path: Path) -> None:
+    (export,) = (path.parent for path in workspace.glob("export/*/manifest.json"))
+    (raw,) = workspace.glob("download/dataset/*/images.zip")
+    (predictions,) = workspace.glob("generate/multiple_choice_text/*/predictions.jsonl")
+    rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    asked = [row for row in rows if row["control"] == "none"][:8]
+    with zipfile.ZipFile(raw) as pictures:
+        cases = [{"question": row["prompt"], "picture": pictures.extract(row["image"], tmp_path)} for row in asked]
+    task = {
+        "exports": [{"folder": str(export), "trusted": True}],
+        "cases": cases,
+        "new_tokens": 32,
+        "results": str(tmp_path / "results.pt"),
+    }
+    (tmp_path / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    loader = Path(__file__).parents[1] / "unit" / "export_loader.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-P", str(loader), str(tmp_path / "task.json")],
+        cwd=tmp_path,
+        env={**environment, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        check=True,
+        timeout=300,
+    )
+    (result,) = torch.load(tmp_path / "results.pt", weights_only=True)
+    assert result["problems"] == {}
+    answers = [answer["text"].strip().partition("\n")[0] for answer in result["answers"]]
+    assert answers == [row["text"] for row in asked]
+    assert "| multiple_choice_text" in (export / "README.md").read_text(encoding="utf-8")
 
 
 def test_mlflow_has_a_nested_run_per_stage_with_curves(workspace: Path) -> None:

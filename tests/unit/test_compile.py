@@ -87,7 +87,8 @@ def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None
     assert "pretrain" in needs["captioning"]
     assert "sft" in needs["multiple-choice"]
     assert {"captioning", "multiple-choice"} <= needs["report"]
-    assert "report" in needs["quality-gate"]
+    assert {"sft", "multiple-choice"} <= needs["export"]
+    assert {"report", "export"} <= needs["quality-gate"]
 
 
 def with_gpu(package: dict[str, Any]) -> set[str]:

@@ -246,5 +246,6 @@ def test_every_stage_use_gets_its_settings() -> None:
 
     outputs = stage_settings(LAPTOP, RunContext(run_id="r", run_name="r", workspace=Path("/w")))
     assert outputs["wds_conversion_sft"] == stored_settings(LAPTOP.wds_conversion.sft)
+    assert outputs["export"] == stored_settings(LAPTOP.export)
     assert outputs["evaluate_captioning"]["task"] == LAPTOP.evaluate.captioning.task
     assert RunContext.model_validate(outputs["context"]).workspace == Path("/w")

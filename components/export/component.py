@@ -1,0 +1,43 @@
+"""KFP shell of the export."""
+
+from kfp import dsl
+
+from components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def export(
+    context: dict,
+    settings: dict,
+    model: dsl.Input[dsl.Model],
+    scores: dsl.Input[dsl.Artifact],
+    exported: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Write the model as a folder that transformers loads, and prove that it computes the same.
+
+    Args:
+        context: Run context from open_run.
+        settings: `ExportConfig`: type, size of files, verification.
+        model: Model folder of a training stage.
+        scores: Scores of that model, for the model card.
+        exported: The folder in Hugging Face's Llava layout.
+        metrics: Differences between the folder and the checkpoint, sizes.
+    """
+    from components.export.config import ExportConfig
+    from components.export.stage import run_export
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of, publish
+    from components.stage.shell import reported_errors
+
+    with reported_errors():
+        output = run_export(
+            RunContext.model_validate(context),
+            ExportConfig.model_validate(settings),
+            model=folder_of(model),
+            scores=[folder_of(scores)],
+        )
+        publish(exported, output)
+        for name, value in output.manifest.facts.items():
+            if isinstance(value, int | float):
+                metrics.log_metric(name, float(value))

@@ -1,0 +1,57 @@
+"""An exported folder as transformers sees it, with this project's copies of the classes that the folder may carry.
+
+Code is taken from a folder only where a person asks for it (`trust_remote_code`); here the same code is at hand.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.export.config import ExportConfig
+from components.export.processing import CHAT_TEMPLATE_FILE
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+
+def load_processor(folder: Path, config: ExportConfig) -> "LlavaProcessor":
+    """Return the folder's processor, resizing with PIL.
+
+    Args:
+        folder: The export.
+        config: Its settings.
+    """
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+    from components.export.custom_code.image_processing_wide_llava import WideLlavaImageProcessor
+
+    image_type = WideLlavaImageProcessor if config.custom_code else CLIPImageProcessorPil
+    settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+    del settings["processor_class"]
+    return LlavaProcessor(
+        image_processor=image_type.from_pretrained(folder, local_files_only=True),
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True),
+        chat_template=(folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8"),
+        **settings,
+    )
+
+
+def exported_outline(folder: Path, config: ExportConfig) -> "LlavaForConditionalGeneration":
+    """Return transformers' model as the folder's `config.json` describes it, without memory for its parameters.
+
+    Args:
+        folder: The export.
+        config: Its settings.
+    """
+    import accelerate
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    from components.export.custom_code.configuration_wide_llava import WideLlavaConfig
+    from components.export.custom_code.modeling_wide_llava import WideLlavaForConditionalGeneration
+
+    model_type = WideLlavaForConditionalGeneration if config.custom_code else LlavaForConditionalGeneration
+    config_type = WideLlavaConfig if config.custom_code else LlavaConfig
+    settings: Any = config_type.from_pretrained(folder, local_files_only=True)
+    # Buffers are small, and computed where the module is built.
+    with accelerate.init_empty_weights(include_buffers=False):
+        return model_type(settings).eval()
