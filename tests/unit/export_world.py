@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_samples import IMAGE, SPECIAL_TOKENS
-from model_world import clip, finished_weights, mistral, tokenizer
+from tests.model_samples import IMAGE, SPECIAL_TOKENS
+from tests.model_world import clip, finished_weights, mistral, tokenizer
 from tokenizers import Tokenizer
 from transformers import CLIPVisionModel, MistralForCausalLM
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from export_world import TEXT_TOKENS, Sources, image_token_beyond, loaded
-from model_samples import TOLERANCE
+from tests.model_samples import TOLERANCE
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from torch import Tensor
