@@ -149,10 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
         served = self.world.files.get(self.path.partition("?")[0])
         if served is None:
             return self._plain(request, 404)
-        if served.redirect:
-            return self._plain(request, 302, {"Location": served.redirect})
         if not self._allowed(served):
             return self._plain(request, 401)
+        if served.redirect:
+            return self._plain(request, 302, {"Location": served.redirect})
         probing = served.after_first_byte and asked == "bytes=0-0"
         with self.world.lock:
             status = served.statuses.pop(0) if served.statuses and not probing else 0

@@ -14,7 +14,14 @@ from urllib.parse import unquote, urlsplit
 import boto3
 import botocore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ResponseStreamingError, SSLError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    ResponseStreamingError,
+    SSLError,
+)
 
 from components.errors import ConfigurationError, InputError, StageError
 from components.storage.config import TransferConfig
@@ -174,7 +181,7 @@ def _translated(shown: str, hint: str = "") -> Iterator[None]:
         raise StageError(
             f"{shown}: the server's certificate is not trusted here. Name your organisation's certificates in AWS_CA_BUNDLE."
         ) from None
-    except (HTTPClientError, ResponseStreamingError) as error:
+    except (ConnectionError, HTTPClientError, ResponseStreamingError) as error:
         raise PassingFault(str(error)) from None
     except BotoCoreError as error:
         raise ConfigurationError(f"{shown} can't be fetched: {without_secrets(str(error))}. {hint}".strip()) from None

@@ -332,7 +332,7 @@ def test_progress_tells_rate_and_time_left(web: WebServer, tmp_path: Path) -> No
 
     fetch_files(listing.files, tmp_path, QUICK, Recorder("test", tmp_path / "p.json"))
     activity, unit, total, last = seen[-1]
-    assert (activity, unit, total, last["done"]) == ("fetching a.zip", "MB", 3, 3)
+    assert (activity, unit, total, last["done"]) == ("fetching a.zip", "MB", 4, 4)
     assert any(values["left_s"] for *_, values in seen)
     assert 0.5 < last["rate"] < 5
 
