@@ -34,12 +34,19 @@ def publish(
     api = f"/api/{kind}s/{repository}"
     prefix = "" if kind == "model" else "/datasets"
     siblings = [{"rfilename": name} for name in files]
-    info = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": bool(token)}).encode()
+    info = json.dumps(
+        {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": bool(token)}
+    ).encode()
     for path in (api, *(f"{api}/revision/{revision}" for revision in (*revisions, COMMIT))):
         web.serve(path, info, ranges=False, bearer=token)
     tree = []
     for name, content in files.items():
-        item: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        item: dict[str, object] = {
+            "type": "file",
+            "path": name,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
         path = f"{prefix}/{repository}/resolve/{COMMIT}/{name}"
         if len(content) >= large:
             item["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}

@@ -6,6 +6,7 @@ which are stored and shown in many places, but in an environment variable that t
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -50,12 +51,13 @@ class SourceUri:
         return unquote(urlsplit(self.shown).path).rpartition("/")[2]
 
 
-def read_uri(text: str, setting: str) -> SourceUri:
+def read_uri(text: str, setting: str, also: Sequence[str] = ()) -> SourceUri:
     """Fill in environment variables and check a URI.
 
     Args:
         text: The URI as in the settings; `${NAME}` stands for an environment variable.
         setting: Name of the setting, for errors.
+        also: What else the setting may be, for errors.
 
     Raises:
         ConfigurationError: A variable is not set, or the URI is not one that can be fetched.
@@ -71,8 +73,8 @@ def read_uri(text: str, setting: str) -> SourceUri:
     scheme = urlsplit(full).scheme
     if scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{setting} is {shown!r}: expected a URI like file:///FOLDER, https://HOST/FILE, s3://BUCKET/KEY, "
-            "hf://ORG/MODEL or hf://datasets/ORG/NAME."
+            f"{setting} is {shown!r}: expected {''.join(f'{name}, ' for name in also)}file:///PATH, https://HOST/PATH, "
+            "s3://BUCKET/KEY, hf://ORG/MODEL or hf://datasets/ORG/NAME."
         )
     uri = SourceUri(full, shown, scheme)
     parts = urlsplit(shown)

@@ -114,7 +114,9 @@ def test_missing_bucket() -> None:
 
 def test_wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng-secret")
-    with pytest.raises(InputError, match=r"No access to s3://data/set/images\.zip: .*403.*Check the credentials") as caught:
+    with pytest.raises(
+        InputError, match=r"No access to s3://data/set/images\.zip: .*403.*Check the credentials"
+    ) as caught:
         list_source(read_uri("s3://data/set/images.zip", "s"), QUICK)
     assert "wr0ng-secret" not in str(caught.value)
 
