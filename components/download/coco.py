@@ -60,22 +60,32 @@ def _find(path: Path, name: str, pictures: Pictures, prefixes: tuple[str, ...]) 
 
 
 def _by_number(path: Path, numbers: list[int], pictures: Pictures, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
-    wanted = set(numbers)
+    for prefix in prefixes:  # the folder within the zip is where most of them are
+        found = [name for group in _numbered(set(numbers), pictures, prefix).values() for name in group]
+        pictures.settle(prefix + name.rpartition("/")[2] for name in found)
     names: dict[int, list[str]] = {}
     for prefix in prefixes:
-        for name in pictures.names(prefix):
-            match = _NUMBER.search(name)
-            if match and int(match[1]) in wanted:
-                names.setdefault(int(match[1]), []).append(name)
+        for number, group in _numbered(set(numbers), pictures, prefix).items():
+            names.setdefault(number, []).extend(group)
     lost = [number for number in numbers if number not in names]
     if lost:
         raise InputError(
             f"{path}: {len(lost)} of {len(numbers)} pictures are not in its `images` (no name there ends with {lost[0]}). Are "
             "these the right pictures?"
         )
-    several = [found for found in names.values() if len(found) > 1]
+    several = [group for group in names.values() if len(group) > 1]
     if several:
         raise InputError(
             f"{path}: {several[0][0]} and {several[0][1]} have the same number. Name their folder in `inside`."
         )
     return [{"id": number, "file_name": names[number][0]} for number in numbers]
+
+
+def _numbered(wanted: set[int], pictures: Pictures, prefix: str) -> dict[int, list[str]]:
+    """Return number to the pictures whose name ends with it."""
+    names: dict[int, list[str]] = {}
+    for name in pictures.names(prefix):
+        match = _NUMBER.search(name)
+        if match and int(match[1]) in wanted:
+            names.setdefault(int(match[1]), []).append(name)
+    return names

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from components.download import layout
 from components.download.config import AnnotatedSource, DatasetConfig
-from components.download.fetched import Choice, Fetched
+from components.download.fetched import Fetched, Wanted
 from components.download.pictures import RootSource
 from components.errors import ConfigurationError, InputError
 from components.stage.manifest import MANIFEST_NAME
@@ -17,8 +17,7 @@ from components.storage.lock import LOCK_NAME
 _OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION, LOCK_NAME, MANIFEST_NAME}
 _VALIDATION = re.compile(r"(^|/)validation-[^/]*\.parquet$")
 
-Fetch = Callable[[str, str, Choice | None], Fetched]
-"""Fetches the URI of a setting."""
+_MMMU = "data.evaluation.mmmu"
 
 
 @dataclass(frozen=True)
@@ -83,63 +82,72 @@ def folder_parts(source: Path, origin: str) -> DatasetParts:
     )
 
 
-def named_parts(config: DatasetConfig, fetch: Fetch) -> DatasetParts:
-    """Fetch the parts that the settings name one by one.
-
-    Args:
-        config: The settings, with source `named://`.
-        fetch: Fetches the source of a setting.
+def named_sources(config: DatasetConfig) -> list[Wanted]:
+    """Return the sources that the settings name one by one, with source `named://`.
 
     Raises:
-        InputError: A source is missing, or of another kind than its place needs.
         ConfigurationError: Two sources claim the same prefix.
     """
-    assert config.pretrain is not None  # the settings see to that
-    roots: dict[str, tuple[str, RootSource]] = {}
-    sources: dict[str, str] = {}
-
-    def get(uri: str, setting: str, choose: Choice | None = None) -> Fetched:
-        fetched = fetch(uri, setting, choose)
-        sources[setting] = fetched.shown
-        return fetched
-
-    def take(part: AnnotatedSource | None, setting: str) -> Path | None:
-        if part is None:
-            return None
+    wanted = []
+    claimed: dict[str, str] = {}
+    for setting, part in _named(config).items():
         for number, images in enumerate(part.images):
             name = f"{setting}.images[{number}]"
-            if images.prefix in roots:
-                if roots[images.prefix][0] == images.uri:
-                    continue
+            if claimed.setdefault(images.prefix, images.uri) != images.uri:
                 raise ConfigurationError(
                     f"{name}: pictures with the prefix {images.prefix!r} come from another source already. Names must tell "
                     "the sources apart."
                 )
-            fetched = get(images.uri, name)
-            root = RootSource(images.prefix, (_pictures(fetched),), images.inside, _target(images.prefix, len(roots)))
-            roots[images.prefix] = (images.uri, root)
-        return get(part.annotations, f"{setting}.annotations").file
-
-    pretrain = take(config.pretrain, "data.pretrain")
-    assert pretrain is not None
-    sft = take(config.sft, "data.sft")
-    captioning = take(config.evaluation.captioning, "data.evaluation.captioning")
-    multiple_choice = take(config.evaluation.multiple_choice, "data.evaluation.multiple_choice")
-    mmmu: Sequence[Path] = ()
+            wanted.append(Wanted(name, images.uri))
+        wanted.append(Wanted(f"{setting}.annotations", part.annotations))
     if config.evaluation.mmmu:
-        mmmu = get(config.evaluation.mmmu, "data.evaluation.mmmu", _validation_files).paths
-    shown = config.evaluation.captioning.images if config.evaluation.captioning else ()
+        wanted.append(Wanted(_MMMU, config.evaluation.mmmu, _validation_files))
+    return wanted
+
+
+def named_parts(config: DatasetConfig, fetched: Mapping[str, Fetched]) -> DatasetParts:
+    """Put the fetched sources in their places.
+
+    Args:
+        config: The settings, with source `named://`.
+        fetched: Setting to source, for all of `named_sources`.
+
+    Raises:
+        InputError: A source is of another kind than its place needs.
+    """
+    roots: dict[str, RootSource] = {}
+    annotations: dict[str, Path] = {}
+    for setting, part in _named(config).items():
+        for number, images in enumerate(part.images):
+            if images.prefix not in roots:
+                path = _pictures(fetched[f"{setting}.images[{number}]"])
+                roots[images.prefix] = RootSource(
+                    images.prefix, (path,), images.inside, _target(images.prefix, len(roots))
+                )
+        annotations[setting] = fetched[f"{setting}.annotations"].file
+    captioning = config.evaluation.captioning
     return DatasetParts(
         origin=config.source,
-        pretrain=pretrain,
-        roots=tuple(root for _, root in roots.values()),
-        sft=sft,
-        captioning=captioning,
-        captioning_prefixes=tuple(images.prefix for images in shown),
-        multiple_choice=multiple_choice,
-        mmmu=tuple(mmmu),
-        sources=sources,
+        pretrain=annotations["data.pretrain"],
+        roots=tuple(roots.values()),
+        sft=annotations.get("data.sft"),
+        captioning=annotations.get("data.evaluation.captioning"),
+        captioning_prefixes=tuple(images.prefix for images in captioning.images) if captioning else (),
+        multiple_choice=annotations.get("data.evaluation.multiple_choice"),
+        mmmu=tuple(fetched[_MMMU].paths) if config.evaluation.mmmu else (),
+        sources={setting: source.shown for setting, source in fetched.items()},
     )
+
+
+def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
+    """Return setting to annotations with pictures, of those that are given."""
+    parts = {
+        "data.pretrain": config.pretrain,
+        "data.sft": config.sft,
+        "data.evaluation.captioning": config.evaluation.captioning,
+        "data.evaluation.multiple_choice": config.evaluation.multiple_choice,
+    }
+    return {setting: part for setting, part in parts.items() if part is not None}
 
 
 def _pictures(fetched: Fetched) -> Path:

@@ -152,7 +152,7 @@ class _ZipRoot:
             for member in by_name.get(rest.rpartition("/")[2], ())
             if member == rest or member.endswith(f"/{rest}")
         )
-        best = places.most_common(2)
+        best = sorted(places.items(), key=lambda place: (-place[1], place[0]))[:2]
         if len(best) == 2 and best[0][1] == best[1][1]:
             raise InputError(
                 f"{self.source.paths[0]} has pictures of the same names in {best[0][0]!r} and in {best[1][0]!r}: say in `inside` "

@@ -1,13 +1,13 @@
 """The download of data and of weights as stages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from components.download.config import DatasetConfig, WeightsConfig
-from components.download.fetched import Choice, Fetched, fetch_source
+from components.download.fetched import Fetched, Wanted, fetch_sources
 from components.errors import ConfigurationError, InputError
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
@@ -27,17 +27,16 @@ class _Sources:
     """Fetches what settings name, and remembers it."""
 
     def __init__(
-        self, context: RunContext, section: str, lock: str, transfer: TransferConfig, generated: tuple[str, ...]
+        self, context: RunContext, section: str, config: DatasetConfig | WeightsConfig, generated: tuple[str, ...]
     ) -> None:
-        self._context, self._transfer, self._generated = context, transfer, generated
-        self.lock = read_lock(lock, f"{section}.lock", transfer)
+        self._context, self._transfer, self._generated = context, config.transfer, generated
+        self.lock = read_lock(config.lock, f"{section}.lock", config.transfer)
         self.fetched: dict[str, Fetched] = {}
 
-    def fetch(self, uri: str, setting: str, choose: Choice | None = None) -> Fetched:
-        """Fetch the source of a setting."""
-        found = fetch_source(self._context, uri, setting, self._transfer, self.lock, choose, self._generated)
-        self.fetched[setting] = found
-        return found
+    def fetch(self, wanted: Sequence[Wanted]) -> dict[str, Fetched]:
+        """Fetch sources."""
+        self.fetched = fetch_sources(self._context, wanted, self._transfer, self.lock, self._generated)
+        return self.fetched
 
     @property
     def inputs(self) -> dict[str, Path | str]:
@@ -82,13 +81,13 @@ def run_download_dataset(context: RunContext, config: DatasetConfig) -> StageOut
 
         return _run(context, "download/dataset", DATASET_VERSION, {"source": SCENES}, config, draw)
 
-    from components.download.parts import folder_parts, named_parts
+    from components.download.parts import folder_parts, named_parts, named_sources
 
-    sources = _Sources(context, "data", config.lock, config.transfer, (SCENES, NAMED))
+    sources = _Sources(context, "data", config, (SCENES, NAMED))
     if config.source == NAMED:
-        parts = named_parts(config, sources.fetch)
+        parts = named_parts(config, sources.fetch(named_sources(config)))
     else:
-        found = sources.fetch(config.source, "data.source")
+        (found,) = sources.fetch([Wanted("data.source", config.source)]).values()
         if not found.is_folder:
             raise InputError(
                 f"data.source names {found.shown}, which is one file: name the folder that has annotations and pictures, or use "
@@ -124,7 +123,7 @@ def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path |
     """
     from components.download.weights import LANGUAGE, VISION, needed_files, place_model
 
-    sources = _Sources(context, "weights", config.lock, config.transfer, (RANDOM,))
+    sources = _Sources(context, "weights", config, (RANDOM,))
     given = {LANGUAGE: config.language_source, VISION: config.vision_source}
     random = [part for part, source in given.items() if source == RANDOM]
     if len(random) == len(given) and config.lock:
@@ -133,9 +132,13 @@ def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path |
         raise ConfigurationError(
             "weights.language_source random:// trains its tokenizer on the dataset: a raw dataset is needed."
         )
-    for part, source in given.items():
-        if part not in random:
-            sources.fetch(source, f"weights.{part}_source", needed_files(part))
+    sources.fetch(
+        [
+            Wanted(f"weights.{part}_source", source, needed_files(part))
+            for part, source in given.items()
+            if part not in random
+        ]
+    )
     inputs = sources.inputs | {f"weights.{part}_source": RANDOM for part in random}
     if LANGUAGE in random and raw is not None:
         inputs["raw"] = raw

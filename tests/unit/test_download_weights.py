@@ -167,6 +167,15 @@ def test_given_weights_are_linked(given: Path, weights: Path, tmp_path: Path) ->
     assert output.manifest.facts["vision"]["files"] == 2
 
 
+def test_random_language_model_beside_a_given_vision_tower(
+    given: Path, raw: Path, weights: Path, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"vision_source": (given / "vision").as_uri()})
+    found = run_download_weights(context(tmp_path), config, raw).folder
+    assert content(found) == content(weights)
+    assert (found / "vision" / "model.safetensors").samefile(given / "vision" / "model.safetensors")
+
+
 def test_links_of_a_hub_cache_are_followed(given: Path, weights: Path, tmp_path: Path) -> None:
     path = given / "language" / "model.safetensors"
     blob = path.rename(tmp_path / "blob")

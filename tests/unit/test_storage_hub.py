@@ -90,7 +90,7 @@ def test_token_reaches_the_hub_and_nobody_else(web: WebServer, tmp_path: Path, m
         names("hf://org/model")
     monkeypatch.setenv("HF_TOKEN", "hf_t0ken")
     with web_server() as store:  # the store under another name, as it is
-        for path, served in web.files.items():
+        for served in web.files.values():
             if served.redirect:
                 store.serve("/elsewhere", WEIGHTS)
                 served.redirect = store.url.replace("127.0.0.1", "localhost") + "/elsewhere"
