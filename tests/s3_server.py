@@ -78,7 +78,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30),
+        config=Config(retries={"total_max_attempts": 3}, connect_timeout=5, read_timeout=120),
     )
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)

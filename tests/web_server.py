@@ -1,13 +1,16 @@
 """A real HTTP server that misbehaves as it is told: cuts, stalls, throttles, lies about length, ignores ranges, refuses."""
 
+import base64
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 _BLOCK = 16 << 10
@@ -81,7 +84,7 @@ class WebServer:
         requests: What was asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[Request] = []
         self.lock = threading.Lock()
@@ -92,7 +95,12 @@ class WebServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if certificate is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def serve(self, path: str, content: bytes, **behaviour: Any) -> str:
@@ -112,9 +120,9 @@ class WebServer:
 
 
 @contextmanager
-def web_server() -> Iterator[WebServer]:
-    """Run a server for the block."""
-    server = WebServer()
+def web_server(certificate: Path | None = None) -> Iterator[WebServer]:
+    """Run a server for the block; with a certificate and its key in one file it speaks HTTPS."""
+    server = WebServer(certificate)
     try:
         yield server
     finally:
@@ -218,8 +226,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _allowed(self, served: Served) -> bool:
-        import base64
-
         given = self.headers.get("Authorization", "")
         basic = "Basic " + base64.b64encode(served.users.encode()).decode()
         return (not served.users or given == basic) and (not served.bearer or given == f"Bearer {served.bearer}")

@@ -147,7 +147,7 @@ class HttpFile:
         if self._watched and _validator(response) != self.facts.validator:
             raise SourceChanged("its ETag or time of change is another")
         if not self.facts.ranges:
-            length = self._length(response)
+            length = self._length(response, self.facts.size)
             if None not in (self.facts.size, length) and length != self.facts.size:
                 raise SourceChanged(f"its size is {length}, it was {self.facts.size}")
             return length
@@ -176,15 +176,17 @@ class HttpFile:
                 if _content_range(response)[2] == 0:  # an empty file has no first byte
                     return FileFacts(0, _validator(response))
                 raise InputError(f"{self.shown} can't be fetched: the server refuses to send its first byte.")
-            size = self._length(response) if response.status_code == requests.codes.ok else None
+            size = self._length(response, None) if response.status_code == requests.codes.ok else None
             return FileFacts(size, _validator(response), ranges=False)
 
-    def _length(self, response: requests.Response) -> int | None:
+    def _length(self, response: requests.Response, known: int | None) -> int | None:
         """Return how many bytes a whole file has; None where the end is marked instead."""
         length = response.headers.get("Content-Length")
         if length is not None:
             return int(length)
         if response.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            if known is not None:
+                return known
             raise InputError(
                 f"{self.shown}: the server does not say how long the file is, so that a cut could not be noticed. "
                 "Use another server."

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import boto3
 import botocore
@@ -119,8 +118,7 @@ def list_s3(uri: SourceUri, config: TransferConfig) -> Listing:
         ConfigurationError: The environment's AWS settings are incomplete.
     """
     client = S3Client(config)
-    parts = urlsplit(uri.full)
-    bucket, key = parts.netloc, unquote(parts.path).lstrip("/")
+    bucket, _, key = uri.full.removeprefix("s3://").partition("/")
     if key and not key.endswith("/"):
         head = patiently(lambda: _head_or_none(client, bucket, key, uri.shown), uri.shown, config)
         if head is not None:

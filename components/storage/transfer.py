@@ -81,7 +81,8 @@ class _Fetched:
         """Bytes that are there."""
         if self.finished_bytes >= 0:
             return self.finished_bytes
-        return self._partial.received if self._partial else self.held
+        partial = self._partial  # another thread may close it meanwhile
+        return partial.received if partial else self.held
 
     def pieces(self) -> list[_Piece]:
         """Return what has to be read."""

@@ -48,7 +48,8 @@ class SourceUri:
     @property
     def name(self) -> str:
         """Last part of the path; empty where the URI ends with a slash."""
-        return unquote(urlsplit(self.shown).path).rpartition("/")[2]
+        name = self.shown.rpartition("/")[2]
+        return unquote(name) if self.scheme in ("file", "http", "https") else name
 
 
 def read_uri(text: str, setting: str, also: Sequence[str] = ()) -> SourceUri:
@@ -88,8 +89,8 @@ def read_uri(text: str, setting: str, also: Sequence[str] = ()) -> SourceUri:
 def shown_uri(text: str) -> str:
     """Return a URI without what may be secret: user, password, query, fragment."""
     parts = urlsplit(text)
-    if parts.scheme == "hf":
-        return text  # `@` stands before a revision
+    if parts.scheme in ("hf", "s3"):
+        return text  # `@` stands before a revision; a key may hold `?` and `#`
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -101,7 +102,7 @@ def without_secrets(text: str) -> str:
 def _refuse_secrets(text: str) -> str:
     """Refuse a setting that holds a secret itself; variables that name one are kept as they are."""
     parts = urlsplit(text)
-    if parts.scheme == "hf":
+    if parts.scheme in ("hf", "s3"):
         return text
     literal = _VARIABLE.sub("", parts.netloc.rpartition("@")[0])
     keys = [key for key, value in parse_qsl(parts.query) if _VARIABLE.sub("", value) and _SECRET_KEY.search(key)]

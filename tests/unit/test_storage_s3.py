@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         server.client.create_bucket(Bucket="data")
         put = server.client.put_object
         put(Bucket="data", Key="set/captions.json", Body=b"[]")
-        put(Bucket="data", Key="set/deep/er/a b+c.txt", Body=b"odd name")
+        put(Bucket="data", Key="set/deep/er/a b+c%20?.txt", Body=b"odd name")
         put(Bucket="data", Key="set/empty", Body=b"")
         put(Bucket="data", Key="settings.txt", Body=b"beside the folder")
         _upload_in_parts(server, "set/images.zip", BIG)
@@ -64,13 +64,17 @@ def test_object_that_was_uploaded_in_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["s3://data/set", "s3://data/set/"])
 def test_everything_below_a_prefix(uri: str, tmp_path: Path) -> None:
-    expected = {"captions.json": b"[]", "deep/er/a b+c.txt": b"odd name", "empty": b"", "images.zip": BIG}
+    expected = {"captions.json": b"[]", "deep/er/a b+c%20?.txt": b"odd name", "empty": b"", "images.zip": BIG}
     assert fetch(uri, tmp_path) == expected
+
+
+def test_odd_name(tmp_path: Path) -> None:
+    assert fetch("s3://data/set/deep/er/a b+c%20?.txt", tmp_path) == {"a b+c%20?.txt": b"odd name"}
 
 
 def test_whole_bucket(tmp_path: Path) -> None:
     names = {file.name for file in list_source(read_uri("s3://data", "s"), QUICK).files}
-    assert names == {"set/captions.json", "set/deep/er/a b+c.txt", "set/empty", "set/images.zip", "settings.txt"}
+    assert names == {"set/captions.json", "set/deep/er/a b+c%20?.txt", "set/empty", "set/images.zip", "settings.txt"}
 
 
 def test_begun_objects_go_on(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
