@@ -14,7 +14,8 @@ def open_run(
     run_name: str,
     workspace: str,
     data_source: str,
-    weights_source: str,
+    language_source: str,
+    vision_source: str,
     pretrain_iterations: int,
     sft_iterations: int,
     pretrain_global_batch_size: int,
@@ -60,7 +61,8 @@ def open_run(
         run_name: Name of the run that people see.
         workspace: Root folder of all stage outputs.
         data_source: Where the dataset comes from.
-        weights_source: Where the weights come from.
+        language_source: Where the language model comes from.
+        vision_source: Where the vision tower comes from.
         pretrain_iterations: Optimizer steps of pretraining.
         sft_iterations: Optimizer steps of fine-tuning.
         pretrain_global_batch_size: Samples per step of pretraining.
@@ -84,7 +86,8 @@ def open_run(
         "run_name": run_name,
         "workspace": workspace,
         "data_source": data_source,
-        "weights_source": weights_source,
+        "language_source": language_source,
+        "vision_source": vision_source,
         "pretrain_iterations": pretrain_iterations,
         "sft_iterations": sft_iterations,
         "pretrain_global_batch_size": pretrain_global_batch_size,

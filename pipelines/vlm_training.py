@@ -53,7 +53,8 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         run_name: str = ui_default(config, "run_name"),
         workspace: str = ui_default(config, "workspace"),
         data_source: str = ui_default(config, "data_source"),
-        weights_source: str = ui_default(config, "weights_source"),
+        language_source: str = ui_default(config, "language_source"),
+        vision_source: str = ui_default(config, "vision_source"),
         pretrain_iterations: int = ui_default(config, "pretrain_iterations"),
         sft_iterations: int = ui_default(config, "sft_iterations"),
         pretrain_global_batch_size: int = ui_default(config, "pretrain_global_batch_size"),
@@ -74,7 +75,8 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             run_name: Name of the run that people see, also in MLflow.
             workspace: Root folder of all stage outputs; on a cluster the mount path of the volume.
             data_source: Where the dataset comes from, as "hf://owner/name" or "file:///folder".
-            weights_source: Where the language model comes from, likewise.
+            language_source: Where the language model comes from, likewise.
+            vision_source: Where the vision tower comes from, likewise.
             pretrain_iterations: Optimizer steps of pretraining.
             sft_iterations: Optimizer steps of fine-tuning.
             pretrain_global_batch_size: Samples per step of pretraining over all GPUs.
@@ -98,7 +100,8 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                     run_name=run_name,
                     workspace=workspace,
                     data_source=data_source,
-                    weights_source=weights_source,
+                    language_source=language_source,
+                    vision_source=vision_source,
                     pretrain_iterations=pretrain_iterations,
                     sft_iterations=sft_iterations,
                     pretrain_global_batch_size=pretrain_global_batch_size,

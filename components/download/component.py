@@ -7,11 +7,11 @@ from components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]):
-    """Draw scenes, or take in a folder of captioned pictures, and hold some pictures out for evaluation.
+    """Draw scenes, or fetch captioned pictures and conversations, and hold some pictures out for evaluation.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Source of the data, seed, counts.
+        settings: Sources of the data, seed, counts.
         raw: The raw dataset: pictures, captions, conversations, held-out ground truth.
     """
     from components.download.config import DatasetConfig
@@ -27,11 +27,11 @@ def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def download_weights(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]):
-    """Make small random models, or take in pretrained ones in Hugging Face layout.
+    """Make small random models, or fetch pretrained ones in Hugging Face layout.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Source of the weights; for random ones the models' shapes and the vocabulary.
+        settings: Sources of the weights; for random ones the models' shapes and the vocabulary.
         raw: The raw dataset; a random model's tokenizer is trained on its text.
         weights: Language and vision model with the tokenizer.
     """

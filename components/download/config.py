@@ -1,8 +1,12 @@
 """Settings of the download stages."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.download.multiple_choice import AnswerForm
+from components.storage.config import TransferConfig
+from components.storage.uri import Source
 
 
 class ScenesConfig(BaseModel):
@@ -32,10 +36,11 @@ class ScenesConfig(BaseModel):
 
 
 class FolderConfig(BaseModel):
-    """How a folder in LLaVA's layout is taken in (source `file://`).
+    """How a dataset in LLaVA's layout is taken in (every source but `scenes://`).
 
     Attributes:
-        held_out_pictures: Pictures that are taken out of training for evaluation.
+        held_out_pictures: Pictures that are taken out of training for evaluation, where the source has no evaluation
+            data of its own.
         max_reject_share: Largest share of entries that may be unusable (no caption, no such picture, another layout)
             before the stage fails. Rejected entries are listed in `rejects.jsonl`.
         licence: Licence of the data, for `dataset.json`.
@@ -50,27 +55,96 @@ class FolderConfig(BaseModel):
     answer_form: AnswerForm = "letter"
 
 
-class DatasetConfig(BaseModel):
-    """Where the data comes from.
+class PictureSource(BaseModel):
+    """Where the pictures are whose names begin with a prefix.
 
     Attributes:
-        source: `scenes://` (drawn by this stage) or `file:///FOLDER` (a folder in LLaVA-Pretrain's layout).
-        name: Name of the dataset in reports.
-        seed: Seed of the scenes, of what is held out, and of derived questions.
-        scenes: Settings of `scenes://`.
-        folder: Settings of `file://`.
-        sha256: Expected SHA-256 by file name in the source folder (`{"images.zip": "..."}`): the stage fails when a
-            file is another. Empty for no check.
+        uri: A zip (used as it is, neither unpacked nor written again), or a folder of pictures (packed into a zip).
+        prefix: What the names in the annotations begin with, as "coco/train2017/". A name belongs to the longest one.
+        inside: What stands in the zip instead of the prefix, as "train2017/"; left out, it is found by looking.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str = "scenes://"
+    uri: Source
+    prefix: str = Field(default="", pattern=r"^([^/].*/)?$")
+    inside: str | None = Field(default=None, pattern=r"^([^/].*/)?$")
+
+
+class AnnotatedSource(BaseModel):
+    """Annotations and their pictures, from places of their own.
+
+    Attributes:
+        annotations: URI of the annotations' file.
+        images: Where the pictures are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    annotations: Source
+    images: tuple[PictureSource, ...] = ()
+
+
+class EvaluationSources(BaseModel):
+    """Evaluation data; what is left out is made of held-out pictures and their captions.
+
+    Attributes:
+        captioning: Captions in COCO's layout. Pictures without a file name (as in the Karpathy files) are found by the
+            number at the end of their name.
+        multiple_choice: Questions as in `multiple_choice.jsonl` of a raw dataset folder.
+        mmmu: Questions in MMMU's layout instead: a folder, or dataset of the hub, with parquet files of the validation
+            split.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    captioning: AnnotatedSource | None = None
+    multiple_choice: AnnotatedSource | None = None
+    mmmu: Source = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mmmu and self.multiple_choice is not None:
+            raise ValueError("give mmmu or multiple_choice, not both: each is the questions of the run")
+        return self
+
+
+class DatasetConfig(BaseModel):
+    """Where the data comes from.
+
+    Attributes:
+        source: `scenes://` (drawn by this stage); a folder in LLaVA-Pretrain's layout as `file:///FOLDER`,
+            `s3://BUCKET/PREFIX`, `hf://datasets/ORG/NAME` or `https://HOST/FOLDER/` (this one with a lock file);
+            or `named://`: what `pretrain`, `sft` and `evaluation` name.
+        name: Name of the dataset in reports.
+        seed: Seed of the scenes, of what is held out, and of derived questions.
+        scenes: Settings of `scenes://`.
+        folder: Settings of all other sources.
+        pretrain: Captions (source `named://`).
+        sft: Conversations (source `named://`); left out, they are derived from the captions.
+        evaluation: Evaluation data (source `named://`).
+        lock: URI of a lock file that the sources must agree with, as a download leaves it; empty for no check.
+        transfer: How files are fetched.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Source = "scenes://"
     name: str = "scenes"
     seed: int = 0
     scenes: ScenesConfig = ScenesConfig()
     folder: FolderConfig = FolderConfig()
-    sha256: dict[str, str] = {}
+    pretrain: AnnotatedSource | None = None
+    sft: AnnotatedSource | None = None
+    evaluation: EvaluationSources = EvaluationSources()
+    lock: Source = ""
+    transfer: TransferConfig = TransferConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source == "named://" and self.pretrain is None:
+            raise ValueError("source is named://, so pretrain must name annotations and images")
+        return self
 
 
 class RandomLanguageConfig(BaseModel):
@@ -131,8 +205,12 @@ class WeightsConfig(BaseModel):
     """Where the language and the vision model come from.
 
     Attributes:
-        source: `random://` (freshly initialised, for models that learn everything here) or `file:///FOLDER`, a folder
-            with `language/` and `vision/` in Hugging Face layout.
+        language_source: `random://` (freshly initialised, for models that learn everything here) or a model in Hugging
+            Face layout: `hf://ORG/NAME[@REVISION]`, `file:///FOLDER`, `s3://BUCKET/PREFIX`, or `https://HOST/FOLDER/` with
+            a lock file.
+        vision_source: The same for the vision tower, or a single file of OpenAI's (`.../ViT-L-14-336px.pt`).
+        lock: URI of a lock file that the sources must agree with, as a download leaves it; empty for no check.
+        transfer: How files are fetched.
         seed: Seed of random weights.
         language: Shape of the language model (source `random://`); its vocabulary follows from the tokenizer.
         vision: Shape of the vision tower (source `random://`).
@@ -142,7 +220,10 @@ class WeightsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str = "random://"
+    language_source: Source = "random://"
+    vision_source: Source = "random://"
+    lock: Source = ""
+    transfer: TransferConfig = TransferConfig()
     seed: int = 0
     language: RandomLanguageConfig = RandomLanguageConfig()
     vision: RandomVisionConfig = RandomVisionConfig()

@@ -87,6 +87,7 @@ def write_scenes(config: ScenesConfig, seed: int, name: str, folder: Path, progr
         "licence": LICENCE,
         "settings": config.model_dump(),
         "counts": facts,
+        "image_roots": [layout.image_root()],
         "held_out_combinations": sorted(held_out),
     }
     write_json(folder / layout.DESCRIPTION, description)

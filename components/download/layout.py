@@ -14,6 +14,7 @@ PRETRAIN = "pretrain.json"
 SFT = "sft.json"
 CAPTIONING = "captioning.json"
 MULTIPLE_CHOICE = "multiple_choice.jsonl"
+OPEN_QUESTIONS = "open_questions.jsonl"
 DESCRIPTION = "dataset.json"
 REJECTS = "rejects.jsonl"
 
@@ -24,6 +25,20 @@ _UNIX = 3
 _READABLE = 0o644 << 16
 
 Entry = dict[str, Any]
+
+
+def image_root(prefix: str = "", source: str = PICTURES, inside: str = "") -> dict[str, str]:
+    """Return an entry of `image_roots` in `dataset.json`.
+
+    A picture belongs to the root with the longest prefix that its name in the annotations begins with, and is stored
+    under `inside` and the rest of its name.
+
+    Args:
+        prefix: What the names begin with.
+        source: Zip or folder, relative to the raw dataset folder.
+        inside: What stands there instead of the prefix.
+    """
+    return {"prefix": prefix, "source": source, "inside": inside}
 
 
 def entry(identifier: str, image: str, turns: Iterable[tuple[str, str]]) -> Entry:

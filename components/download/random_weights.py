@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,15 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>")
 _UNKNOWN, _BEGIN, _END, _PADDING = "<unk>", "<s>", "</s>", "<pad>"
 
 
-def write_random_weights(config: WeightsConfig, raw: Path, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Write `language/` and `vision/` in Hugging Face layout; the same arguments give the same bytes.
+def write_random_weights(
+    config: WeightsConfig, parts: Collection[str], raw: Path | None, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write `language/`, `vision/` or both in Hugging Face layout; the same arguments give the same bytes.
 
     Args:
         config: The models' shapes, the vocabulary, the seed.
-        raw: Raw dataset folder whose text the tokenizer is trained on.
+        parts: Which of the two.
+        raw: Raw dataset folder whose text the tokenizer is trained on; needed for the language model.
         folder: Where to write; existing files are replaced.
         progress: Told what is being done.
 
@@ -38,18 +41,20 @@ def write_random_weights(config: WeightsConfig, raw: Path, folder: Path, progres
         ConfigurationError: The shapes do not fit together.
         InputError: The dataset has no text.
     """
-    progress.start("training the tokenizer", None, "texts")
-    tokenizer = train_tokenizer(raw, config.vocabulary)
-    for part in (LANGUAGE, VISION):
+    facts: dict[str, Any] = {}
+    for part in parts:
         shutil.rmtree(folder / part, ignore_errors=True)
-    _save_tokenizer(tokenizer, folder / LANGUAGE)
-    progress.start("initialising models", None, "models")
-    tokens = tokenizer.get_vocab_size()
-    return {
-        "tokens": tokens,
-        "language_parameters": _write_language(config, tokens, folder / LANGUAGE),
-        "vision_parameters": _write_vision(config, folder / VISION),
-    }
+    if LANGUAGE in parts:
+        assert raw is not None  # the stage sees to that
+        progress.start("training the tokenizer", None, "texts")
+        tokenizer = train_tokenizer(raw, config.vocabulary)
+        _save_tokenizer(tokenizer, folder / LANGUAGE)
+        progress.start("initialising models", None, "models")
+        tokens = tokenizer.get_vocab_size()
+        facts |= {"tokens": tokens, "language_parameters": _write_language(config, tokens, folder / LANGUAGE)}
+    if VISION in parts:
+        facts["vision_parameters"] = _write_vision(config, folder / VISION)
+    return facts
 
 
 def train_tokenizer(raw: Path, vocabulary: int) -> "Tokenizer":

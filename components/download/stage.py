@@ -1,92 +1,171 @@
 """The download of data and of weights as stages."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from components.download.config import DatasetConfig, WeightsConfig
-from components.download.sources import check_lock, folder_identity, split_source
-from components.errors import ConfigurationError
+from components.download.fetched import Fetched, Wanted, fetch_sources
+from components.errors import ConfigurationError, InputError
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
+from components.storage.checksum import content_key
+from components.storage.config import TransferConfig
+from components.storage.lock import LOCK_NAME, read_lock, write_lock
 
-DATASET_VERSION = 1
-WEIGHTS_VERSION = 1
+DATASET_VERSION = 2
+WEIGHTS_VERSION = 2
+
+SCENES = "scenes://"
+NAMED = "named://"
+RANDOM = "random://"
+
+
+class _Sources:
+    """Fetches what settings name, and remembers it."""
+
+    def __init__(
+        self, context: RunContext, section: str, config: DatasetConfig | WeightsConfig, generated: tuple[str, ...]
+    ) -> None:
+        self._context, self._transfer, self._generated = context, config.transfer, generated
+        self.lock = read_lock(config.lock, f"{section}.lock", config.transfer)
+        self.fetched: dict[str, Fetched] = {}
+
+    def fetch(self, wanted: Sequence[Wanted]) -> dict[str, Fetched]:
+        """Fetch sources."""
+        self.fetched = fetch_sources(self._context, wanted, self._transfer, self.lock, self._generated)
+        return self.fetched
+
+    @property
+    def inputs(self) -> dict[str, Path | str]:
+        """What the stage's key depends on."""
+        inputs: dict[str, Path | str] = {setting: found.identity for setting, found in self.fetched.items()}
+        if self.lock is not None:
+            inputs["lock"] = content_key(self.lock.model_dump(mode="json"))
+        return inputs
+
+    def check(self, work: StageWork) -> None:
+        """Compare all files with the lock, and leave a lock file of what was fetched."""
+        for found in self.fetched.values():
+            found.check(self.lock, work.progress)
+        locked = {setting: entry for setting, found in self.fetched.items() if (entry := found.locked()) is not None}
+        if locked:
+            write_lock(work.folder / LOCK_NAME, locked)
 
 
 def run_download_dataset(context: RunContext, config: DatasetConfig) -> StageOutput:
-    """Draw scenes, or take in a folder in LLaVA-Pretrain's layout.
+    """Draw scenes, or take in a dataset in LLaVA's layout from wherever it is.
 
     Args:
         context: The pipeline run.
-        config: The source and its settings.
+        config: The sources and their settings.
 
     Returns:
         A raw dataset folder: pictures, captioning entries, conversations, held-out captions and questions.
 
     Raises:
-        ConfigurationError: The source is of a kind that this version does not know, or a setting does not fit it.
-        InputError: The folder's content is missing, broken or of another layout.
+        ConfigurationError: A URI or the environment can't work, or a setting does not fit the source.
+        InputError: A source is missing, forbidden, broken or of another layout.
+        StageError: A source can't be reached, or the disk is too small.
     """
-    source = split_source(config.source, "data.source", "scenes")
-    if source is None and config.sha256:
-        raise ConfigurationError("data.sha256 locks the files of a file:// source; scenes:// has none. Remove it.")
+    if config.source == SCENES:
+        if config.lock:
+            raise ConfigurationError("data.lock locks the files of a source; scenes:// has none. Remove it.")
 
-    def body(work: StageWork) -> dict[str, Any]:
-        if source is None:
+        def draw(work: StageWork) -> dict[str, Any]:
             from components.download.dataset import write_scenes
 
             return write_scenes(config.scenes, config.seed, config.name, work.folder, work.progress)
-        from components.download.folder import write_folder
 
-        check_lock(source, config.sha256, "data.sha256")
-        return write_folder(source, config.folder, config.seed, config.name, work.folder, work.progress)
+        return _run(context, "download/dataset", DATASET_VERSION, {"source": SCENES}, config, draw)
 
-    identity = config.source if source is None else folder_identity(source)
-    return run_stage(
-        context,
-        stage="download/dataset",
-        version=DATASET_VERSION,
-        inputs={"source": identity},
-        settings=config,
-        body=body,
-    )
+    from components.download.parts import folder_parts, named_parts, named_sources
+
+    sources = _Sources(context, "data", config, (SCENES, NAMED))
+    if config.source == NAMED:
+        parts = named_parts(config, sources.fetch(named_sources(config)))
+    else:
+        (found,) = sources.fetch([Wanted("data.source", config.source)]).values()
+        if not found.is_folder:
+            raise InputError(
+                f"data.source names {found.shown}, which is one file: name the folder that has annotations and pictures, or use "
+                f"{NAMED} and name them one by one."
+            )
+        parts = folder_parts(found.folder, found.shown)
+
+    def take_in(work: StageWork) -> dict[str, Any]:
+        from components.download.intake import write_dataset
+
+        sources.check(work)
+        return write_dataset(parts, config.folder, config.seed, config.name, work.folder, work.progress)
+
+    return _run(context, "download/dataset", DATASET_VERSION, sources.inputs, config, take_in)
 
 
 def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path | None = None) -> StageOutput:
-    """Make random weights and a tokenizer of the dataset's text, or take in Hugging Face folders.
+    """Make random weights and a tokenizer of the dataset's text, or fetch models in Hugging Face layout.
 
     Args:
         context: The pipeline run.
-        config: The source and its settings.
+        config: The sources and their settings.
         raw: Finished raw dataset folder, whose text a `random://` tokenizer is trained on; not read otherwise.
 
     Returns:
         A folder with `language/` (weights and tokenizer) and `vision/`.
 
     Raises:
-        ConfigurationError: The source is of a kind that this version does not know, or a model setting is not one of
-            transformers', or `random://` comes without a dataset.
-        InputError: A folder lacks a file.
+        ConfigurationError: A URI or the environment can't work, a model setting is not one of transformers', or
+            `random://` comes without a dataset.
+        InputError: A source is missing, forbidden or broken, or lacks a file.
+        StageError: A source can't be reached, or the disk is too small.
     """
-    source = split_source(config.source, "weights.source", "random")
-    inputs: dict[str, Path | str] = {"source": config.source if source is None else folder_identity(source)}
-    if source is None:
-        if raw is None:
-            raise ConfigurationError(
-                "weights.source random:// trains its tokenizer on the dataset: a raw dataset is needed."
-            )
+    from components.download.weights import LANGUAGE, VISION, needed_files, place_model
+
+    sources = _Sources(context, "weights", config, (RANDOM,))
+    given = {LANGUAGE: config.language_source, VISION: config.vision_source}
+    random = [part for part, source in given.items() if source == RANDOM]
+    if len(random) == len(given) and config.lock:
+        raise ConfigurationError("weights.lock locks the files of a source; random:// has none. Remove it.")
+    if LANGUAGE in random and raw is None:
+        raise ConfigurationError(
+            "weights.language_source random:// trains its tokenizer on the dataset: a raw dataset is needed."
+        )
+    sources.fetch(
+        [
+            Wanted(f"weights.{part}_source", source, needed_files(part))
+            for part, source in given.items()
+            if part not in random
+        ]
+    )
+    inputs = sources.inputs | {f"weights.{part}_source": RANDOM for part in random}
+    if LANGUAGE in random and raw is not None:
         inputs["raw"] = raw
 
     def body(work: StageWork) -> dict[str, Any]:
-        if source is not None:
-            from components.download.weights import link_weights
+        sources.check(work)
+        facts: dict[str, Any] = {}
+        if random:
+            from components.download.random_weights import write_random_weights
 
-            return link_weights(source, work.folder)
-        from components.download.random_weights import write_random_weights
+            facts |= write_random_weights(config, random, raw, work.folder, work.progress)
+        for part in given:
+            if part not in random:
+                facts[part] = place_model(sources.fetched[f"weights.{part}_source"], part, work.folder, work.progress)
+        return facts
 
-        assert raw is not None  # checked above
-        return write_random_weights(config, raw, work.folder, work.progress)
+    return _run(context, "download/weights", WEIGHTS_VERSION, inputs, config, body)
 
-    return run_stage(
-        context, stage="download/weights", version=WEIGHTS_VERSION, inputs=inputs, settings=config, body=body
-    )
+
+def _run(
+    context: RunContext,
+    stage: str,
+    version: int,
+    inputs: Mapping[str, Path | str],
+    config: DatasetConfig | WeightsConfig,
+    body: Any,
+) -> StageOutput:
+    # How files are fetched changes nothing of what comes out.
+    settings: BaseModel = config.model_copy(update={"transfer": TransferConfig()})
+    return run_stage(context, stage=stage, version=version, inputs=inputs, settings=settings, body=body)

@@ -1,19 +1,30 @@
-"""Source `file://`: language and vision model in Hugging Face layout."""
+"""Pretrained models: which files of a repository are needed, checked and put in place."""
 
 import json
-import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.download.fetched import Choice, Fetched
 from components.errors import InputError
+from components.stage.progress import Progress
+from components.storage.transfer import link_or_copy
 
 LANGUAGE = "language"
 VISION = "vision"
+OPENAI_SUFFIX = ".pt"
 
 _CONFIG = "config.json"
-_WEIGHTS = "model*.safetensors"
-_INDEX = "model.safetensors.index.json"
+_INDEX_SUFFIX = ".index.json"
+# In order of preference: shards with their index, or one file; never pickles where there are safetensors.
+_WEIGHTS = (
+    (r"model-\d+-of-\d+\.safetensors", "model.safetensors.index.json"),
+    (r"model\.safetensors", ""),
+    (r"pytorch_model-\d+-of-\d+\.bin", "pytorch_model.bin.index.json"),
+    (r"pytorch_model\.bin", ""),
+)
 _REQUIRED = {LANGUAGE: (_CONFIG, "tokenizer.json"), VISION: (_CONFIG,)}
 _OPTIONAL = (
     "tokenizer_config.json",
@@ -27,59 +38,75 @@ _OPTIONAL = (
 )
 
 
-def link_weights(source: Path, folder: Path) -> dict[str, Any]:
-    """Hard-link (copy across file systems) the models' files.
+def needed_files(part: str) -> Choice:
+    """Return what picks the needed files of a model: configuration, tokenizer, and its weights in one format.
 
     Args:
-        source: Folder with `language/` and `vision/`.
-        folder: Where to write; existing files are replaced.
+        part: "language" or "vision".
+    """
+
+    def choose(names: Sequence[str], shown: str) -> Sequence[str]:
+        single = [name for name in names if name.endswith(OPENAI_SUFFIX)]
+        if part == VISION and len(names) == 1 and single:
+            return single
+        for name in _REQUIRED[part]:
+            if name not in names:
+                raise InputError(f"{shown}/{name} is missing: expected a model in Hugging Face layout in {shown}.")
+        weights = _weights(names)
+        if not weights:
+            kinds = "model*.safetensors and no pytorch_model*.bin"
+            more = f", and is not one {OPENAI_SUFFIX} file" if part == VISION else ""
+            raise InputError(
+                f"{shown} has no {kinds}{more}. Load the model with transformers and store it with save_pretrained, which "
+                "writes safetensors."
+            )
+        optional = [name for name in _OPTIONAL if name in names]
+        return [*_REQUIRED[part], *weights, *optional]
+
+    return choose
+
+
+def place_model(fetched: Fetched, part: str, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Give a model's files a second name in the stage folder (copies across file systems).
+
+    Args:
+        fetched: The needed files.
+        part: "language" or "vision".
+        folder: The stage folder; existing files of the part are replaced.
+        progress: Told how far copies are.
 
     Returns:
-        Facts: files and bytes of each model.
+        Facts: source, files and bytes.
 
     Raises:
-        InputError: A model lacks a file.
+        InputError: An index names files that are not there.
     """
-    facts: dict[str, Any] = {}
-    for part, required in _REQUIRED.items():
-        files = _model_files(source / part, required)
-        shutil.rmtree(folder / part, ignore_errors=True)
-        (folder / part).mkdir(parents=True)
-        for path in files:
-            _link(path, folder / part / path.name)
-        facts[part] = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-    return facts
+    for name in fetched.names:
+        if name.endswith(_INDEX_SUFFIX):
+            _check_index(fetched, name)
+    shutil.rmtree(folder / part, ignore_errors=True)
+    for name in fetched.names:
+        link_or_copy(fetched.folder / name, folder / part / name, progress)
+    size = sum(path.stat().st_size for path in fetched.paths)
+    return {"source": fetched.shown, "files": len(fetched.names), "bytes": size}
 
 
-def _model_files(folder: Path, required: tuple[str, ...]) -> list[Path]:
-    for name in required:
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing: expected a model in Hugging Face layout in {folder}.")
-    weights = sorted(folder.glob(_WEIGHTS))
-    if not weights:
-        raise InputError(
-            f"{folder} has no {_WEIGHTS}. Load the model with transformers and store it with save_pretrained, which writes safetensors."
-        )
-    index = [folder / _INDEX] if (folder / _INDEX).is_file() else []
-    for path in index:
-        missing = _indexed(path) - {weight.name for weight in weights}
-        if missing:
-            raise InputError(
-                f"{folder} lacks {', '.join(sorted(missing))}, which {_INDEX} names. Download the model again."
-            )
-    optional = [folder / name for name in _OPTIONAL if (folder / name).is_file()]
-    return [*(folder / name for name in required), *weights, *index, *optional]
+def _weights(names: Sequence[str]) -> list[str]:
+    for pattern, index in _WEIGHTS:
+        found = sorted(name for name in names if re.fullmatch(pattern, name))
+        if index and index in names:
+            return [*found, index]
+        if found and not index:
+            return found
+    return []
 
 
-def _indexed(path: Path) -> set[str]:
+def _check_index(fetched: Fetched, name: str) -> None:
+    path = fetched.folder / name
     try:
-        return set(json.loads(path.read_bytes())["weight_map"].values())
+        named = set(json.loads(path.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is not an index of safetensors files: {error!r}. Download it again.") from error
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)  # a hub cache holds symbolic links
-    except OSError:
-        shutil.copyfile(source, target)
+        raise InputError(f"{path} is not an index of weight files: {error!r}. Download it again.") from error
+    missing = sorted(named - set(fetched.names))
+    if missing:
+        raise InputError(f"{fetched.shown} lacks {', '.join(missing)}, which {name} names. Download the model again.")

@@ -1,1 +1,1 @@
-"""Local files: atomic writes, checksums, and the content-keyed workspace."""
+"""Files here and elsewhere: atomic writes, checksums, and fetching from web servers, S3 and the Hugging Face hub."""

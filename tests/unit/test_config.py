@@ -32,7 +32,6 @@ FREE_MAPPINGS = {
     "cluster.job.annotations",
     "cluster.job.environment",
     "cluster.job.resources",
-    "data.sha256",
 }
 
 

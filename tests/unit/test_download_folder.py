@@ -1,4 +1,4 @@
-"""Source file://: any folder in LLaVA-Pretrain's layout."""
+"""Folders in LLaVA-Pretrain's layout as a source."""
 
 import hashlib
 import io
@@ -16,14 +16,17 @@ from PIL import Image
 
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, FolderConfig, ScenesConfig
-from components.download.folder import write_folder
+from components.download.intake import write_dataset
 from components.download.multiple_choice import LETTERS, multiple_choice_prompt
-from components.download.sources import folder_identity
+from components.download.parts import folder_parts
 from components.download.stage import run_download_dataset
 from components.errors import InputError
 from components.stage.context import RunContext
 from components.stage.progress import Progress
 from components.stage.runner import StageOutput
+from components.storage.config import TransferConfig
+from components.storage.listing import list_source, listing_identity
+from components.storage.uri import read_uri
 
 PROMPT = "Render a clear and concise summary of the photo."
 
@@ -59,9 +62,9 @@ def make_folder(folder: Path, entries: list[Any], *, zipped: bool = True, prefix
 
 def download(source: Path, workspace: Path, *, held_out: int = 6, **more: Any) -> StageOutput:
     context = RunContext(run_id="t", run_name="t", workspace=workspace)
-    locks = more.pop("sha256", {})
+    lock = more.pop("lock", "")
     folder = FolderConfig(held_out_pictures=held_out, **more)
-    return run_download_dataset(context, DatasetConfig(source=source.as_uri(), folder=folder, sha256=locks))
+    return run_download_dataset(context, DatasetConfig(source=source.as_uri(), folder=folder, lock=lock))
 
 
 def load(path: Path) -> Any:
@@ -163,15 +166,18 @@ def test_finished_work_is_reused_until_the_source_changes(source: Path, tmp_path
 
 
 def test_identity_sees_every_kind_of_change(source: Path) -> None:
-    seen = {folder_identity(source)}
+    def identity() -> str:
+        return listing_identity(list_source(read_uri(source.as_uri(), "s"), TransferConfig()).files)
+
+    seen = {identity()}
     (source / "extra.txt").write_text("a")
     os.utime(source / "extra.txt", ns=(0, 0))
-    seen.add(folder_identity(source))
+    seen.add(identity())
     (source / "extra.txt").write_text("bc")
     os.utime(source / "extra.txt", ns=(0, 0))
-    seen.add(folder_identity(source))
+    seen.add(identity())
     (source / "extra.txt").rename(source / "other.txt")
-    seen.add(folder_identity(source))
+    seen.add(identity())
     assert len(seen) == 4
 
 
@@ -192,6 +198,8 @@ def test_a_raw_dataset_folder_is_itself_a_source(tmp_path: Path) -> None:
     again = download(raw, tmp_path / "again").folder
     for name in ("captioning.json", "multiple_choice.jsonl", "pretrain.json", "sft.json"):
         assert (again / name).read_bytes() == (raw / name).read_bytes()
+    for folder in (raw, again):
+        assert load(folder / "dataset.json")["image_roots"] == [{"prefix": "", "source": "images.zip", "inside": ""}]
 
 
 @pytest.mark.parametrize("name", ["captioning.json", "multiple_choice.jsonl"])
@@ -327,8 +335,13 @@ def test_annotations_of_another_form(text: str, message: str, source: Path, tmp_
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match="does not exist on this machine"):
         download(tmp_path / "nowhere", tmp_path)
+
+
+def test_file_instead_of_a_folder(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="which is one file"):
+        download(source / "images.zip", tmp_path)
 
 
 def test_more_held_out_than_half(source: Path, tmp_path: Path) -> None:
@@ -343,13 +356,35 @@ def test_captions_that_are_all_the_same(tmp_path: Path) -> None:
         download(source, tmp_path)
 
 
+def lock_file(folder: Path, files: dict[str, Path]) -> str:
+    entries = {
+        name: {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in files.items()
+    }
+    path = folder / "lock.json"
+    path.write_text(json.dumps({"sources": {"data.source": {"uri": "s3://where/it/was", "files": entries}}}))
+    return path.as_uri()
+
+
 def test_lock(source: Path, tmp_path: Path) -> None:
-    right = hashlib.sha256((source / "images.zip").read_bytes()).hexdigest()
-    download(source, tmp_path, sha256={"images.zip": right})
-    with pytest.raises(InputError, match="expects 00"):
-        download(source, tmp_path, sha256={"images.zip": "00"})
-    with pytest.raises(InputError, match="does not exist"):
-        download(source, tmp_path, sha256={"pictures.zip": right})
+    names = {path.name: path for path in source.iterdir()}
+    right = lock_file(tmp_path, names)
+    first = download(source, tmp_path, lock=right)
+    assert download(source, tmp_path, lock=right).reused
+    path = source / "blip_laion_cc_sbu_558k.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(InputError, match=r"blip_laion_cc_sbu_558k\.json of .* its lock file says"):
+        download(source, tmp_path, lock=right)
+    assert download(source, tmp_path).manifest.key != first.manifest.key
+    (tmp_path / "lock.json").unlink()
+    short = lock_file(tmp_path, {"images.zip": names["images.zip"]})
+    with pytest.raises(InputError, match=r"has blip_laion_cc_sbu_558k\.json, other than its lock file says"):
+        download(source, tmp_path, lock=short)
+    with pytest.raises(InputError, match="lock.json"):
+        download(source, tmp_path, lock=(tmp_path / "nothing" / "lock.json").as_uri())
+    (tmp_path / "lock.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a lock file"):
+        download(source, tmp_path, lock=right)
 
 
 _TEXT = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() and "<image>" not in text)
@@ -375,8 +410,13 @@ def test_nothing_is_lost_and_nothing_leaks(
     source = make_folder(tmp_path / "data", entries, zipped=zipped)
     (source / "blip_laion_cc_sbu_558k.json").write_text(json.dumps([*entries, *bad]))
     (tmp_path / "out").mkdir()
-    facts = write_folder(
-        source, FolderConfig(held_out_pictures=8, max_reject_share=0.5), seed, "n", tmp_path / "out", Progress("t")
+    facts = write_dataset(
+        folder_parts(source, "test"),
+        FolderConfig(held_out_pictures=8, max_reject_share=0.5),
+        seed,
+        "n",
+        tmp_path / "out",
+        Progress("t"),
     )
     truth = load(tmp_path / "out" / "captioning.json")
     held_out = {image["file_name"] for image in truth["images"]}

@@ -139,9 +139,14 @@ def test_random_weights_need_a_dataset(tmp_path: Path) -> None:
         run_download_weights(context(tmp_path), CONFIG)
 
 
-def test_other_sources_are_refused(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="This version knows random:// and file:///"):
-        run_download_weights(context(tmp_path), WeightsConfig(source="hf://mistralai/Mistral-7B-Instruct-v0.3"), raw)
+@pytest.mark.parametrize("source", ["ftp://host/model", "scenes://", "model", "file://model", "hf://"])
+def test_what_is_no_source(source: str, raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"weights\.language_source is .*(expected|nothing stands)"):
+        run_download_weights(context(tmp_path), WeightsConfig(language_source=source), raw)
+
+
+def given_config(folder: Path) -> WeightsConfig:
+    return WeightsConfig(language_source=(folder / "language").as_uri(), vision_source=(folder / "vision").as_uri())
 
 
 @pytest.fixture
@@ -155,24 +160,33 @@ def given(weights: Path, tmp_path: Path) -> Path:
 
 def test_given_weights_are_linked(given: Path, weights: Path, tmp_path: Path) -> None:
     (given / "language" / "consolidated.safetensors").write_bytes(b"the same weights again, not needed")
-    output = run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+    output = run_download_weights(context(tmp_path), given_config(given))
     assert content(output.folder) == content(weights)
     linked = output.folder / "vision" / "model.safetensors"
     assert linked.samefile(given / "vision" / "model.safetensors")
     assert output.manifest.facts["vision"]["files"] == 2
 
 
+def test_random_language_model_beside_a_given_vision_tower(
+    given: Path, raw: Path, weights: Path, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"vision_source": (given / "vision").as_uri()})
+    found = run_download_weights(context(tmp_path), config, raw).folder
+    assert content(found) == content(weights)
+    assert (found / "vision" / "model.safetensors").samefile(given / "vision" / "model.safetensors")
+
+
 def test_links_of_a_hub_cache_are_followed(given: Path, weights: Path, tmp_path: Path) -> None:
     path = given / "language" / "model.safetensors"
     blob = path.rename(tmp_path / "blob")
     path.symlink_to(blob)
-    output = run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+    output = run_download_weights(context(tmp_path), given_config(given))
     assert content(output.folder) == content(weights)
     assert not (output.folder / "language" / "model.safetensors").is_symlink()
 
 
 def test_changed_weights_are_noticed(given: Path, tmp_path: Path) -> None:
-    config = WeightsConfig(source=given.as_uri())
+    config = given_config(given)
     first = run_download_weights(context(tmp_path), config)
     assert run_download_weights(context(tmp_path), config).reused
     os.utime(given / "vision" / "config.json", ns=(0, 0))
@@ -191,7 +205,7 @@ def test_changed_weights_are_noticed(given: Path, tmp_path: Path) -> None:
 def test_missing_files(missing: str, message: str, given: Path, tmp_path: Path) -> None:
     (given / missing).unlink()
     with pytest.raises(InputError, match=message):
-        run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+        run_download_weights(context(tmp_path), given_config(given))
 
 
 @pytest.mark.parametrize(
@@ -204,4 +218,4 @@ def test_missing_files(missing: str, message: str, given: Path, tmp_path: Path) 
 def test_index(index: dict[str, Any], message: str, given: Path, tmp_path: Path) -> None:
     (given / "language" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=message):
-        run_download_weights(context(tmp_path), WeightsConfig(source=given.as_uri()))
+        run_download_weights(context(tmp_path), given_config(given))

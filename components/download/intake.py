@@ -1,32 +1,30 @@
-"""Source `file://`: takes in a folder in LLaVA-Pretrain's layout and holds some of its pictures out for evaluation."""
+"""Takes in a dataset in LLaVA's layout, and holds some of its pictures out for evaluation."""
 
-import io
 import json
-import os
 import random
-import shutil
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from components.data.conversation import conversation_pairs
 from components.download import layout
+from components.download.coco import read_truth
 from components.download.config import FolderConfig
 from components.download.dataset import question_row
+from components.download.mmmu import PREFIX as MMMU_PREFIX
+from components.download.mmmu import TARGET as MMMU_TARGET
+from components.download.mmmu import write_mmmu
 from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
+from components.download.parts import DatasetParts
+from components.download.pictures import Pictures
 from components.errors import InputError
-from components.stage.manifest import MANIFEST_NAME
 from components.stage.progress import Progress
 from components.storage.atomic import write_json
 
 QUESTION = "Which caption describes the picture?"
 OPTIONS = 4
 
-_OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION, MANIFEST_NAME}
 _SHOWN_REJECTS = 3
 
 
@@ -51,91 +49,13 @@ class Reject:
     reason: str
 
 
-class Pictures:
-    """The pictures of a source folder: `images.zip`, else `images/`, else paths relative to the folder itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.zip_path = folder / layout.PICTURES
-        self.archive: zipfile.ZipFile | None = None
-        self._names: set[str] = set()
-        self._roots = [root for root in (folder / "images", folder) if root.is_dir()]
-        if self.zip_path.is_file():
-            self.archive, self._names = _open_zip(self.zip_path)
-
-    @property
-    def origin(self) -> Path:
-        """Where pictures are looked for, for errors."""
-        return self.zip_path if self.archive else self._roots[0]
-
-    def find(self, image: str) -> str | None:
-        """Return the name under which an entry's picture is stored, or None.
-
-        The `image` of an entry and the paths in the zip may differ in a leading `images/`.
-        """
-        names = (image, f"images/{image}", image.removeprefix("images/"))
-        if self.archive:
-            return next((name for name in names if name in self._names), None)
-        if not image or PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
-            return None
-        return image if self._path(image) else None
-
-    def read(self, name: str) -> bytes:
-        """Return a picture's bytes; in a zip its checksum is verified."""
-        if self.archive:
-            return self.archive.read(name)
-        path = self._path(name)
-        if path is None:
-            raise FileNotFoundError(name)
-        return path.read_bytes()
-
-    def broken(self, name: str) -> str:
-        """Return why a picture can't be read or decoded; empty when it can."""
-        try:
-            with Image.open(io.BytesIO(self.read(name))) as picture:
-                picture.load()
-        except Exception as error:  # decoders raise whatever they like on broken input
-            return f"picture {name} in {self.origin} is broken: {error}"
-        return ""
-
-    def close(self) -> None:
-        """Close the zip."""
-        if self.archive:
-            self.archive.close()
-
-    def _path(self, name: str) -> Path | None:
-        return next((root / name for root in self._roots if os.path.isfile(root / name)), None)
-
-
-def _open_zip(path: Path) -> tuple[zipfile.ZipFile, set[str]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise InputError(
-            f"{path} is not a readable zip: {error}. It may be cut off: compare its size with the source's, or download it again."
-        ) from error
-    names: set[str] = set()
-    for member in archive.infolist():
-        if member.is_dir():
-            continue
-        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if ".." in parts or (parts and (parts[0] == "/" or ":" in parts[0])):
-            raise InputError(
-                f"{path} holds {member.filename!r}, which would lie outside its folder. Build the zip again."
-            )
-        if member.flag_bits & 0x1:
-            raise InputError(f"{path} is encrypted ({member.filename}). Unpack it and zip it without a password.")
-        names.add(member.filename)
-    return archive, names
-
-
-def write_folder(
-    source: Path, config: FolderConfig, seed: int, name: str, folder: Path, progress: Progress
+def write_dataset(
+    parts: DatasetParts, config: FolderConfig, seed: int, name: str, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write a raw dataset folder from a user's folder.
+    """Write a raw dataset folder; the bytes of pictures in zips are not touched.
 
     Args:
-        source: The user's folder: one annotations file, pictures, optionally `sft.json`, optionally evaluation data
-            (`captioning.json` and `multiple_choice.jsonl`) of its own.
+        parts: Captions, pictures, optionally conversations and evaluation data.
         config: How much is held out, how much may be unusable.
         seed: Seed of what is held out and of derived questions.
         name: The dataset's name.
@@ -146,20 +66,19 @@ def write_folder(
         Facts: counts, and what is held out.
 
     Raises:
-        InputError: The folder has another layout, a file is broken, or too many entries are unusable.
+        InputError: A part has another layout or is broken, or too many entries are unusable.
     """
-    annotations = _find_annotations(source)
-    own_evaluation = _own_evaluation(source)
-    pictures = Pictures(source)
+    annotations = parts.pretrain
+    pictures = Pictures(parts.roots, parts.lenient)
     try:
         rejects: list[Reject] = []
         usable, total = _read_captioned(annotations, pictures, rejects, progress)
         _check_rejects(annotations, rejects, total, config.max_reject_share)
-        if own_evaluation:
-            held_out = _copy_evaluation(source, folder, pictures)
-            rule = f"the pictures of {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}"
-        else:
-            held_out, broken = _choose_held_out(annotations, usable, pictures, config.held_out_pictures, seed)
+        given = _given_evaluation(parts, pictures, folder, progress)
+        if given.truth is None:
+            chosen, broken = _choose_held_out(
+                annotations, usable, pictures, config.held_out_pictures, seed, given.pictures
+            )
             rejects += [
                 Reject(annotations.name, item.row, item.identifier, broken[item.image])
                 for item in usable
@@ -167,25 +86,37 @@ def write_folder(
             ]
             usable = [item for item in usable if item.image not in broken]
             _check_rejects(annotations, rejects, total, config.max_reject_share)
-            _write_evaluation(usable, held_out, seed, folder)
-            rule = f"{len(held_out)} pictures chosen at random (seed {seed}); no training entry uses them"
+            references = _references(usable, chosen)
+            truth = layout.captioning_truth(references)
+            held_out = chosen | given.pictures
+            rule = f"{len(chosen)} pictures chosen at random (seed {seed}); no training entry uses them"
+        else:
+            truth, references = given.truth, _given_references(given.truth)
+            held_out = given.pictures
+            rule = f"the pictures of {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}"
+        questions = given.questions if given.questions is not None else list(_caption_questions(references, seed))
+        write_json(folder / layout.CAPTIONING, truth)
+        facts: dict[str, Any] = {}
+        facts["held_out_questions"] = layout.write_lines(folder / layout.MULTIPLE_CHOICE, questions)
+        if given.open_questions:
+            facts["open_questions"] = layout.write_lines(folder / layout.OPEN_QUESTIONS, given.open_questions)
         training = [item for item in usable if item.image not in held_out]
         if not training:
             raise InputError(
                 f"{annotations}: no entry is left for training after holding out {len(held_out)} pictures."
             )
-        facts = {"pretrain_entries": layout.write_list(folder / layout.PRETRAIN, map(_captioning_entry, training))}
+        facts["pretrain_entries"] = layout.write_list(folder / layout.PRETRAIN, map(_captioning_entry, training))
         used = {item.image for item in training} | held_out
         entries: Iterable[layout.Entry]
-        if (source / layout.SFT).is_file():
-            entries = given = _given_conversations(
-                source / layout.SFT, pictures, held_out, rejects, config.max_reject_share
-            )
-            used.update(item["image"] for item in given if "image" in item)
+        if parts.sft is not None:
+            entries = talks = _given_conversations(parts.sft, pictures, held_out, rejects, config.max_reject_share)
+            used.update(item["image"] for item in talks if "image" in item)
         else:
             entries = _derived_conversations(training, seed, config.answer_form)
         facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
-        _provide_pictures(pictures, sorted(used), folder / layout.PICTURES, progress)
+        roots = pictures.provide(used, folder, progress)
+        if parts.mmmu:
+            roots.append(layout.image_root(MMMU_PREFIX, MMMU_TARGET))
     finally:
         pictures.close()
     layout.write_lines(folder / layout.REJECTS, (vars(reject) for reject in rejects))
@@ -193,44 +124,84 @@ def write_folder(
         "held_out_pictures": len(held_out),
         "rejected_entries": len(rejects),
         "pictures": len(used),
-        "picture_bytes": (folder / layout.PICTURES).stat().st_size,
+        "picture_bytes": sum((folder / root["source"]).stat().st_size for root in roots),
     }
     description = {
         "name": name,
-        "source": source.as_uri(),
+        "source": parts.origin,
+        **({"sources": dict(parts.sources)} if parts.sources else {}),
         "annotations": annotations.name,
         "seed": seed,
         "licence": config.licence,
         "settings": config.model_dump(),
         "counts": facts,
+        "image_roots": roots,
         "held_out": rule,
-        "sft": "given" if (source / layout.SFT).is_file() else "derived from the training captions",
+        "sft": "given" if parts.sft is not None else "derived from the training captions",
     }
     write_json(folder / layout.DESCRIPTION, description)
     return {**facts, "held_out": rule}
 
 
-def _find_annotations(source: Path) -> Path:
-    found = sorted(path for path in source.glob("*.json") if path.is_file() and path.name not in _OWN_FILES)
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(
-            f"{source} has no annotations: expected one JSON file with a list of entries, such as blip_laion_cc_sbu_558k.json."
-        )
-    names = ", ".join(path.name for path in found)
-    raise InputError(
-        f"{source} has several JSON files ({names}): leave only the captions there (and {layout.SFT} if you have it)."
-    )
+@dataclass(frozen=True)
+class _Evaluation:
+    """Evaluation data that comes with the dataset.
+
+    Attributes:
+        truth: Captions; None where there are none.
+        questions: Multiple-choice questions; None where there are none.
+        open_questions: Questions without options.
+        pictures: Pictures of all of them.
+    """
+
+    truth: dict[str, Any] | None
+    questions: list[dict[str, Any]] | None
+    open_questions: list[dict[str, Any]]
+    pictures: set[str]
 
 
-def _own_evaluation(source: Path) -> bool:
-    there = [name for name in (layout.CAPTIONING, layout.MULTIPLE_CHOICE) if (source / name).is_file()]
-    if len(there) == 1:
+def _given_evaluation(parts: DatasetParts, pictures: Pictures, folder: Path, progress: Progress) -> _Evaluation:
+    """Take over the evaluation data of a dataset."""
+    truth = None
+    questions: list[dict[str, Any]] | None = None
+    opens: list[dict[str, Any]] = []
+    if parts.captioning is not None:
+        truth = read_truth(parts.captioning, pictures, parts.captioning_prefixes)
+    if parts.multiple_choice is not None:
+        questions = _read_questions(parts.multiple_choice, pictures)
+    elif parts.mmmu:
+        questions, opens = write_mmmu(parts.mmmu, folder, progress)
+    named = {item["file_name"] for item in (truth or {}).get("images", [])}
+    named |= {name for row in [*(questions or []), *opens] for name in (row["image"], *row.get("images", ()))}
+    return _Evaluation(truth, questions, opens, named)
+
+
+def _read_questions(path: Path, pictures: Pictures) -> list[dict[str, Any]]:
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+        pictures.settle(row["image"] for row in rows)
+        for row in rows:
+            found = pictures.find(row["image"])
+            if found is None:
+                raise InputError(
+                    f"{path}: the evaluation picture {row['image']} is not in {pictures.origin(row['image'])}"
+                )
+            row["image"] = found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{source} has {there[0]} alone: give both {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}, or neither."
-        )
-    return bool(there)
+            f'{path} has another layout ({error!r}): expected lines {{"id", "image", "question", "options", "answer"}}.'
+        ) from error
+    return rows
+
+
+def _given_references(truth: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the captions of every picture."""
+    names = {item["id"]: item["file_name"] for item in truth["images"]}
+    references: dict[str, list[str]] = {name: [] for name in names.values()}
+    for row in truth["annotations"]:
+        if row["image_id"] in names:
+            references[names[row["image_id"]]].append(row["caption"])
+    return {name: texts for name, texts in references.items() if texts}
 
 
 def _read_list(path: Path) -> list[Any]:
@@ -247,6 +218,7 @@ def _read_captioned(
     annotations: Path, pictures: Pictures, rejects: list[Reject], progress: Progress
 ) -> tuple[list[Captioned], int]:
     entries = _read_list(annotations)
+    pictures.settle(_named(entries))
     progress.start("checking entries", len(entries), "entries")
     usable: list[Captioned] = []
     for row, entry in enumerate(entries):
@@ -266,6 +238,13 @@ def _read_captioned(
     return usable, len(entries)
 
 
+def _named(entries: Iterable[Any]) -> Iterator[str]:
+    """Yield the picture names of entries, whatever else is wrong with them."""
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("image"), str) and entry["image"]:
+            yield entry["image"]
+
+
 def _identifier(entry: Any, row: int) -> str:
     identifier = entry.get("id") if isinstance(entry, dict) else None
     return str(identifier) if isinstance(identifier, str | int) and str(identifier) else f"row-{row}"
@@ -279,7 +258,7 @@ def _picture_of(entry: Any, pictures: Pictures) -> str:
         raise InputError("the entry names no picture (`image`)")
     name = pictures.find(image)
     if name is None:
-        raise InputError(f"picture {image} is not in {pictures.origin}")
+        raise InputError(f"picture {image} is not in {pictures.origin(image)}")
     return name
 
 
@@ -295,14 +274,14 @@ def _check_rejects(path: Path, rejects: list[Reject], total: int, limit: float) 
 
 
 def _choose_held_out(
-    annotations: Path, usable: list[Captioned], pictures: Pictures, count: int, seed: int
+    annotations: Path, usable: list[Captioned], pictures: Pictures, count: int, seed: int, taken: set[str]
 ) -> tuple[set[str], dict[str, str]]:
-    """Choose pictures at random; another takes the place of one that can't be decoded.
+    """Choose pictures at random, none of those taken already; another takes the place of one that can't be decoded.
 
     Returns:
         The held-out pictures, and the broken ones that were met with the reason of each.
     """
-    candidates = sorted({item.image for item in usable})
+    candidates = sorted({item.image for item in usable} - taken)
     if 2 * count > len(candidates):
         raise InputError(
             f"{annotations} has {len(candidates)} usable pictures; folder.held_out_pictures is {count}, more than half of "
@@ -321,19 +300,18 @@ def _choose_held_out(
             chosen.add(image)
     if len(chosen) < count:
         raise InputError(
-            f"{pictures.origin}: only {len(chosen)} of {count} pictures for evaluation can be decoded; for instance "
+            f"{pictures.origin()}: only {len(chosen)} of {count} pictures for evaluation can be decoded; for instance "
             f"{next(iter(broken.values()))}."
         )
     return chosen, broken
 
 
-def _write_evaluation(usable: list[Captioned], held_out: set[str], seed: int, folder: Path) -> None:
+def _references(usable: list[Captioned], held_out: set[str]) -> dict[str, list[str]]:
     references: dict[str, list[str]] = {image: [] for image in sorted(held_out)}
     for item in usable:
         if item.image in references and item.caption not in references[item.image]:
             references[item.image].append(item.caption)
-    write_json(folder / layout.CAPTIONING, layout.captioning_truth(references))
-    layout.write_lines(folder / layout.MULTIPLE_CHOICE, _caption_questions(references, seed))
+    return references
 
 
 def _caption_questions(references: dict[str, list[str]], seed: int) -> Iterator[dict[str, Any]]:
@@ -364,31 +342,6 @@ class _Captions:
         return ask(QUESTION, right, sorted(wrong), letter, rng)
 
 
-def _copy_evaluation(source: Path, folder: Path, pictures: Pictures) -> set[str]:
-    """Take over the user's own evaluation data and return its pictures."""
-    path = source / layout.CAPTIONING
-    try:
-        truth = json.loads(path.read_bytes())
-        named = [(item, "file_name") for item in truth["images"]]
-        rows = [
-            json.loads(line) for line in (source / layout.MULTIPLE_CHOICE).read_bytes().splitlines() if line.strip()
-        ]
-        named += [(row, "image") for row in rows]
-        for item, key in named:
-            found = pictures.find(item[key])
-            if found is None:
-                raise InputError(f"{source}: the evaluation picture {item[key]} is not in {pictures.origin}")
-            item[key] = found
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} or {layout.MULTIPLE_CHOICE} beside it has another layout ({error!r}): expected COCO captions "
-            '{"images": [{"id", "file_name"}], "annotations": [...]} and lines {"id", "image", "question", "options", "answer"}.'
-        ) from error
-    write_json(folder / layout.CAPTIONING, truth)
-    layout.write_lines(folder / layout.MULTIPLE_CHOICE, rows)
-    return {item[key] for item, key in named}
-
-
 def _captioning_entry(item: Captioned) -> layout.Entry:
     return layout.entry(item.identifier, item.image, [(item.prompt, item.caption)])
 
@@ -396,8 +349,9 @@ def _captioning_entry(item: Captioned) -> layout.Entry:
 def _given_conversations(
     path: Path, pictures: Pictures, held_out: set[str], rejects: list[Reject], limit: float
 ) -> list[layout.Entry]:
-    """Read the user's conversations, without those about held-out pictures."""
+    """Read the given conversations, without those about held-out pictures."""
     entries = _read_list(path)
+    pictures.settle(_named(entries))
     kept = []
     for row, entry in enumerate(entries):
         try:
@@ -426,19 +380,3 @@ def _derived_conversations(training: list[Captioned], seed: int, form: AnswerFor
     for item, letter in zip(training, balanced_letters(len(training), OPTIONS, rng), strict=True):
         asked = captions.ask(item.caption, true[item.image], letter, rng)
         yield layout.entry(item.identifier, item.image, [(item.prompt, item.caption), asked.turn(form)])
-
-
-def _provide_pictures(pictures: Pictures, used: list[str], target: Path, progress: Progress) -> None:
-    """Hard-link the zip (copy it across file systems), or pack the pictures of a folder into one."""
-    target.unlink(missing_ok=True)
-    if pictures.archive:
-        try:
-            os.link(pictures.zip_path, target)
-        except OSError:
-            shutil.copyfile(pictures.zip_path, target)
-        return
-    progress.start("packing pictures", len(used), "pictures")
-    with layout.open_pictures(target) as archive:
-        for done, name in enumerate(used, start=1):
-            layout.add_picture(archive, name, pictures.read(name))
-            progress.update(done)

@@ -1,0 +1,105 @@
+"""MMMU's validation questions, from the benchmark's own parquet files.
+
+Pictures go into one zip, unchanged. The marks `<image 1>` are taken out of the text, and the first picture is the
+question's, as the reference recipe does it; a question with more lists all of them.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.download import layout
+from components.download.multiple_choice import LETTERS
+from components.errors import InputError
+from components.stage.progress import Progress
+
+PREFIX = "mmmu/"
+TARGET = "pictures/mmmu.zip"
+
+_MARK = re.compile(r"<image \d+>")
+_SUBJECT = re.compile(r"(?:validation|dev|test)_(.+)_\d+")
+_MOST_PICTURES = 7
+_EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
+
+Row = dict[str, Any]
+
+
+def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> tuple[list[Row], list[Row]]:
+    """Write the pictures of MMMU's questions into the raw dataset folder.
+
+    Args:
+        paths: Parquet files, in a fixed order.
+        folder: The raw dataset folder.
+        progress: Told how many files are read.
+
+    Returns:
+        Multiple-choice questions, as in `multiple_choice.jsonl`, and open questions, as in `open_questions.jsonl`.
+
+    Raises:
+        InputError: A file can't be read, or has another layout.
+    """
+    choices: list[Row] = []
+    opens: list[Row] = []
+    target = folder / TARGET
+    target.unlink(missing_ok=True)
+    progress.start("reading MMMU", len(paths), "files")
+    with layout.open_pictures(target) as archive:
+        for done, path in enumerate(paths, start=1):
+            for raw in _rows(path):
+                names = []
+                for name, content in _pictures(path, raw):
+                    layout.add_picture(archive, name, content)
+                    names.append(PREFIX + name)
+                is_open, row = _question(path, raw, names)
+                (opens if is_open else choices).append(row)
+            progress.update(done)
+    return choices, opens
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=16):  # pictures are in the rows
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a readable parquet file: {error}. Fetch it again.") from error
+
+
+def _pictures(path: Path, raw: Row) -> Iterator[tuple[str, bytes]]:
+    for number in range(1, _MOST_PICTURES + 1):
+        picture = raw.get(f"image_{number}")
+        content = picture.get("bytes") if isinstance(picture, dict) else None
+        if content:
+            extension = next((name for start, name in _EXTENSIONS.items() if content.startswith(start)), "png")
+            yield f"{raw.get('id')}_{number}.{extension}", content
+
+
+def _question(path: Path, raw: Row, names: list[str]) -> tuple[bool, Row]:
+    """Return whether a question is open, and its row."""
+    try:
+        identifier, subject = raw["id"], _SUBJECT.fullmatch(raw["id"])
+        options = [_clean(text) for text in ast.literal_eval(raw["options"])]
+        row: Row = {"id": identifier, "image": names[0], "question": _clean(raw["question"])}
+        category = subject[1] if subject else ""
+        several = {"images": names} if len(names) > 1 else {}
+        if raw["question_type"] == "open":
+            answer = raw["answer"]
+            answers = ast.literal_eval(answer) if answer.startswith("[") else [answer]
+            return True, {**row, "answers": [str(text) for text in answers], "category": category, **several}
+        if not 2 <= len(options) <= len(LETTERS) or raw["answer"] not in LETTERS[: len(options)]:
+            raise ValueError(f"the answer is {raw['answer']!r} of {len(options)} options")
+        return False, {**row, "options": options, "answer": raw["answer"], "category": category, **several}
+    except (KeyError, IndexError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        raise InputError(
+            f"{path}: the row {raw.get('id')!r} is not in MMMU's layout ({error!r}): expected id, question, options, answer, "
+            "question_type, image_1 ..."
+        ) from error
+
+
+def _clean(text: Any) -> str:
+    return re.sub(r"[ \t]{2,}", " ", _MARK.sub("", str(text))).strip()

@@ -1,0 +1,213 @@
+"""What a dataset in LLaVA's layout consists of, wherever its parts come from."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from components.download import layout
+from components.download.config import AnnotatedSource, DatasetConfig
+from components.download.fetched import Fetched, Wanted
+from components.download.pictures import RootSource
+from components.errors import ConfigurationError, InputError
+from components.stage.manifest import MANIFEST_NAME
+from components.storage.lock import LOCK_NAME
+
+_OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION, LOCK_NAME, MANIFEST_NAME}
+_VALIDATION = re.compile(r"(^|/)validation-[^/]*\.parquet$")
+
+_MMMU = "data.evaluation.mmmu"
+
+
+@dataclass(frozen=True)
+class DatasetParts:
+    """The files of a dataset in LLaVA's layout.
+
+    Attributes:
+        origin: Where it comes from, for `dataset.json`.
+        pretrain: Captions.
+        roots: Where the pictures are.
+        sft: Conversations; None to derive them.
+        captioning: Captions in COCO's layout; None to hold pictures out.
+        captioning_prefixes: Prefixes of the roots that hold the pictures of `captioning`.
+        multiple_choice: Questions; None to derive them.
+        mmmu: Parquet files of questions in MMMU's layout instead.
+        lenient: Whether names may differ from stored ones by a leading `images/`.
+        sources: Setting to URI of parts that are named one by one, for `dataset.json`.
+    """
+
+    origin: str
+    pretrain: Path
+    roots: tuple[RootSource, ...]
+    sft: Path | None = None
+    captioning: Path | None = None
+    captioning_prefixes: tuple[str, ...] = ()
+    multiple_choice: Path | None = None
+    mmmu: tuple[Path, ...] = ()
+    lenient: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def folder_parts(source: Path, origin: str) -> DatasetParts:
+    """Find the parts in a folder: one annotations file, pictures, optionally `sft.json`, optionally evaluation data.
+
+    Args:
+        source: The folder; that of an earlier download is one, too.
+        origin: Where it comes from.
+
+    Raises:
+        InputError: The folder has another layout.
+    """
+    there = [name for name in (layout.CAPTIONING, layout.MULTIPLE_CHOICE) if (source / name).is_file()]
+    if len(there) == 1:
+        raise InputError(
+            f"{source} has {there[0]} alone: give both {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}, or neither."
+        )
+    roots = _described_roots(source)
+    if roots is None:
+        archive = source / layout.PICTURES
+        paths = (
+            (archive,) if archive.is_file() else tuple(path for path in (source / "images", source) if path.is_dir())
+        )
+        roots = (RootSource("", paths, "", layout.PICTURES),)
+    return DatasetParts(
+        origin=origin,
+        pretrain=_find_annotations(source),
+        roots=roots,
+        sft=source / layout.SFT if (source / layout.SFT).is_file() else None,
+        captioning=source / layout.CAPTIONING if there else None,
+        multiple_choice=source / layout.MULTIPLE_CHOICE if there else None,
+        lenient=True,
+    )
+
+
+def named_sources(config: DatasetConfig) -> list[Wanted]:
+    """Return the sources that the settings name one by one, with source `named://`.
+
+    Raises:
+        ConfigurationError: Two sources claim the same prefix.
+    """
+    wanted = []
+    claimed: dict[str, str] = {}
+    for setting, part in _named(config).items():
+        for number, images in enumerate(part.images):
+            name = f"{setting}.images[{number}]"
+            if claimed.setdefault(images.prefix, images.uri) != images.uri:
+                raise ConfigurationError(
+                    f"{name}: pictures with the prefix {images.prefix!r} come from another source already. Names must tell "
+                    "the sources apart."
+                )
+            wanted.append(Wanted(name, images.uri))
+        wanted.append(Wanted(f"{setting}.annotations", part.annotations))
+    if config.evaluation.mmmu:
+        wanted.append(Wanted(_MMMU, config.evaluation.mmmu, _validation_files))
+    return wanted
+
+
+def named_parts(config: DatasetConfig, fetched: Mapping[str, Fetched]) -> DatasetParts:
+    """Put the fetched sources in their places.
+
+    Args:
+        config: The settings, with source `named://`.
+        fetched: Setting to source, for all of `named_sources`.
+
+    Raises:
+        InputError: A source is of another kind than its place needs.
+    """
+    roots: dict[str, RootSource] = {}
+    annotations: dict[str, Path] = {}
+    for setting, part in _named(config).items():
+        for number, images in enumerate(part.images):
+            if images.prefix not in roots:
+                path = _pictures(fetched[f"{setting}.images[{number}]"])
+                roots[images.prefix] = RootSource(
+                    images.prefix, (path,), images.inside, _target(images.prefix, len(roots))
+                )
+        annotations[setting] = fetched[f"{setting}.annotations"].file
+    captioning = config.evaluation.captioning
+    return DatasetParts(
+        origin=config.source,
+        pretrain=annotations["data.pretrain"],
+        roots=tuple(roots.values()),
+        sft=annotations.get("data.sft"),
+        captioning=annotations.get("data.evaluation.captioning"),
+        captioning_prefixes=tuple(images.prefix for images in captioning.images) if captioning else (),
+        multiple_choice=annotations.get("data.evaluation.multiple_choice"),
+        mmmu=tuple(fetched[_MMMU].paths) if config.evaluation.mmmu else (),
+        sources={setting: source.shown for setting, source in fetched.items()},
+    )
+
+
+def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
+    """Return setting to annotations with pictures, of those that are given."""
+    parts = {
+        "data.pretrain": config.pretrain,
+        "data.sft": config.sft,
+        "data.evaluation.captioning": config.evaluation.captioning,
+        "data.evaluation.multiple_choice": config.evaluation.multiple_choice,
+    }
+    return {setting: part for setting, part in parts.items() if part is not None}
+
+
+def _pictures(fetched: Fetched) -> Path:
+    """Return the zip of a source of pictures, or its folder."""
+    if not fetched.is_folder and fetched.file.suffix.lower() == ".zip":
+        return fetched.file
+    archives = [name for name in fetched.names if name.lower().endswith((".zip", ".tar", ".gz", ".tgz"))]
+    if archives or not fetched.is_folder:
+        raise InputError(
+            f"{fetched.setting} names {fetched.shown} with {(archives or fetched.names)[0]}: name one zip, or a folder of pictures."
+        )
+    return fetched.folder
+
+
+def _validation_files(names: Sequence[str], shown: str) -> Sequence[str]:
+    found = [name for name in names if _VALIDATION.search(name)]
+    if not found:
+        raise InputError(f"{shown} has no parquet files of MMMU's validation split (validation-*.parquet).")
+    return found
+
+
+def _target(prefix: str, number: int) -> str:
+    if not prefix:
+        return layout.PICTURES
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", prefix).strip("-")
+    return f"pictures/{number:02d}-{slug}.zip"
+
+
+def _described_roots(source: Path) -> tuple[RootSource, ...] | None:
+    """Read `image_roots` of a raw dataset folder; None where there is none."""
+    path = source / layout.DESCRIPTION
+    if not path.is_file():
+        return None
+    try:
+        entries = json.loads(path.read_bytes()).get("image_roots")
+        if entries is None:
+            return None
+        roots = []
+        for entry in entries:
+            name = PurePosixPath(entry["source"])
+            if name.is_absolute() or ".." in name.parts:
+                raise InputError(f"{path}: the image root {entry['source']!r} lies outside the folder.")
+            target = entry["source"] if name.suffix == ".zip" else f"{name}.zip"
+            roots.append(RootSource(entry["prefix"], (source / name,), entry["inside"], target))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} can't be read ({error!r}): `image_roots` must be a list of {{prefix, source, inside}}."
+        ) from error
+    return tuple(roots)
+
+
+def _find_annotations(source: Path) -> Path:
+    found = sorted(path for path in source.glob("*.json") if path.is_file() and path.name not in _OWN_FILES)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            f"{source} has no annotations: expected one JSON file with a list of entries, such as blip_laion_cc_sbu_558k.json."
+        )
+    names = ", ".join(path.name for path in found)
+    raise InputError(
+        f"{source} has several JSON files ({names}): leave only the captions there (and {layout.SFT} if you have it)."
+    )
