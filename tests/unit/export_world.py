@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.model_samples import IMAGE, SPECIAL_TOKENS
-from tests.model_world import clip, finished_weights, mistral, tokenizer
 from tokenizers import Tokenizer
 from transformers import CLIPVisionModel, MistralForCausalLM
 
@@ -19,6 +17,8 @@ from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.context import RunContext
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.model_samples import IMAGE, SPECIAL_TOKENS
+from tests.model_world import clip, finished_weights, mistral, tokenizer
 
 TEXT_TOKENS = 286  # of the tokenizer below
 HIDDEN = 48  # of the tiny Mistral

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from export_world import TEXT_TOKENS, Sources, image_token_beyond, loaded
-from tests.model_samples import TOLERANCE
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from torch import Tensor
@@ -34,6 +33,7 @@ from components.model.distributed import single_process
 from components.model.hf_mapping import language_rules
 from components.stage.runner import StageOutput
 from pipelines.cli import main
+from tests.model_samples import TOLERANCE
 
 NEW_TOKENS = 12
 TESTS = Path(__file__).parent
