@@ -8,6 +8,10 @@ from components.download.multiple_choice import AnswerForm
 from components.storage.config import TransferConfig
 from components.storage.uri import Source
 
+SCENES = "scenes://"
+NAMED = "named://"
+RANDOM = "random://"
+
 
 class ScenesConfig(BaseModel):
     """What the drawn scenes are like (source `scenes://`).
@@ -129,7 +133,7 @@ class DatasetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Source = "scenes://"
+    source: Source = SCENES
     name: str = "scenes"
     seed: int = 0
     scenes: ScenesConfig = ScenesConfig()
@@ -142,7 +146,7 @@ class DatasetConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.source == "named://" and self.pretrain is None:
+        if self.source == NAMED and self.pretrain is None:
             raise ValueError("source is named://, so pretrain must name annotations and images")
         return self
 
@@ -220,8 +224,8 @@ class WeightsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    language_source: Source = "random://"
-    vision_source: Source = "random://"
+    language_source: Source = RANDOM
+    vision_source: Source = RANDOM
     lock: Source = ""
     transfer: TransferConfig = TransferConfig()
     seed: int = 0

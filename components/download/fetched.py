@@ -65,7 +65,7 @@ class Fetched:
         """The only file.
 
         Raises:
-            InputError: There are several.
+            InputError: The URI names a folder.
         """
         if self.is_folder:
             raise InputError(f"{self.setting} names {self.shown}, which is a folder: name one file.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from components.download.config import DatasetConfig, WeightsConfig
+from components.download.config import NAMED, RANDOM, SCENES, DatasetConfig, WeightsConfig
 from components.download.fetched import Fetched, Wanted, fetch_sources
 from components.errors import ConfigurationError, InputError
 from components.stage.context import RunContext
@@ -17,10 +17,6 @@ from components.storage.lock import LOCK_NAME, read_lock, write_lock
 
 DATASET_VERSION = 2
 WEIGHTS_VERSION = 2
-
-SCENES = "scenes://"
-NAMED = "named://"
-RANDOM = "random://"
 
 
 class _Sources:

@@ -73,7 +73,11 @@ class HttpClient:
         """
         try:
             response = self._session.get(
-                url, headers={"Accept-Encoding": "identity", **headers}, stream=True, timeout=self._timeout_s
+                url,
+                headers={"Accept-Encoding": "identity", **headers},
+                auth=_as_it_is if "Authorization" in headers else None,
+                stream=True,
+                timeout=self._timeout_s,
             )
             with response:
                 if not (unsatisfiable and response.status_code == requests.codes.requested_range_not_satisfiable):
@@ -227,6 +231,11 @@ def ca_bundle() -> str:
     """Return the file of certificates that the environment names; empty for the default."""
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
     return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep a request's own authorization: ~/.netrc would replace it."""
+    return request
 
 
 def _validator(response: requests.Response) -> str:

@@ -247,6 +247,8 @@ class _Transfer:
     def _fetch(self, piece: _Piece) -> None:
         """Read one piece, from the byte reached after every fault."""
         fetched, file = piece.fetched, piece.fetched.file
+        if piece.edition != fetched.edition:
+            return
         faults = Faults(file.shown, self._config, self._stop)
         at = furthest = piece.start
         while not self._stop.is_set():

@@ -436,6 +436,21 @@ def test_safetensors_are_preferred(web: WebServer, tmp_path: Path) -> None:
     assert "vision/pytorch_model.bin" not in found
 
 
+def test_folder_of_a_web_server_with_the_lock_of_a_download(web: WebServer, tmp_path: Path) -> None:
+    publish(web, "mistralai/Mistral-7B-Instruct-v0.3", MISTRAL)
+    publish(web, "openai/clip-vit-large-patch14-336", CLIP)
+    first = fetch_weights(tmp_path / "a")
+    for path in first.folder.glob("*/*"):
+        web.serve(f"/mirror/{path.relative_to(first.folder).as_posix()}", path.read_bytes())
+    mirror = {f"{part}_source": f"{web.url}/mirror/{part}/" for part in ("language", "vision")}
+    web.requests.clear()
+    again = fetch_weights(tmp_path / "b", **mirror, lock=(first.folder / "sources.lock.json").as_uri())
+    assert names(again) == names(first)
+    assert all(request.path.startswith("/mirror/") for request in web.requests)
+    with pytest.raises(InputError, match="can't be asked what is in it"):
+        fetch_weights(tmp_path / "c", **mirror)
+
+
 @pytest.mark.parametrize("kind", ["http", "file"])
 def test_single_file_of_openai(kind: str, web: WebServer, tmp_path: Path) -> None:
     publish(web, "mistralai/Mistral-7B-Instruct-v0.3", MISTRAL)

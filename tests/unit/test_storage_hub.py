@@ -89,12 +89,14 @@ def test_token_reaches_the_hub_and_nobody_else(web: WebServer, tmp_path: Path, m
     with pytest.raises(InputError, match=r"No access to hf://org/model: .*401.*HF_TOKEN"):
         names("hf://org/model")
     monkeypatch.setenv("HF_TOKEN", "hf_t0ken")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with web_server() as store:  # the store under another name, as it is
         for served in web.files.values():
             if served.redirect:
                 store.serve("/elsewhere", WEIGHTS)
                 served.redirect = store.url.replace("127.0.0.1", "localhost") + "/elsewhere"
-        assert fetch("hf://org/model", tmp_path) == FILES
+        assert fetch("hf://org/model", tmp_path / "there") == FILES
         assert store.requests
         assert not any(request.authorization for request in store.requests)
     monkeypatch.setenv("HF_TOKEN", "hf_wr0ng")

@@ -349,7 +349,11 @@ def test_progress_tells_rate_and_time_left(web: WebServer, tmp_path: Path) -> No
 def test_basic_authentication(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     web.serve("/a", CONTENT, users="me:s3cret")
     monkeypatch.setenv("DATA_URL", web.url.replace("http://", "http://me:s3cret@") + "/a")
-    assert fetch("${DATA_URL}", tmp_path) == CONTENT
+    assert fetch("${DATA_URL}", tmp_path / "url-user") == CONTENT
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert fetch(f"{web.url}/a", tmp_path / "netrc-user") == CONTENT
+    monkeypatch.setenv("NETRC", "/nowhere")
     monkeypatch.setenv("DATA_URL", web.url.replace("http://", "http://me:wr0ng@") + "/a")
     with pytest.raises(InputError, match="No access") as caught:
         fetch("${DATA_URL}", tmp_path / "again")
