@@ -94,10 +94,8 @@ def verify_export(
                 f"{given['input_ids'][0].tolist()} against {prompt.tokens.tolist()}."
             )
     pixels = compare_pixels(source.config.image, processor, config)
-    new_tokens = min(
-        config.verify_tokens,
-        source.config.language.max_position_embeddings - max(prompt.length for prompt in prompts),
-    )
+    room = source.config.language.max_position_embeddings - max(prompt.length for prompt in prompts)
+    new_tokens = max(1, min(config.verify_tokens, room))
     outline = source.outline(torch.float32)
     own, exported = source.reader(outline), _exported_reader(source, folder, plan)
     count = _Counter(progress, len(own.names) * (new_tokens + 1) + len(plan.module_names))
