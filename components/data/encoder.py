@@ -194,7 +194,7 @@ def reading_error(error: Exception, blend: Path) -> InputError:
         error: What came out of energon's loader.
         blend: The blend file that it read.
     """
-    text = str(error).strip()
+    text = str(error).strip() or repr(error)
     _, found, reason = text.rpartition(_HOPELESS)
     if found:
         return InputError(f"{blend} can't be used: {found}{reason.splitlines()[0].removesuffix('.')}")
