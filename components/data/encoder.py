@@ -2,6 +2,8 @@
 
 import io
 import json
+import tarfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,9 @@ from components.errors import InputError
 
 _MOST_IN_A_ROW = 100
 _HOPELESS = f"{_MOST_IN_A_ROW} samples in a row fail. The last one is "
+
+READING_ERRORS = (FatalSampleError, OSError, tarfile.TarError)
+"""What energon's loader raises when a dataset can't be read; bad samples are only noted."""
 
 
 class Skip(NamedTuple):
@@ -182,11 +187,21 @@ class SampleEncoder(TaskEncoder):
         return truncate(sample, self._sequence_length)
 
 
-def hopeless(error: FatalSampleError) -> InputError:
-    """Return what a person needs of an error that energon and torch have wrapped into theirs, with their tracebacks."""
-    _, found, reason = str(error).rpartition(_HOPELESS)
-    message = f"{found}{reason.splitlines()[0].removesuffix('.')}" if found else f"a shard can't be read: {error}"
-    return InputError(f"The dataset can't be used: {message}")
+def reading_error(error: Exception, blend: Path) -> InputError:
+    """Return what a person needs of one of `READING_ERRORS`, which energon and torch wrap into texts with tracebacks.
+
+    Args:
+        error: What came out of energon's loader.
+        blend: The blend file that it read.
+    """
+    text = str(error).strip() or repr(error)
+    _, found, reason = text.rpartition(_HOPELESS)
+    if found:
+        return InputError(f"{blend} can't be used: {found}{reason.splitlines()[0].removesuffix('.')}")
+    return InputError(
+        f"A shard of {blend} can't be read: {text.splitlines()[-1]}. Compare the shards with their folder's manifest.json; "
+        "if one is missing or cut off, delete that folder and run the energon split again."
+    )
 
 
 def _open_picture(content: bytes | None) -> Image.Image | None:

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 import torch
 from megatron.energon import WorkerConfig, get_loader, get_savable_loader, get_train_dataset, get_val_dataset
-from megatron.energon.errors import FatalSampleError
 from megatron.energon.rng import SystemRng, SystemRngState
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +17,7 @@ from components.data.blend import BLEND_FILE as BLEND_FILE
 from components.data.blend import CONVERSATION_FIELD as CONVERSATION_FIELD
 from components.data.blend import IMAGE_FIELDS as IMAGE_FIELDS
 from components.data.blend import blend_digest, blend_file
-from components.data.encoder import EncodedChunk, SampleEncoder, Skip, hopeless
+from components.data.encoder import READING_ERRORS, EncodedChunk, SampleEncoder, Skip, reading_error
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample
 from components.data.prompt import PromptFormat
@@ -132,7 +131,8 @@ class TrainingLoader:
         """Return the next batch.
 
         Raises:
-            InputError: A hundred samples in a row could not be used, or more than `max_skip_share` of all.
+            InputError: A hundred samples in a row could not be used, or more than `max_skip_share` of all, or a shard could
+                not be read.
         """
         self._check_open()
         with self._generators.in_use():
@@ -238,8 +238,8 @@ class TrainingLoader:
         assert self._iterator is not None
         try:
             return next(self._iterator)
-        except FatalSampleError as error:
-            raise hopeless(error) from None
+        except READING_ERRORS as error:
+            raise reading_error(error, self._blend) from None
 
     def _count(self, chunk: EncodedChunk) -> None:
         self.counts.drawn += len(chunk.keys)
@@ -290,9 +290,11 @@ class ValidationSamples(Iterator[EncodedSample]):
     Args:
         loader: energon's loader of single samples.
         encoder: The encoder that works for it.
+        blend: The blend file that it reads.
     """
 
-    def __init__(self, loader: Any, encoder: SampleEncoder) -> None:
+    def __init__(self, loader: Any, encoder: SampleEncoder, blend: Path) -> None:
+        self._blend = blend
         self._encoder = encoder
         self._generators = _OwnGenerators()
         with self._generators.in_use():
@@ -307,13 +309,13 @@ class ValidationSamples(Iterator[EncodedSample]):
         """Return the next sample.
 
         Raises:
-            InputError: A hundred samples in a row could not be used.
+            InputError: A hundred samples in a row could not be used, or a shard could not be read.
         """
         with self._generators.in_use():
             try:
                 sample: EncodedSample = next(self._iterator).sample
-            except FatalSampleError as error:
-                raise hopeless(error) from None
+            except READING_ERRORS as error:
+                raise reading_error(error, self._blend) from None
         return sample
 
 
@@ -339,8 +341,9 @@ def validation_samples(
         data_parallel_size: Number of data-parallel ranks.
     """
     encoder = _encoder(settings, tokenizer, image)
+    blend = blend_file(dataset_folder)
     dataset = get_val_dataset(
-        blend_file(dataset_folder),
+        blend,
         split_part=split,
         worker_config=_worker_config(encoder, data_parallel_rank, data_parallel_size, workers=0, seed=0),
         batch_size=None,
@@ -348,7 +351,7 @@ def validation_samples(
     )
     loader = get_loader(dataset, watchdog_timeout_seconds=None)
     loader.pin_memory = torch.cuda.is_available()
-    return ValidationSamples(loader, encoder)
+    return ValidationSamples(loader, encoder, blend)
 
 
 def died_of_a_worker(error: RuntimeError) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import multiprocessing.process
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -200,6 +201,26 @@ def test_useless_dataset_stops_with_one_reason(
     assert "Traceback" not in str(caught.value)
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_shard_that_can_not_be_read_stops_the_run(
+    captions: Path, tokenizer: ChatTokenizer, tmp_path: Path, workers: int, damage: str
+) -> None:
+    folder = tmp_path / "dataset"
+    shutil.copytree(captions, folder)
+    shard = sorted((folder / "dataset").glob("*.tar"))[2]
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage == "cut off":
+        shard.write_bytes(content[: len(content) // 2])
+    loader = _loader(folder, tokenizer, _settings(workers=workers))
+    with pytest.raises(
+        InputError, match=r"A shard of .*can't be read: .*(unexpected end of data|No such file)"
+    ) as caught:
+        list(islice(loader, TRAIN))
+    assert "Traceback" not in str(caught.value)
 
 
 def test_texts_dialogues_and_png_are_read(damaged: Path, tokenizer: ChatTokenizer) -> None:
