@@ -39,7 +39,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(raw: Path, folder: Path, processes: int = 1, **changes: Any) -> dict[str, Any]:
     config = CONFIG.model_copy(update=changes)
-    return convert(raw, folder, config, processes, Progress("test")).facts
+    return convert(raw, folder, config, processes, Progress("test"), rows_per_process=1).facts
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ class _Deadly(Progress):
 
 
 def _convert_and_die(raw: Path, folder: Path, processes: int) -> None:
-    convert(raw, folder, CONFIG, processes, _Deadly("test"))
+    convert(raw, folder, CONFIG, processes, _Deadly("test"), rows_per_process=1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -367,7 +367,7 @@ def test_a_killed_process_is_explained_and_its_work_goes_on(raw: Path, tmp_path:
 
     config = CONFIG.model_copy(update={"samples_per_shard": 1})
     with pytest.raises(StageError, match="was killed.*finished shards are kept"):
-        convert(raw, tmp_path / "killed", config, 2, KillsAWorker("test"))
+        convert(raw, tmp_path / "killed", config, 2, KillsAWorker("test"), rows_per_process=1)
     assert list((tmp_path / "killed/markers").glob("*.json"))
     _convert(raw, tmp_path / "killed", 1, samples_per_shard=1)
     _convert(raw, tmp_path / "whole", 1, samples_per_shard=1)
