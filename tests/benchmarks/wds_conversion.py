@@ -21,6 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,22 +91,20 @@ def measure_memory(folder: Path, entries: int) -> None:
     """Print the table of memory: the peak of the process that plans, and of the largest of those that write."""
     raw = folder / "many"
     make_dataset(raw, 0, entries)
-    queue = multiprocessing.get_context("spawn").Queue()
-    child = multiprocessing.get_context("spawn").Process(target=_memory, args=(raw, folder / "memory", queue))
-    child.start()
-    seconds, planning, writing = queue.get()
-    child.join()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        seconds, planning, writing = pool.submit(_memory, raw, folder / "memory").result()
     print("\n| entries | seconds | peak memory, planning process | peak memory, writing process |\n|---|---|---|---|")
     print(f"| {entries} | {seconds:.0f} | {planning / 1e3:.0f} MB | {writing / 1e3:.0f} MB |")
 
 
-def _memory(raw: Path, output: Path, queue: "multiprocessing.Queue[tuple[float, int, int]]") -> None:
+def _memory(raw: Path, output: Path) -> tuple[float, int, int]:
+    """Convert and return the seconds and the peak memory, in kilobytes, of this process and of its largest child."""
     config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images="off")
     start = time.monotonic()
     convert(raw, output, config, max(2, available_processes()), Progress("benchmark"))
     seconds = time.monotonic() - start
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    queue.put((seconds, *(resource.getrusage(process).ru_maxrss for process in who)))  # kilobytes on Linux
+    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return seconds, own, largest
 
 
 def make_dataset(raw: Path, size: int, entries: int = 0) -> int:
