@@ -75,7 +75,7 @@ def _picture(image: str, place: Place | None, reader: ImageReader) -> bytes:
     try:
         return reader.read(place)
     except MissingImage as error:
-        raise RejectedEntry("missing_picture", f"{image}: {error}") from error
+        raise RejectedEntry("missing_picture", f"{image} {error}") from error
     except BrokenImage as error:
         raise RejectedEntry("broken_picture", f"{image} {error}") from error
 
