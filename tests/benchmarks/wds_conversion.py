@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import tempfile
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from components.stage.progress import Progress
@@ -98,13 +98,32 @@ def measure_memory(folder: Path, entries: int) -> None:
 
 
 def _memory(raw: Path, output: Path) -> tuple[float, int, int]:
-    """Convert and return the seconds and the peak memory, in kilobytes, of this process and of its largest child."""
+    """Convert and return the seconds and the peak memory, in kilobytes, of this process and of the largest that writes."""
     config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images="off")
+    watch = _MemoryWatch("benchmark")
     start = time.monotonic()
-    convert(raw, output, config, max(2, available_processes()), Progress("benchmark"))
-    seconds = time.monotonic() - start
-    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return seconds, own, largest
+    convert(raw, output, config, max(2, available_processes()), watch)
+    return time.monotonic() - start, _peak_memory(os.getpid()), watch.largest
+
+
+class _MemoryWatch(Progress):
+    """Looks at the writing processes whenever a shard is done."""
+
+    largest = 0
+
+    def update(self, done: int, force: bool = False, **fields: float | str) -> None:
+        super().update(done, force, **fields)
+        peaks = [_peak_memory(child.pid) for child in psutil.Process().children()]
+        self.largest = max(self.largest, *peaks, 0)
+
+
+def _peak_memory(pid: int) -> int:
+    # Not getrusage: what it says of a process includes what its parent had when it was started.
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def make_dataset(raw: Path, size: int, entries: int = 0) -> int:
