@@ -189,14 +189,16 @@ class ImageReader:
             BrokenImage: The zip is damaged there, or the file can't be read.
         """
         source = self._sources[place.source]
-        if isinstance(place, FilePlace):
-            if place.source not in self._folders:
-                self._folders[place.source] = os.path.realpath(source)
-            return _read_file(self._folders[place.source], place.path)
-        if place.source not in self._descriptors:
-            self._descriptors[place.source] = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if isinstance(place, FilePlace):
+                if place.source not in self._folders:
+                    self._folders[place.source] = os.path.realpath(source)
+                return _read_file(self._folders[place.source], place.path)
+            if place.source not in self._descriptors:
+                self._descriptors[place.source] = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
             return _read_member(self._descriptors[place.source], place)
+        except FileNotFoundError as error:
+            raise MissingImage(f"in {source.name}: {error}") from error
         except ValueError as error:
             raise BrokenImage(f"in {source.name}: {error}") from error
 
@@ -229,18 +231,19 @@ def _directory(path: Path, source: int) -> dict[str, ZipPlace] | None:
 
 
 def _read_file(folder: str, path: str) -> bytes:
+    """Read a file; a FileNotFoundError or ValueError says what is wrong, without the folder: it differs between machines."""
     real = os.path.realpath(os.path.join(folder, path))
     if os.path.commonpath((folder, real)) != folder:
-        raise MissingImage(f"a symbolic link leads out of {folder}")
+        raise FileNotFoundError("a symbolic link leads out of it")
     if not os.path.isfile(real):
-        raise MissingImage(f"there is no such file in {folder}")
+        raise FileNotFoundError("there is no such file")
     try:
         with open(real, "rb") as stream:
             content = stream.read(_MAX_IMAGE_BYTES + 1)
     except OSError as error:
-        raise BrokenImage(f"in {folder}: {error.strerror}") from error
+        raise ValueError(f"it can't be read: {error.strerror}") from error
     if len(content) > _MAX_IMAGE_BYTES:
-        raise BrokenImage(f"in {folder}: it has more than {_MAX_IMAGE_BYTES} bytes")
+        raise ValueError(f"it has more than {_MAX_IMAGE_BYTES} bytes")
     return content
 
 

@@ -24,6 +24,8 @@ SHARDS_FOLDER = "shards"
 MARKERS_FOLDER = "markers"
 REJECTS_FILE = "rejects.jsonl"
 
+ROWS_PER_PROCESS = 2000
+
 _EXAMPLES = 3
 _CPU_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: quota and period in microseconds
 _PROGRESS_ROWS = 10_000
@@ -56,7 +58,13 @@ class Converted:
 
 
 def convert(
-    raw: Path, folder: Path, config: WdsConversionConfig, processes: int, progress: Progress, part: Part = WHOLE
+    raw: Path,
+    folder: Path,
+    config: WdsConversionConfig,
+    processes: int,
+    progress: Progress,
+    part: Part = WHOLE,
+    rows_per_process: int = ROWS_PER_PROCESS,
 ) -> Converted:
     """Write the shards of a raw dataset, or a part of them; shards that an interrupted run completed are kept.
 
@@ -64,9 +72,10 @@ def convert(
         raw: The raw dataset folder.
         folder: Where `shards/`, `markers/` and `rejects.jsonl` go.
         config: The settings.
-        processes: Processes to use; the result does not depend on it.
+        processes: Most processes to use; the result does not depend on it.
         progress: Where to report.
         part: Which of the shards to write.
+        rows_per_process: Entries for which another process is worth its start.
 
     Raises:
         InputError: The raw dataset can't be read, or too many entries were rejected.
@@ -90,7 +99,7 @@ def convert(
             raise _TooManyRejects
 
     with contextlib.suppress(_TooManyRejects):  # what is still to come could not mend it
-        write_shards(tasks, processes, report)
+        write_shards(tasks, max(1, min(processes, rows // rows_per_process)), report)
     _remove_leftovers(folder)  # a killed run's processes may have lived a moment longer than it
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, raw / config.annotations, folder / REJECTS_FILE)

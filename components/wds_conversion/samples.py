@@ -4,7 +4,7 @@ import io
 import json
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from components.data.conversation import conversation_pairs
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
@@ -75,7 +75,7 @@ def _picture(image: str, place: Place | None, reader: ImageReader) -> bytes:
     try:
         return reader.read(place)
     except MissingImage as error:
-        raise RejectedEntry("missing_picture", f"{image}: {error}") from error
+        raise RejectedEntry("missing_picture", f"{image} {error}") from error
     except BrokenImage as error:
         raise RejectedEntry("broken_picture", f"{image} {error}") from error
 
@@ -98,6 +98,8 @@ def _check_picture(content: bytes, extension: str, check: ImageCheck) -> None:
             # For JPEG: brightness at an eighth of the scale. It reads all the data, and so finds truncation, at less work.
             image.draft("L", (1, 1))
             image.load()
+    except UnidentifiedImageError as error:  # its message has an address in memory, another one in every run
+        raise RejectedEntry("broken_picture", "it does not decode: its header can't be read") from error
     except Exception as error:  # PIL raises many kinds, SyntaxError among them
         raise RejectedEntry("broken_picture", f"it does not decode: {error}") from error
 

@@ -15,16 +15,17 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from components.stage.progress import Progress
@@ -90,22 +91,39 @@ def measure_memory(folder: Path, entries: int) -> None:
     """Print the table of memory: the peak of the process that plans, and of the largest of those that write."""
     raw = folder / "many"
     make_dataset(raw, 0, entries)
-    queue = multiprocessing.get_context("spawn").Queue()
-    child = multiprocessing.get_context("spawn").Process(target=_memory, args=(raw, folder / "memory", queue))
-    child.start()
-    seconds, planning, writing = queue.get()
-    child.join()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        seconds, planning, writing = pool.submit(_memory, raw, folder / "memory").result()
     print("\n| entries | seconds | peak memory, planning process | peak memory, writing process |\n|---|---|---|---|")
     print(f"| {entries} | {seconds:.0f} | {planning / 1e3:.0f} MB | {writing / 1e3:.0f} MB |")
 
 
-def _memory(raw: Path, output: Path, queue: "multiprocessing.Queue[tuple[float, int, int]]") -> None:
+def _memory(raw: Path, output: Path) -> tuple[float, int, int]:
+    """Convert and return the seconds and the peak memory, in kilobytes, of this process and of the largest that writes."""
     config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images="off")
+    watch = _MemoryWatch("benchmark")
     start = time.monotonic()
-    convert(raw, output, config, max(2, available_processes()), Progress("benchmark"))
-    seconds = time.monotonic() - start
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    queue.put((seconds, *(resource.getrusage(process).ru_maxrss for process in who)))  # kilobytes on Linux
+    convert(raw, output, config, max(2, available_processes()), watch)
+    return time.monotonic() - start, _peak_memory(os.getpid()), watch.largest
+
+
+class _MemoryWatch(Progress):
+    """Looks at the writing processes whenever a shard is done."""
+
+    largest = 0
+
+    def update(self, done: int, force: bool = False, **fields: float | str) -> None:
+        super().update(done, force, **fields)
+        peaks = [_peak_memory(child.pid) for child in psutil.Process().children()]
+        self.largest = max(self.largest, *peaks, 0)
+
+
+def _peak_memory(pid: int) -> int:
+    # Not getrusage: what it says of a process includes what its parent had when it was started.
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def make_dataset(raw: Path, size: int, entries: int = 0) -> int:

@@ -13,7 +13,7 @@ import data_samples
 import psutil
 import pytest
 import webdataset
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from components.data.image_roots import FilePlace, ImageReader
@@ -39,7 +39,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(raw: Path, folder: Path, processes: int = 1, **changes: Any) -> dict[str, Any]:
     config = CONFIG.model_copy(update=changes)
-    return convert(raw, folder, config, processes, Progress("test")).facts
+    return convert(raw, folder, config, processes, Progress("test"), rows_per_process=1).facts
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ class _Deadly(Progress):
 
 
 def _convert_and_die(raw: Path, folder: Path, processes: int) -> None:
-    convert(raw, folder, CONFIG, processes, _Deadly("test"))
+    convert(raw, folder, CONFIG, processes, _Deadly("test"), rows_per_process=1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -315,7 +315,7 @@ def test_broken_annotations_are_refused(tmp_path: Path, text: str, chunk_bytes: 
         list(read_entries(tmp_path / "a.json", chunk_bytes=chunk_bytes))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(data=st.data())
 def test_the_same_bytes_whatever_the_processes_interruptions_and_parts(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -363,11 +363,12 @@ def test_a_killed_process_is_explained_and_its_work_goes_on(raw: Path, tmp_path:
         def update(self, done: int, force: bool = False, **fields: float | str) -> None:
             if done and not self.killed:
                 self.killed = True
-                psutil.Process().children()[-1].kill()
+                workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+                workers[0].kill()
 
     config = CONFIG.model_copy(update={"samples_per_shard": 1})
     with pytest.raises(StageError, match="was killed.*finished shards are kept"):
-        convert(raw, tmp_path / "killed", config, 2, KillsAWorker("test"))
+        convert(raw, tmp_path / "killed", config, 2, KillsAWorker("test"), rows_per_process=1)
     assert list((tmp_path / "killed/markers").glob("*.json"))
     _convert(raw, tmp_path / "killed", 1, samples_per_shard=1)
     _convert(raw, tmp_path / "whole", 1, samples_per_shard=1)
