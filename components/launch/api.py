@@ -251,8 +251,8 @@ class ClusterApi:
             advice = f"Install {kind.operator}, or choose another launch.backend."
         elif error.status == 403 and "exceeded quota" not in said:
             advice = (
-                f"Let this pod's service account get, list, create, patch and delete {kind.plural}.{kind.group}, and get "
-                "and list pods, pods/log and events (manifests/base/rbac.yaml)."
+                f"Let this pod's service account get, create, patch and delete {kind.plural}.{kind.group}, list pods and "
+                "events, and get pods/log (manifests/base/rbac.yaml)."
             )
         elif error.status == 401:
             advice = "The credentials are not valid (any more)."

@@ -14,6 +14,7 @@ _ROOT_CAUSE = re.compile(r"Root Cause \(first observed failure\):")
 _RANK = re.compile(r"rank\s*:\s*(\d+)")
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 _RANK_LINE = re.compile(r"^\[rank (\d+)\] ?(.*)$")
+_TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # what torch puts before an uncaught exception's lines
 _AGAIN = "Another try goes on from the newest checkpoint."
 
 
@@ -123,4 +124,4 @@ def _last_lines(lines: list[str], rank: int | None) -> str:
 
 def _text(line: str) -> str:
     match = _RANK_LINE.match(line)
-    return match.group(2) if match else line
+    return _TORCH_PREFIX.sub("", match.group(2) if match else line)

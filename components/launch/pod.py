@@ -87,6 +87,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
     values = {
         "OMP_NUM_THREADS": str(job.config.threads_per_process),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         **({"NCCL_DEBUG": "WARN"} if job.cluster.gpus else {}),
         **job.cluster.job.environment,

@@ -33,8 +33,7 @@ class KfpServer:
         class Handler(_Handler):
             state = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -52,6 +51,13 @@ class KfpServer:
         self.versions[version["pipeline_version_id"]] = version
         self.packages[version["pipeline_version_id"]] = list(yaml.safe_load_all(package))
         return version
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error here."""
 
 
 class _Handler(BaseHTTPRequestHandler):

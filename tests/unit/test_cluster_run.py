@@ -61,11 +61,9 @@ def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) ->
 def test_same_pipeline_is_uploaded_once(server: KfpServer) -> None:
     for _ in range(3):
         assert submit(server, "--detach") == 0
-    assert submit(server, "--detach", "--set", "pretrain.recipe.iterations=5") == 0
-    assert len(server.pipelines) == 1
-    assert len(server.runs) == 4
+    assert (len(server.pipelines), len(server.runs)) == (1, 3)
     # The first upload is named by KFP, later ones by their content.
-    assert len(server.versions) == 3
+    assert len(server.versions) == 2
 
 
 def test_failed_run_fails_the_command(server: KfpServer, capsys: Captured) -> None:

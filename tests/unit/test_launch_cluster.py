@@ -218,6 +218,25 @@ def test_failures_are_told_apart(
     assert expected in str(error)
 
 
+def test_traceback_is_told_from_its_beginning(server: KubernetesServer, tmp_path: Path) -> None:
+    launcher = Launcher(make_job(tmp_path), server)
+    _, worker = start_pods(server)
+    for line in (
+        "step 7",
+        "[rank2]: Traceback (most recent call last):",
+        '[rank2]:   File "x.py"',
+        "[rank2]: ValueError: no",
+    ):
+        server.say(worker, f"[rank 2] {line}")
+    for line in root_cause(2, 0, 1):
+        server.say(worker, line)
+    server.end_pod(worker, 1)
+    server.set_condition("Failed")
+    error = launcher.result()
+    assert isinstance(error, ClusterFailure), "a defect or a broken node: another try may help"
+    assert str(error).endswith('\nTraceback (most recent call last):\n  File "x.py"\nValueError: no')
+
+
 def test_deadline_is_the_users(server: KubernetesServer, tmp_path: Path) -> None:
     launcher = Launcher(make_job(tmp_path, deadline_s=60), server)
     start_pods(server)
