@@ -6,6 +6,7 @@
 #              small CPU build of torch instead of the one with CUDA
 # RUN_ARGS     for `vlm run`, as RUN_ARGS="--workspace /data/demo --set pretrain.recipe.iterations=50"
 # PYTEST_ARGS  for pytest
+# TEST_PROCESSES  processes that run the tests, each with a core of its own
 #
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
 #
@@ -16,6 +17,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12) python3)
 PIP_ARGS ?=
 RUN_ARGS ?=
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 ENGINE ?= $(firstword $(shell command -v docker podman))
 REGISTRY ?= vlm-pipelines
 TAG ?= 0.1.0
@@ -32,7 +34,7 @@ demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)

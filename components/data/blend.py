@@ -10,9 +10,10 @@ import yaml
 from components.errors import InputError
 
 BLEND_FILE = "blend.yaml"
+
+# Fields of a sample in a shard: at most one picture, its bytes as they came, and the list of conversation turns.
 IMAGE_FIELDS = ("jpg", "png", "webp")
 CONVERSATION_FIELD = "json"
-"""Fields of a sample in a shard: at most one picture, its bytes as they came, and the list of conversation turns."""
 
 _META_FOLDER = ".nv-meta"
 _DEFAULT_DATASET_CONFIG = "dataset.yaml"

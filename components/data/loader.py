@@ -13,9 +13,6 @@ from megatron.energon import WorkerConfig, get_loader, get_savable_loader, get_t
 from megatron.energon.rng import SystemRng, SystemRngState
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.data.blend import BLEND_FILE as BLEND_FILE
-from components.data.blend import CONVERSATION_FIELD as CONVERSATION_FIELD
-from components.data.blend import IMAGE_FIELDS as IMAGE_FIELDS
 from components.data.blend import blend_digest, blend_file
 from components.data.encoder import READING_ERRORS, EncodedChunk, SampleEncoder, Skip, reading_error
 from components.data.image_settings import ImageSettings

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from megatron.energon import CrudeWebdataset
 
-from components.data.loader import CONVERSATION_FIELD, IMAGE_FIELDS
+from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.energon_split.blend import CRUDE_CONFIG, DEFAULT_CONFIG, META_FOLDER, read_splits
 from components.energon_split.config import SampleType, divide, split_problem
 from components.errors import StageError

@@ -37,7 +37,7 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
     others = [other_dataset(part) for part in config.blend_with]
 
     def body(work: StageWork) -> dict[str, Any]:
-        from components.data.loader import BLEND_FILE
+        from components.data.blend import BLEND_FILE
         from components.energon_split.preparation import known_files, link_shards, prepare, write_configs
         from components.energon_split.verification import check_first_sample, verify
         from components.wds_conversion.conversion import SHARDS_FOLDER, available_processes

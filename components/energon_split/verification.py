@@ -19,8 +19,8 @@ from megatron.energon import (
 from megatron.energon.errors import reraise_exception
 from megatron.energon.task_encoder.base import stateless
 
+from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.data.conversation import conversation_pairs
-from components.data.loader import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.energon_split.blend import CRUDE_CONFIG, BlendEntry
 from components.errors import InputError, StageError
 from components.stage.progress import Progress

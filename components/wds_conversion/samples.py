@@ -6,12 +6,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from components.data.blend import CONVERSATION_FIELD
 from components.data.conversation import conversation_pairs
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
 from components.errors import InputError
 from components.wds_conversion.config import ImageCheck
-
-CONVERSATION_FIELD = "json"
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
