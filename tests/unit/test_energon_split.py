@@ -288,7 +288,7 @@ def test_training_draws_from_a_blend(
         image=ImageSettings(size=28, patch=14),
         samples_per_batch=8,
     )
-    resumed.restore(state)
+    resumed.restore([state])
     assert [sample.key for sample in next(resumed)] == following
 
 

@@ -61,7 +61,7 @@ def test_two_parts_in_kfps_local_runner(tmp_path: Path) -> None:
     }
     compiler.Compiler().compile(pipeline, str(tmp_path / PACKAGE_NAME), pipeline_parameters=arguments)
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local_worker", str(tmp_path)],
+        [sys.executable, "-m", "pipelines.local_worker", str(tmp_path), "process"],
         cwd=tmp_path,
         env={
             **os.environ,
@@ -100,8 +100,8 @@ def test_the_pipeline_fans_out_where_the_preset_says(tmp_path: Path, use: str) -
     assert loop["parameterIterator"]["items"]["raw"] == "[0, 1, 2]"
     producer = tasks["wds-conversion-merge"]["inputs"]["artifacts"]["parts"]["taskOutputArtifact"]["producerTask"]
     assert producer.startswith("for-loop")
-    root = package["root"]["dag"]["tasks"]
-    assert {f"wds-conversion-{use}", "wds-conversion"} <= set(root), "the other use stays one task"
+    stages = package["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert {f"wds-conversion-{use}", "wds-conversion"} <= set(stages), "the other use stays one task"
     executors = package["deploymentSpec"]["executors"]
     on_volume = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name in ("exec-wds-conversion-part", "exec-wds-conversion-merge"):
