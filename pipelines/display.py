@@ -106,11 +106,14 @@ def print_summary(run: RunFolder, console: Console) -> None:
 
 
 def locations(run: RunFolder) -> dict[str, str]:
-    """Return where a run's report, log and tracking are."""
+    """Return where a run's report, exported model, log and tracking are."""
     places = {}
     report = report_path(run)
     if report is not None:
         places["report"] = str(report)
+    exported = _finished_folder(run, "export")
+    if exported is not None:
+        places["model"] = str(exported)
     places["log"] = str(run.log)
     uri = run.context().get("tracking_uri", "")
     if uri.startswith("sqlite:"):
@@ -128,10 +131,13 @@ def _program(name: str) -> str:
 
 def report_path(run: RunFolder) -> Path | None:
     """Return the report of a run, or None when there is none."""
-    for row in run.stages():
-        if row.stage == "report" and row.folder is not None and (row.folder / "report.html").is_file():
-            return row.folder / "report.html"
-    return None
+    folder = _finished_folder(run, "report")
+    return None if folder is None else folder / "report.html"
+
+
+def _finished_folder(run: RunFolder, stage: str) -> Path | None:
+    rows = (row for row in run.stages() if row.stage == stage and row.state in ("done", "reused"))
+    return next((row.folder for row in rows), None)
 
 
 def free_port(first: int) -> int:

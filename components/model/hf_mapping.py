@@ -92,12 +92,7 @@ def vision_rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
         prefix: What the source names begin with: "vision_model." or nothing (see `vision_prefix`).
     """
     rules = [
-        TensorRule(
-            "class_token",
-            (f"{prefix}embeddings.class_embedding",),
-            lambda sources: sources[0].view(1, 1, -1),
-            lambda parameter: [parameter.flatten()],
-        ),
+        class_token(f"{prefix}embeddings.class_embedding"),
         same("conv1.weight", f"{prefix}embeddings.patch_embedding.weight"),
         same("position_embeddings.weight", f"{prefix}embeddings.position_embedding.weight"),
         *same_affine("ln_pre", f"{prefix}pre_layrnorm"),  # the source's own spelling
@@ -158,6 +153,16 @@ def same(target: str, source: str) -> TensorRule:
 def same_affine(target: str, source: str) -> list[TensorRule]:
     """Return the rules of a weight and a bias that are source tensors as they are."""
     return [same(f"{target}.{kind}", f"{source}.{kind}") for kind in ("weight", "bias")]
+
+
+def class_token(source: str) -> TensorRule:
+    """Return the rule of the class token: [hidden] becomes [1, 1, hidden]."""
+    return TensorRule(
+        "class_token",
+        (source,),
+        lambda sources: sources[0].view(1, 1, -1),
+        lambda parameter: [parameter.flatten()],
+    )
 
 
 def _stacked(target: str, sources: tuple[str, ...]) -> TensorRule:

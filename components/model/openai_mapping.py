@@ -7,7 +7,7 @@ import torch
 
 from components.errors import InputError
 from components.model.config import VisionConfig
-from components.model.hf_mapping import DropRule, TensorRule, attention_input, same, same_affine
+from components.model.hf_mapping import DropRule, TensorRule, attention_input, class_token, same, same_affine
 
 _HEAD_WIDTH = 64  # of all of OpenAI's vision transformers
 _NORM_EPSILON = 1e-5
@@ -72,12 +72,7 @@ def openai_vision_rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
         prefix: What the source names begin with (see `openai_prefix`).
     """
     rules = [
-        TensorRule(
-            "class_token",
-            (f"{prefix}class_embedding",),
-            lambda sources: sources[0].view(1, 1, -1),
-            lambda parameter: [parameter.flatten()],
-        ),
+        class_token(f"{prefix}class_embedding"),
         same("conv1.weight", f"{prefix}conv1.weight"),
         same("position_embeddings.weight", f"{prefix}positional_embedding"),
         *same_affine("ln_pre", f"{prefix}ln_pre"),
