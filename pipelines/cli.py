@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -243,6 +244,7 @@ def _export(options: argparse.Namespace) -> int:
     from components.export.stage import export_to
     from pipelines.config import export_settings
 
+    warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")  # their own deprecations
     export_to(export_settings(options.overrides), options.model.absolute(), options.output.absolute())
     print(options.output)
     return 0
