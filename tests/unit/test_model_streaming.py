@@ -159,7 +159,7 @@ def test_interrupted_save_is_no_checkpoint_and_is_replaced(tmp_path: Path) -> No
 
 
 MEMORY_PROGRAM = """
-import resource, sys
+import sys
 from pathlib import Path
 import psutil, torch
 from components.model.config import LanguageConfig
@@ -183,7 +183,9 @@ with single_process():
     write_and_read(1, 64, Path(sys.argv[1]) / "small")  # libraries are loaded on the way
     before = psutil.Process().memory_info().rss
     outline = write_and_read(16, 1024, Path(sys.argv[1]) / "large")
-growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+# VmHWM, not ru_maxrss: that one begins with the peak of the process that started this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+growth = int(peak.split()[1]) * 1024 - before
 print(growth / sum(parameter.nbytes for parameter in outline.parameters()))
 """
 
