@@ -67,27 +67,6 @@ def load_model(model: nn.Module, folder: Path) -> None:
     fill_parameters(model, load_sharded(sharded_parameters(model), folder))
 
 
-def load_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
-    """Fill one part of a model from that part's own checkpoint.
-
-    Args:
-        module: The part (a megatron module).
-        folder: The checkpoint folder of the part.
-        part: Which part it is.
-
-    Raises:
-        InputError: As in `load_model`.
-    """
-    prefix = PART_PREFIXES[part]
-    loaded = load_sharded(sharded_parameters(module, prefix), folder)
-    fill_parameters(module, {name.removeprefix(prefix): value for name, value in loaded.items()})
-
-
-def save_part(module: nn.Module, folder: Path, part: PretrainedPart) -> None:
-    """Write one part of a model as its own checkpoint, under the names that it has within the whole model."""
-    save_sharded(sharded_parameters(module, PART_PREFIXES[part]), folder)
-
-
 def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
     """Return a megatron module's sharded state dict without Transformer Engine's extra state.
 
