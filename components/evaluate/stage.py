@@ -9,8 +9,10 @@ from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 
-VERSION = 1
+VERSION = 2
 PAGE_FILE = "evaluation.html"
+# Kept in MLflow: what people look at, and what a later run is compared with.
+ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)
 
 
 def run_evaluate(
@@ -26,7 +28,7 @@ def run_evaluate(
         raw: The raw dataset folder that they were generated from.
 
     Returns:
-        A folder with `scores.json`, `samples.json`, `pictures/` and `evaluation.html`. Gates are judged, not enforced:
+        A folder with `scores.json`, `sample_scores.jsonl`, `samples.json`, `pictures/` and `evaluation.html`. Gates are judged, not enforced:
         `gates.enforce_gates` does that once everything is published.
 
     Raises:
@@ -52,6 +54,7 @@ def run_evaluate(
         },
         settings=config,
         body=body,
+        artifacts=ARTIFACTS,
     )
 
 
@@ -62,8 +65,9 @@ def _evaluate(
     from components.evaluate.coverage import collect_partitions, merge_predictions
     from components.evaluate.gates import judge
     from components.evaluate.page import write_page
+    from components.evaluate.sample_scores import write_sample_scores
     from components.evaluate.samples import Samples, ShownSample, choose_rows, save_thumbnail, write_samples
-    from components.evaluate.scores import SCORES_FILE, Scores, write_scores
+    from components.evaluate.scores import Scores, write_scores
     from components.evaluate.scoring import MODEL, score_captions, score_choices
     from components.generate.dataset import Pictures, load_samples
 
@@ -126,9 +130,8 @@ def _evaluate(
             work.progress.update(len(shown))
     write_samples(work.folder, Samples(task=task.name, samples=shown))
     write_page(work.folder, scores, shown)
+    write_sample_scores(work.folder, samples, texts[MODEL], scored.statistics)
     write_scores(work.folder, scores)
-    for name in (SCORES_FILE, PAGE_FILE):
-        work.tracker.log_artifact(work.folder / name)
     print(f"{task.name}: {scores.meaning}", flush=True)
     return _facts(scores)
 
