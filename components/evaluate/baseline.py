@@ -16,8 +16,7 @@ from components.tracking.tracker import connect
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from components.evaluate.sample_scores import SampleScores
-    from components.evaluate.scores import Scores
+    from components.evaluate.gates import Rival
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,24 @@ class Baseline:
         return f"run {self.run_id}, key {self.key}"
 
 
-def find_baselines(context: RunContext, gates: Sequence[Gate], task: str) -> dict[str, Baseline]:
+def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) -> dict[str, Baseline]:
     """Find every baseline that gates name.
 
     Args:
         context: The pipeline run.
         gates: The gates of one evaluation.
-        task: Task name.
+        evaluation: Its name.
 
     Returns:
         A gate's `baseline` to the run's evaluation.
 
     Raises:
-        ConfigurationError: There is no such run, it has not evaluated the task, or the run is not tracked.
+        ConfigurationError: There is no such run, it has no such evaluation, or the run is not tracked.
     """
     references = list(dict.fromkeys(gate.baseline for gate in gates if gate.baseline))
     if not references:
         return {}
-    setting = f"The baseline of a gate of {task}"
+    setting = f"The baseline of a gate of {evaluation}"
     if not context.tracking_uri:
         raise ConfigurationError(
             f"{setting} is {references[0]!r}, but tracking is off (tracking.uri): earlier runs are found in MLflow."
@@ -71,27 +70,28 @@ def find_baselines(context: RunContext, gates: Sequence[Gate], task: str) -> dic
     for reference in references:
         run = find_pipeline_run(client, reference, setting, besides=context.mlflow_run_id)
         name = f"{run.info.run_name} ({run.info.run_id})"
-        stage = stage_runs(client, run).get(f"evaluate/{task}")
+        stage = stage_runs(client, run).get(f"evaluate/{evaluation}")
         if stage is None:
-            raise ConfigurationError(f"{setting} is {reference!r}: the run {name} has not evaluated {task}.")
+            raise ConfigurationError(f"{setting} is {reference!r}: the run {name} has no evaluation {evaluation}.")
         found[reference] = Baseline(
             reference, str(run.info.run_name), str(run.info.run_id), stage, stage.data.params.get("key", "")
         )
     return found
 
 
-def read_baseline(context: RunContext, baseline: Baseline) -> "tuple[Scores, SampleScores]":
-    """Read a baseline's scores, from its folder in the workspace or else from MLflow.
+def read_baseline(context: RunContext, baseline: Baseline) -> "Rival":
+    """Read what a baseline scored, from its folder in the workspace or else from MLflow.
 
     Raises:
         StageError: Neither has them.
     """
+    from components.evaluate.gates import Rival
     from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, read_sample_scores
     from components.evaluate.scores import SCORES_FILE, read_scores
 
     folder = stage_folder(baseline.stage_run, context.workspace)
     if folder is not None and (folder / MANIFEST_NAME).is_file() and (folder / SAMPLE_SCORES_FILE).is_file():
-        return read_scores(folder), read_sample_scores(folder)
+        return Rival(baseline.name, baseline.run_id, read_scores(folder), read_sample_scores(folder))
     client = connect(context.tracking_uri)
     with tempfile.TemporaryDirectory() as temporary:
         for name in (SCORES_FILE, SAMPLE_SCORES_FILE):
@@ -100,4 +100,5 @@ def read_baseline(context: RunContext, baseline: Baseline) -> "tuple[Scores, Sam
                     f"The baseline {baseline.name} ({baseline.run_id}) left no {name} in MLflow, and its folder {folder} is "
                     "gone. Run it again (finished stages are reused), or choose another baseline."
                 )
-        return read_scores(Path(temporary)), read_sample_scores(Path(temporary))
+        scores, samples = read_scores(Path(temporary)), read_sample_scores(Path(temporary))
+    return Rival(baseline.name, baseline.run_id, scores, samples)

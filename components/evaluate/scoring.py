@@ -174,9 +174,7 @@ def _measure(
         name: _with_interval(own - statistics[name][headline].value(), headline_draws[MODEL] - headline_draws[name])
         for name in measures
     }
-    return Scored(
-        metrics=metrics, controls=measures, differences=differences, answers={}, statistics=statistics[MODEL]
-    )
+    return Scored(metrics=metrics, controls=measures, differences=differences, answers={}, statistics=statistics[MODEL])
 
 
 def _with_interval(value: float, draws: np.ndarray) -> Measure:

@@ -102,7 +102,9 @@ def _run_of_model(client: "MlflowClient", reference: str, setting: str) -> "Run"
         else:
             version = client.get_model_version(match["name"], match["version"])
         if not version.run_id:
-            raise ConfigurationError(f"{setting} is {reference}, which was registered without a run: name one that was.")
+            raise ConfigurationError(
+                f"{setting} is {reference}, which was registered without a run: name one that was."
+            )
         return client.get_run(version.run_id)
     except MlflowException as error:
         raise ConfigurationError(
