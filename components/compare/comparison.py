@@ -162,7 +162,7 @@ def _measure_of_samples(headline: str, samples: Sequence[SampleScores]) -> str:
 def _disagreements(samples: Mapping[int, SampleScores], metric: str) -> list[Disagreement]:
     found = []
     for rows in zip(*(item.rows for item in samples.values()), strict=True):
-        values = [100.0 * float(row.scores[metric]) for row in rows]  # type: ignore[arg-type]  # a mean's is a number
+        values = [100.0 * float(row.scores[metric]) for row in rows]
         size = max(values) - min(values)
         if size > 1e-6:
             answers = {number: (row.text, value) for number, row, value in zip(samples, rows, values, strict=True)}

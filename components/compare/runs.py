@@ -300,7 +300,8 @@ def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
     for key, value in flatten(settings).items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                texts |= _texts({f"{key}.{number}": item})
+                given = {name: entry for name, entry in item.items() if entry not in (None, "")}
+                texts |= _texts({f"{key}.{number}": given})
         else:
             texts[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return texts
