@@ -275,8 +275,18 @@ class _mlflow_server:
             self._address = f"http://127.0.0.1:{probe.getsockname()[1]}"
         with open(log, "wb") as stream:
             self._process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri", uri, "--workers", "1"]
-                + ["--host", "127.0.0.1", "--port", self._address.rpartition(":")[2]],
+                [
+                    str(Path(sys.executable).with_name("mlflow")),
+                    "server",
+                    "--backend-store-uri",
+                    uri,
+                    "--workers",
+                    "1",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    self._address.rpartition(":")[2],
+                ],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
