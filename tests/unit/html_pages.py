@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 HOSTILE = '<script>alert(1)</script> & "quotes" <img src=x onerror=y>'
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Strict(HTMLParser):
