@@ -32,6 +32,7 @@ from components.generate.dataset import HeldOutSample
 from components.stage.context import RunContext
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json, write_text
+from components.tracking.registry import RegistryConfig, register
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 from pipelines.cli import main
 from tests.browser import Browser, find_chromium
@@ -261,6 +262,9 @@ def test_mlflows_own_comparison_in_a_browser(browser: Browser, world: World, tmp
         browser.wait_for("document.body && document.body.innerText.includes('Comparing 2 Runs')")
         browser.wait_for("document.body.innerText.includes('pretrain.recipe.learning_rate')")
         text = browser.text()
+        # A server refuses versions that point at files of its clients under that name.
+        version = register(address, RegistryConfig(name="served"), tmp_path, "export/00", runs[0], {}, "for people")
+        assert version == "1"
     for expected in ("first", "second", "0.0005", "evaluate.multiple_choice.accuracy", "pretrain.loss"):
         assert expected in text, expected
     assert [error for error in browser.errors if "Failed to load resource" not in error] == []
