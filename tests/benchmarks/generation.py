@@ -12,6 +12,7 @@ query heads a group, MLPs 3.5 times as wide as the model, a tower a quarter as w
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -61,7 +62,7 @@ SHAPES = {
         "weights.vision.num_hidden_layers=6",
     ],
 }
-DATA = ["data.scenes.pictures=300", "data.folder.held_out_pictures=100", "data.scenes.held_out_pictures=100"]
+DATA = ["data.scenes.pictures=300", "data.scenes.held_out_pictures=100"]
 ROUNDS = 3
 
 Answers = list[list[int]]
@@ -87,8 +88,10 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     options = parser.parse_args()
     for shape in options.shape:
-        with tempfile.TemporaryDirectory() as folder, single_process():
-            models = load_both(Path(folder), SHAPES[shape])
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            raw, model, exported = made(Path(folder), SHAPES[shape])
+            stack.enter_context(single_process())
+            models = load_both(raw, model, exported)
             prompts = encoded_prompts(models, options.samples)
             end_token = chosen_end(generate(models.own, prompts, end_token=-1, max_new_tokens=options.new_tokens))
             ways = all_ways(models, options.batch, options.new_tokens, end_token)
@@ -105,16 +108,20 @@ def main() -> None:
             print(f"| {name} | {options.samples / seconds:.1f} | {alone / seconds:.2f} | {batched / seconds:.2f} |")
 
 
-def load_both(folder: Path, overrides: Sequence[str]) -> Models:
-    """Make a model by the real stages and load it both ways."""
-    config = load_preset("laptop", [*DATA, *overrides, "weights.language.max_position_embeddings=1024"])
+def made(folder: Path, overrides: Sequence[str]) -> tuple[Path, Path, Path]:
+    """Return a raw dataset, a model that the real stages made, and its export."""
+    config = load_preset("laptop", [*DATA, *overrides])
     context = RunContext(run_id="benchmark", run_name="benchmark", workspace=folder)
-    raw, _, model_folder = prepare(config, context)
-    exported = run_export(context, ExportConfig(verify=False), model_folder).folder
-    own = build_model(read_model_config(model_folder), layers="local")
-    load_model(own, model_folder / "checkpoint")
+    raw, _, model = prepare(config, context)
+    return raw, model, run_export(context, ExportConfig(verify=False), model).folder
+
+
+def load_both(raw: Path, model: Path, exported: Path) -> Models:
+    """Load the same weights both ways."""
+    own = build_model(read_model_config(model), layers="local")
+    load_model(own, model / "checkpoint")
     llava = LlavaForConditionalGeneration.from_pretrained(exported, attn_implementation="sdpa")
-    return Models(own.eval(), llava.eval(), ChatTokenizer.load(model_folder / "tokenizer"), raw)
+    return Models(own.eval(), llava.eval(), ChatTokenizer.load(model / "tokenizer"), raw)
 
 
 def encoded_prompts(models: Models, count: int) -> list[EncodedSample]:
