@@ -170,7 +170,7 @@ def build_model(
         attention_dropout: Dropout of the language model's attention weights.
         device: Where the parameters lie; None for the current GPU if there is one, else the CPU; "meta" for an outline
             without memory (see `outlined_model`).
-        layers: Transformer Engine's layers or plain ones; decoding with a cache needs "local".
+        layers: Transformer Engine's layers or plain ones; "auto" takes the former where there are any.
         recompute: Recompute the language model's layers in the backward pass, to save memory; needs a GPU.
         init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
         init_std: Standard deviation of the drawn parameters.
