@@ -55,7 +55,7 @@ def generate(
     """
     if not prompts:
         return []
-    device = next(model.parameters()).device
+    device = model.language_model.embedding.word_embeddings.weight.device
     batch = pack(prompts, sequence_length=sum(prompt.length for prompt in prompts))[0].to(device)
     rows, distinct = distinct_pictures(prompts)
     pixels = None
