@@ -39,7 +39,11 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
         "evaluations.*.generate.tensor_parallel",
     ),
     "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
-    "processes_per_node": ("pretrain.launch.processes_per_node", "sft.launch.processes_per_node"),
+    "processes_per_node": (
+        "pretrain.launch.processes_per_node",
+        "sft.launch.processes_per_node",
+        "evaluations.*.generate.processes_per_node",
+    ),
     "queue": ("cluster.job.queue",),
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
