@@ -47,8 +47,17 @@ class Difference(NamedTuple):
     weights: float
 
 
+def same_batches(layout: Layout, spec: TrainingSpec) -> TrainingSpec:
+    """Return the training with the number of loader processes that gives every layout the same global batches.
+
+    The order of samples follows from the number of streams: data-parallel ranks x loader processes.
+    """
+    recipe = spec.recipe.model_copy(update={"loader_workers": _STREAMS // layout.data_parallel})
+    return spec.model_copy(update={"recipe": recipe})
+
+
 def train_in(layout: Layout, spec: TrainingSpec, folder: Path) -> Path:
-    """Train in real processes (gloo) to the end; every layout sees the same global batches.
+    """Train in real processes (gloo) to the end, or go on with what is in the folder.
 
     Args:
         layout: The processes.
@@ -58,12 +67,8 @@ def train_in(layout: Layout, spec: TrainingSpec, folder: Path) -> Path:
     Returns:
         The output folder.
     """
-    folder.mkdir(parents=True)
-    # The order of samples follows from the number of streams: data-parallel ranks x loader processes.
-    recipe = spec.recipe.model_copy(update={"loader_workers": _STREAMS // layout.data_parallel})
-    own = spec.model_copy(
-        update={"recipe": recipe, "tensor_parallel": layout.tensor_parallel, "output_folder": folder}
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    own = spec.model_copy(update={"tensor_parallel": layout.tensor_parallel, "output_folder": folder})
     world_size = layout.tensor_parallel * layout.data_parallel
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [

@@ -55,6 +55,7 @@ def run_training(
             model_folder=model,
             dataset_folder=dataset,
             output_folder=work.folder,
+            memory=config.memory,
             progress_file=work.progress.path,
             tracking=TrackingTarget(
                 tracking_uri=context.tracking_uri,
@@ -66,7 +67,7 @@ def run_training(
         launch_folder = work.folder / _LAUNCH_FOLDER
         spec_path = launch_folder / "spec.json"
         write_text(spec_path, spec.model_dump_json(indent=2) + "\n")
-        work.tracker.log_params({"launch": config.launch.model_dump()})
+        work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
         job = TrainingJob(
             name=stage,
             module="components.training.worker",

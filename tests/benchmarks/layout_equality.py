@@ -17,7 +17,7 @@ from components.stage.context import RunContext
 from components.training.config import Recipe
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset
-from tests.layouts import OTHERS, REFERENCE, difference, train_in
+from tests.layouts import OTHERS, REFERENCE, difference, same_batches, train_in
 from tests.small_chain import Prepared, prepare
 
 RECIPES = {
@@ -47,9 +47,11 @@ def main() -> None:
     table = ["| recipe | layout | loss | gradient norm (relative) | weights |", "|---|---|---|---|---|"]
     for name in RECIPES:
         spec = _spec(prepared, name, arguments.iterations)
-        reference = train_in(REFERENCE, spec, folder / name / str(REFERENCE))
-        for layout in OTHERS:
-            found = difference(train_in(layout, spec, folder / name / str(layout)), reference)
+        reference, *others = (
+            train_in(layout, same_batches(layout, spec), folder / name / str(layout)) for layout in (REFERENCE, *OTHERS)
+        )
+        for layout, other in zip(OTHERS, others, strict=True):
+            found = difference(other, reference)
             table.append(f"| {name} | {layout} | {found.loss:.1e} | {found.gradient_norm:.1e} | {found.weights:.1e} |")
     print("\n".join(["", *table]))
     if arguments.keep is None:
