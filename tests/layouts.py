@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,26 @@ class Difference(NamedTuple):
     weights: float
 
 
+def _train(spec: TrainingSpec) -> None:
+    from components.training.trainer import train
+
+    assert train(spec)
+
+
+def _join(train: Callable[[TrainingSpec], object], spec: str, rank: int, world_size: int, port: int) -> None:
+    """What torchrun does for a process, and the worker's work."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )
+    torch.set_num_threads(1)
+    train(TrainingSpec.model_validate_json(spec))
+
+
 def same_batches(layout: Layout, spec: TrainingSpec) -> TrainingSpec:
     """Return the training with the number of loader processes that gives every layout the same global batches.
 
@@ -56,13 +77,16 @@ def same_batches(layout: Layout, spec: TrainingSpec) -> TrainingSpec:
     return spec.model_copy(update={"recipe": recipe})
 
 
-def train_in(layout: Layout, spec: TrainingSpec, folder: Path) -> Path:
+def train_in(
+    layout: Layout, spec: TrainingSpec, folder: Path, train: Callable[[TrainingSpec], object] = _train
+) -> Path:
     """Train in real processes (gloo) to the end, or go on with what is in the folder.
 
     Args:
         layout: The processes.
         spec: The training, but for its layout and its output folder.
         folder: The output folder.
+        train: What every process runs; a function of a module.
 
     Returns:
         The output folder.
@@ -72,7 +96,7 @@ def train_in(layout: Layout, spec: TrainingSpec, folder: Path) -> Path:
     world_size = layout.tensor_parallel * layout.data_parallel
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
-        _PROCESSES.Process(target=_train, args=(own.model_dump_json(), rank, world_size, store.port))
+        _PROCESSES.Process(target=_join, args=(train, own.model_dump_json(), rank, world_size, store.port))
         for rank in range(world_size)
     ]
     for process in processes:
@@ -101,19 +125,3 @@ def difference(folder: Path, reference: Path) -> Difference:
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read a distributed checkpoint whole, by PyTorch's own reader."""
     return _load_state_dict_from_keys(storage_reader=FileSystemReader(folder / "checkpoint"))
-
-
-def _train(spec: str, rank: int, world_size: int, port: int) -> None:
-    """What torchrun does for a process, and the worker's work."""
-    from components.training.trainer import train
-
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_USE_AGENT_STORE="True",
-    )
-    torch.set_num_threads(1)
-    assert train(TrainingSpec.model_validate_json(spec))
