@@ -16,7 +16,9 @@ from components.storage.checksum import content_key, sha256_file
 VERSION = 1
 
 
-def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int) -> StageOutput:
+def run_generate(
+    context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int, name: str = ""
+) -> StageOutput:
     """Generate the predictions of one partition.
 
     Args:
@@ -25,6 +27,7 @@ def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: 
         model: Model folder (of pretraining, SFT, or combine).
         raw: Raw dataset folder with the task's ground truth.
         partition: Number of the partition, from 0 to `config.partitions - 1`.
+        name: Name of the evaluation that this is for, the task's by default: two models may answer one task in a run.
 
     Returns:
         A folder with `predictions.jsonl`: one object per sample and control.
@@ -45,7 +48,7 @@ def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: 
 
     return run_stage(
         context,
-        stage=f"generate/{task.name}",
+        stage=f"generate/{name or task.name}",
         version=VERSION,
         inputs={"model": model, "raw": raw, "task": task.identity, "partition": f"{partition} of {config.partitions}"},
         settings=config,
