@@ -6,8 +6,10 @@ import torch
 _GIB = 2**30
 
 _BF16_PEAKS = {
-    # name as CUDA reports it, most specific first: dense bf16 operations per second (no sparsity)
+    # part of the name that CUDA reports, most specific first: dense bf16 operations per second (no sparsity)
+    "GB200": 2500e12,  # NVIDIA GB200 NVL72 specifications: 360 PFLOPS sparse for 72
     "B200": 2250e12,  # NVIDIA HGX platform, specifications: 36 PFLOPS sparse for eight
+    "GH200": 989.4e12,  # NVIDIA GH200 data sheet: 1,979 TFLOPS sparse
     "H200": 989.4e12,  # NVIDIA H200 data sheet (SXM): 1,979 TFLOPS sparse
     "H100 PCIe": 756.4e12,  # NVIDIA H100 data sheet: 1,513 TFLOPS sparse
     "H100 NVL": 835.5e12,  # NVIDIA H100 NVL data sheet: 1,671 TFLOPS sparse

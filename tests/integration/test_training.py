@@ -23,6 +23,7 @@ from components.training.checkpoints import checkpoints
 from components.training.config import MemoryConfig, Recipe
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
+from components.training.summary import read_summary
 from components.training.worker import PREEMPTED_EXIT_CODE
 from tests.integration.conftest import Chain
 from tests.layouts import OTHERS, REFERENCE, Difference, Layout, difference, read_weights, same_batches, train_in
@@ -204,6 +205,19 @@ def test_training_goes_on_at_another_tensor_parallel_size(
     folder = _train(chain, tmp_path, processes=1, tensor_parallel=1)
     losses = [row["loss"] for row in read_metrics(folder / METRICS_FILE)]
     assert losses == pytest.approx([row["loss"] for row in read_metrics(without_dropout / METRICS_FILE)], abs=2e-4)
+
+
+def test_speed_and_memory_are_in_every_row_and_in_the_summary(uninterrupted: Path) -> None:
+    rows, summary = read_metrics(uninterrupted / METRICS_FILE), read_summary(uninterrupted)
+    for row in rows:
+        assert 0.5 < row["useful_token_share"] <= 1
+        assert 0 <= row["data_wait_share"] < 1
+        assert row["tokens_per_s"] > row["samples_per_s"] > 0
+        assert row["tflops_per_device"] > 0
+        assert row["memory_resident_gib"] > 0.1
+        assert "mfu" not in row  # a CPU has no peak in the table
+    assert summary["median_tflops_per_device"] == sorted(row["tflops_per_device"] for row in rows)[len(rows) // 2]
+    assert summary["peak_memory_resident_gib"] == max(row["memory_resident_gib"] for row in rows)
 
 
 def test_it_learns(uninterrupted: Path) -> None:
