@@ -145,7 +145,7 @@ class _Training:
                 speed = {"samples/s": row["samples_per_s"]}
                 self.throughput.restart()
             if progress is not None:
-                progress.update(step, loss=result.loss, **speed)
+                progress.update(step, force=False, loss=result.loss, **speed)
             if self._agreed_to_stop():
                 self._save()
                 self.tracker.flush()
