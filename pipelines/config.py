@@ -183,6 +183,12 @@ class RunConfig(_Section):
                     f"{stage}.launch.backend {launch.backend} needs a workspace that all its pods share: set cluster.pvc to "
                     "a ReadWriteMany volume claim"
                 )
+        for name, evaluation in self.evaluations.items():
+            if 0 < self.cluster.gpus < evaluation.generate.processes:
+                raise ValueError(
+                    f"cluster.gpus ({self.cluster.gpus}) is less than the processes of evaluations.{name}.generate "
+                    f"({evaluation.generate.processes}): every process needs its own GPU"
+                )
         return self
 
 

@@ -263,6 +263,11 @@ def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
 CLUSTER = load_preset("mistral-clip-7b")
 
 
+def test_every_generating_process_needs_its_gpu() -> None:
+    with pytest.raises(ConfigurationError, match=r"evaluations\.captioning\.generate \(8\)"):
+        load_preset("mistral-clip-7b", ["cluster.gpus=4"])
+
+
 @pytest.mark.parametrize(
     ("parameters", "overrides", "message"),
     [
