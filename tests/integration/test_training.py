@@ -58,14 +58,7 @@ STEADY: dict[str, object] = {
 }
 
 
-def _spec(
-    chain: Chain,
-    folder: Path,
-    tensor_parallel: int,
-    dataset: Path | None = None,
-    memory: MemoryConfig | None = None,
-    **recipe: object,
-) -> Path:
+def _spec(chain: Chain, folder: Path, tensor_parallel: int, dataset: Path | None = None, **recipe: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     spec = TrainingSpec(
         stage="pretrain",
@@ -74,7 +67,6 @@ def _spec(
         model_folder=chain.model,
         dataset_folder=dataset or chain.dataset,
         output_folder=folder,
-        memory=memory or MemoryConfig(),
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json())
@@ -311,10 +303,11 @@ def test_texts_without_a_picture_train(chain: Chain, tmp_path: Path, texts: str)
 def test_fewer_data_parallel_ranks_go_on_with_the_same_global_batches(
     chain: Chain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole = _train(chain, tmp_path / "whole", 2, 1, **STEADY)
+    spec = _read_spec(_spec(chain, tmp_path, 1, **STEADY))
+    two = Layout(tensor_parallel=1, data_parallel=2)
+    whole = train_in(two, spec, tmp_path / "whole")
     # The optimizer's state lies on two ranks, and then on one.
-    sharded = MemoryConfig(shard_optimizer=True)
-    folder = _train(chain, tmp_path / "changed", 2, 1, **STEADY, iterations=7, memory=sharded)
+    folder = train_in(two, _with_iterations(_sharded(spec), 7), tmp_path / "changed")
     assert checkpoints(folder / "training")[-1].name == "iter_0000006"
     _train(chain, folder, 1, 1, **STEADY)
     assert "the same global batches, from 2 loader processes per rank" in capfd.readouterr().out
