@@ -20,8 +20,8 @@ from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local, terminate_tree
 from components.tracking.tracker import METRICS_FILE
-from components.training.checkpoints import checkpoints
 from components.training.config import Recipe
+from components.training.layout import checkpoints
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.worker import PREEMPTED_EXIT_CODE
