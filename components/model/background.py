@@ -84,7 +84,12 @@ class BackgroundWrite(SaveShardedStrategy):
         Raises:
             OSError: The disk is full, for example.
         """
-        written = self._writer.write_data(self._plan, self._planner)
+        try:
+            written = self._writer.write_data(self._plan, self._planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch's archive complains of what the disk's refusal left
+                raise error.__context__ from None
+            raise
         written.wait()
         results: list[WriteResult] = written.value()
         return results
