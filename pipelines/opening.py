@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from components.errors import ConfigurationError
+from components.evaluate.baseline import find_baselines
 from components.stage.context import RunContext
 from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
@@ -39,7 +40,11 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
         "evaluations.*.generate.tensor_parallel",
     ),
     "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
-    "processes_per_node": ("pretrain.launch.processes_per_node", "sft.launch.processes_per_node"),
+    "processes_per_node": (
+        "pretrain.launch.processes_per_node",
+        "sft.launch.processes_per_node",
+        "evaluations.*.generate.processes_per_node",
+    ),
     "queue": ("cluster.job.queue",),
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
@@ -67,7 +72,7 @@ def open_pipeline(
         Output name of `open_run` to value.
 
     Raises:
-        ConfigurationError: A setting is unknown or wrong.
+        ConfigurationError: A setting is unknown or wrong, or a gate's baseline does not exist.
         StageError: The tracking server can't be reached.
     """
     settled = settle(config, parameters, overrides)
@@ -254,6 +259,8 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
         git_commit=commit,
     )
     write_json(folder / "context.json", context.model_dump(mode="json"))
+    for name, evaluation in config.evaluations.items():
+        find_baselines(context, evaluation.evaluate.gates, name)  # a wrong name must not come up after the training
     return context
 
 

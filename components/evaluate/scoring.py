@@ -36,12 +36,14 @@ class Scored:
 
     Attributes:
         answers: Control to what the model said, for every sample in order.
+        statistics: Metric to the model's scores, sample by sample.
     """
 
     metrics: dict[str, Measure]
     controls: dict[str, dict[str, Measure]]
     differences: dict[str, Measure]
     answers: dict[str, list[Answer]]
+    statistics: dict[str, Statistic]
     categories: dict[str, CategoryScore] = field(default_factory=dict)
     unparsed: dict[str, int] = field(default_factory=dict)
     constant: str = ""
@@ -172,7 +174,7 @@ def _measure(
         name: _with_interval(own - statistics[name][headline].value(), headline_draws[MODEL] - headline_draws[name])
         for name in measures
     }
-    return Scored(metrics=metrics, controls=measures, differences=differences, answers={})
+    return Scored(metrics=metrics, controls=measures, differences=differences, answers={}, statistics=statistics[MODEL])
 
 
 def _with_interval(value: float, draws: np.ndarray) -> Measure:

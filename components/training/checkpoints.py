@@ -13,6 +13,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
@@ -24,6 +25,7 @@ from components.training.optimizer import MasterWeightAdamW
 from components.training.retention import Mark
 
 TENSORS_FOLDER = "checkpoint"
+_TRACKED = "tracked."
 
 
 class Counters(BaseModel):
@@ -171,6 +173,9 @@ def random_state() -> bytes:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+        # Transformer Engine's attention dropout draws from megatron's own generators.
+        tracked = get_cuda_rng_tracker().get_states()
+        state |= {f"{_TRACKED}{name}": generator for name, generator in tracked.items()}
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()
@@ -180,3 +185,5 @@ def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+        tracked = {name.removeprefix(_TRACKED): value for name, value in state.items() if name.startswith(_TRACKED)}
+        get_cuda_rng_tracker().set_states(tracked)

@@ -4,18 +4,23 @@ import gc
 import math
 import signal
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
+from components.data.loader import (
+    LoaderSettings,
+    TrainingLoader,
+    ValidationSamples,
+    died_of_a_worker,
+    validation_samples,
+)
 from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
 from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
@@ -31,6 +36,7 @@ from components.tracking.tracker import METRICS_FILE, StageTracker, attach
 from components.training.batches import share_batches
 from components.training.checkpoints import Counters, load_checkpoint
 from components.training.config import Recipe
+from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
 from components.training.integrity import newest_whole
 from components.training.kept import copy_description, write_kept_models
@@ -42,6 +48,8 @@ from components.training.saving import CheckpointSaver
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
+from components.training.throughput import RATES, Throughput, step_work
+from components.training.zero_shot import ZeroShot
 
 _FINGERPRINT_FACTOR = 1_000_003
 _FINGERPRINT_MODULUS = 2**61 - 1
@@ -84,32 +92,6 @@ class _StepResult:
 
     loss: float
     gradient_norm: float
-    data_wait_s: float
-
-
-class _Window:
-    """Rates between two rows of metrics; validation and logging are left out.
-
-    Args:
-        counters: Where the window begins.
-    """
-
-    def __init__(self, counters: Counters) -> None:
-        self._samples, self._tokens = counters.samples, counters.tokens
-        self._start = time.perf_counter()
-        self.data_wait_s = 0.0
-        self.save_stall_s = 0.0
-
-    def rates(self, counters: Counters) -> dict[str, float]:
-        """Return samples and tokens per second, the share of the time that was spent waiting for data, and the seconds
-        that steps waited for checkpoints."""
-        elapsed = time.perf_counter() - self._start
-        return {
-            **({"save_stall_s": self.save_stall_s} if self.save_stall_s else {}),
-            "samples_per_s": (counters.samples - self._samples) / elapsed,
-            "tokens_per_s": (counters.tokens - self._tokens) / elapsed,
-            "data_wait_share": self.data_wait_s / elapsed,
-        }
 
 
 class _Training:
@@ -128,9 +110,15 @@ class _Training:
         seed_everything(self.recipe.seed)
         self.dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
         self.model = build_model(
-            self.config, dtype=self.dtype, hidden_dropout=self.recipe.hidden_dropout, device=self.device
+            self.config,
+            dtype=self.dtype,
+            hidden_dropout=self.recipe.hidden_dropout,
+            attention_dropout=self.recipe.attention_dropout,
+            device=self.device,
+            recompute=spec.memory.recompute,
         )
-        self.model.freeze(_frozen_parts(self.recipe))
+        self.trained = _trained_parts(self.recipe)
+        self.model.freeze(set(get_args(Part)) - self.trained)
         self.counters = Counters()
         self.start = input_identity(spec.model_folder)
         self.retention = Retention(self.recipe.keep_checkpoints, self.recipe.keep_every, self.recipe.keep_best)
@@ -142,6 +130,8 @@ class _Training:
         self.metrics = (
             MetricsLog(self.folder / METRICS_FILE, self.counters.step, self.tracker) if self.rank == 0 else None
         )
+        self.throughput = Throughput(self.config, self.trained, parallel.world_size, self._peak())
+        self.zero_shot = self._open_zero_shot() if self.recipe.caption_interval else None
         self.stop_requested = False
 
     def run(self) -> bool:
@@ -151,33 +141,38 @@ class _Training:
         if progress is not None:
             progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
         batches = self._local_batches()
-        window = _Window(self.counters)
+        self.throughput.restart()
         self.model.train()
         # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
         gc.disable()
+        speed: dict[str, float] = {}
         while self.counters.step < self.recipe.iterations:
             result = self._step(batches)
             step = self.counters.step
-            window.data_wait_s += result.data_wait_s
             row: dict[str, float | str] = {}
             validation_loss: float | None = None
             if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
+                rates = self.throughput.rates()
+                speed = {"samples/s": rates["samples_per_s"]}
                 row = {
                     "loss": result.loss,
                     "learning_rate": self._learning_rate(step),
                     "gradient_norm": result.gradient_norm,
                     "consumed_samples": float(self.counters.samples),
                     "samples_fingerprint": f"{self.counters.fingerprint:016x}",
-                    **window.rates(self.counters),
+                    **rates,
+                    **memory_in_use(self.device),
                 }
-            if self._evaluates(step):
+            if self._reached(step, self.recipe.evaluation_interval):
                 row["validation_loss"] = validation_loss = self._validation_loss()
+            if self.zero_shot is not None and self._reached(step, self.recipe.caption_interval):
+                row.update(self.zero_shot.measure(self.model, step, self.tracker))
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
             if "loss" in row:
-                window = _Window(self.counters)
+                self.throughput.restart()
             if progress is not None:
-                progress.update(step, loss=result.loss)
+                progress.update(step, force=False, loss=result.loss, **speed)
             stall = time.perf_counter()
             stop, writing = self._agree()
             if not writing:
@@ -191,7 +186,7 @@ class _Training:
             if step % self.recipe.save_interval == 0 and step < self.recipe.iterations:
                 self._save(validation_loss)
                 gc.collect()
-                window.save_stall_s += time.perf_counter() - stall
+                self.throughput.add_save(time.perf_counter() - stall)
         self._finish(validation_loss)
         return True
 
@@ -205,17 +200,8 @@ class _Training:
         waited = time.perf_counter()
         micro_batches = share_batches(next(batches) if self.loads_data else None, self.device)
         waited = time.perf_counter() - waited
-        counts = torch.tensor(
-            [
-                sum(int((batch.labels != IGNORED_LABEL).sum()) for batch in micro_batches),
-                sum(batch.tokens.numel() for batch in micro_batches),
-                sum(len(batch.keys) for batch in micro_batches),
-                sum(zlib.crc32(key.encode()) for batch in micro_batches for key in batch.keys),
-            ],
-            device=self.device,
-        )
-        _sum_over_data_parallel(counts)
-        answer_tokens, tokens, samples, checksum = (int(value) for value in counts)
+        work = step_work(micro_batches, self.trained, self.device)
+        answer_tokens = work.forward.answers
         if answer_tokens == 0:
             raise StageError("A whole global batch has no answer token to train on. Is the dataset's text empty?")
         loss = torch.zeros((), device=self.device)
@@ -223,7 +209,6 @@ class _Training:
             micro_loss = self._loss_sum(batch) / answer_tokens
             if micro_loss.requires_grad:  # texts alone do not touch a projector that trains alone
                 micro_loss.backward()
-            self.optimizer.accumulate()
             loss += micro_loss.detach()
         _sum_over_data_parallel(loss)
         step = self.counters.step + 1
@@ -238,10 +223,13 @@ class _Training:
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient norm of step {step} is {norm}")
         self.counters.step = step
-        self.counters.fingerprint = (self.counters.fingerprint * _FINGERPRINT_FACTOR + checksum) % _FINGERPRINT_MODULUS
-        self.counters.samples += samples
-        self.counters.tokens += tokens
-        return _StepResult(float(loss), norm, waited)
+        self.counters.fingerprint = (
+            self.counters.fingerprint * _FINGERPRINT_FACTOR + work.keys_checksum
+        ) % _FINGERPRINT_MODULUS
+        self.counters.samples += work.samples
+        self.counters.tokens += work.forward.tokens
+        self.throughput.add(work, waited)
+        return _StepResult(float(loss), norm)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.dtype) if len(batch.pixels) else None
@@ -268,7 +256,10 @@ class _Training:
 
     def _validation_batches(self) -> list[PackedBatch]:
         share = math.ceil(self.recipe.evaluation_samples / self.parallel.data_parallel)
-        samples = validation_samples(
+        return self._pack(list(islice(self._validation_samples(), share)))
+
+    def _validation_samples(self) -> ValidationSamples:
+        return validation_samples(
             self.spec.dataset_folder,
             self._loader_settings(),
             tokenizer=self.tokenizer,
@@ -276,7 +267,16 @@ class _Training:
             data_parallel_rank=self.parallel.data_rank,
             data_parallel_size=self.parallel.data_parallel,
         )
-        return self._pack(list(islice(samples, share)))
+
+    def _open_zero_shot(self) -> ZeroShot:
+        return ZeroShot(
+            self._validation_samples(),
+            self.recipe.caption_samples,
+            tokenizer=self.tokenizer,
+            parallel=self.parallel,
+            output=self.folder,
+            title=self.spec.stage,
+        )
 
     def _local_batches(self) -> Iterator[list[PackedBatch]]:
         """Yield the packed micro-batches of one step after the other, on ranks that load."""
@@ -316,7 +316,7 @@ class _Training:
             clear_unfinished(folder)
         newest = newest_whole(folder, self.spec.stage)
         load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
-        optimizer = MasterWeightAdamW(self.model, self.recipe)
+        optimizer = MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
         if newest is None:
             return optimizer
         self.counters, loader_states = load_checkpoint(
@@ -392,12 +392,18 @@ class _Training:
             "skipped_samples": counts.skipped,
             "truncated_samples": counts.truncated,
         }
-        for key in ("loss", "validation_loss", "samples_per_s", "tokens_per_s"):
+        for key in ("loss", "validation_loss", "zero_shot_cider"):
             values = [row[key] for row in rows if key in row]
             if values:
-                summary[f"final_{key}" if "loss" in key else f"median_{key}"] = (
-                    values[-1] if "loss" in key else sorted(values)[len(values) // 2]
-                )
+                summary[f"final_{key}"] = values[-1]
+        for key in RATES:
+            values = sorted(row[key] for row in rows if key in row)
+            if values:
+                summary[f"median_{key}"] = values[len(values) // 2]
+        for key in ("memory_allocated_gib", "memory_reserved_gib", "memory_resident_gib"):
+            values = [row[key] for row in rows if key in row]
+            if values:
+                summary[f"peak_{key}"] = max(values)
         return summary
 
     def _best(self, models: list[Mark]) -> dict[str, Any]:
@@ -411,9 +417,15 @@ class _Training:
             self.tracker.set_tag(f"vlm.{name}", str(value))
         return found
 
-    def _evaluates(self, step: int) -> bool:
-        interval = self.recipe.evaluation_interval
+    def _reached(self, step: int, interval: int) -> bool:
+        """Return whether something that is done every `interval` steps and at the end is due; 0 for never."""
         return interval > 0 and (step % interval == 0 or step == self.recipe.iterations)
+
+    def _peak(self) -> float | None:
+        """Return what a device can do at most in this precision, if that is known."""
+        if self.device.type != "cuda" or self.dtype != torch.bfloat16:
+            return None
+        return bf16_peak(torch.cuda.get_device_name(self.device))
 
     def _learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -443,13 +455,13 @@ class _Training:
         return bool(stop), bool(writing)
 
 
-def _frozen_parts(recipe: Recipe) -> list[Part]:
+def _trained_parts(recipe: Recipe) -> set[Part]:
     trains: dict[Part, bool] = {
         "language": recipe.train_language,
         "vision": recipe.train_vision,
         "projection": recipe.train_projector,
     }
-    return [part for part, is_trained in trains.items() if not is_trained]
+    return {part for part, is_trained in trains.items() if is_trained}
 
 
 def _sum_over_data_parallel(tensor: torch.Tensor) -> None:

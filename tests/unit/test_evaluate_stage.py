@@ -12,6 +12,7 @@ from components.errors import StageError
 from components.evaluate import scoring
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
+from components.evaluate.sample_scores import read_sample_scores
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
@@ -124,6 +125,16 @@ def test_captioning_scores_ptb_tokens_with_every_metric(context: RunContext, raw
     assert len(sample.references) == 3
     assert sample.answers["none"].score is not None
     assert output.manifest.facts["cider"] == scores.metrics["cider"].value
+    every = read_sample_scores(output.folder)
+    assert every.ids == tuple(str(number) for number in range(COUNT))
+    assert every.rows[0].truth == sample_references(raw, 0)
+    for name, measure in scores.metrics.items():
+        assert 100 * every.statistic(name).value() == pytest.approx(measure.value, abs=1e-3), name
+
+
+def sample_references(raw: Path, image: int) -> tuple[str, ...]:
+    annotations = json.loads((raw / "captioning.json").read_text())["annotations"]
+    return tuple(entry["caption"] for entry in annotations if entry["image_id"] == image)
 
 
 @pytest.mark.usefixtures("without_java")
@@ -255,7 +266,7 @@ def test_a_gate_on_what_was_not_computed_is_refused(context: RunContext, raw: Pa
     ("settings", "complaint"),
     [
         ({"minimum": 0.5}, "write 50"),
-        ({}, "a minimum, a margin, or both"),
+        ({}, "a minimum, a margin or a baseline"),
         ({"metric": "spice", "minimum": 3}, "spice"),
     ],
 )

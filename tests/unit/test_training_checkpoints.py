@@ -52,7 +52,6 @@ class _Model(MegatronModule):
 
     def step(self, optimizer: MasterWeightAdamW) -> None:
         self.trained(self.frozen(torch.rand(4, self.frozen.in_features))).square().sum().backward()
-        optimizer.accumulate()
         optimizer.step(1e-2)
 
 
