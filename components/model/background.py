@@ -44,10 +44,11 @@ class BackgroundWrite(SaveShardedStrategy):
     run and write into the folder that the next one uses. PyTorch's serialisation and the disk leave Python's lock alone.
 
     Args:
-        buffers: Where the copies go; what an unfinished write still needs must not be in them.
+        buffers: Where the copies go; what an unfinished write still needs must not be in them. None for no copies: the
+            model must not change then before `write` is done, and host memory for one tensor suffices.
     """
 
-    def __init__(self, buffers: HostBuffers) -> None:
+    def __init__(self, buffers: HostBuffers | None) -> None:
         super().__init__("torch_dist", 1)
         self._buffers = buffers
         self._writer: FileSystemWriter
@@ -73,7 +74,8 @@ class BackgroundWrite(SaveShardedStrategy):
         torch.distributed.all_gather_object(plans, self._writer.prepare_local_plan(self._planner.create_local_plan()))
         plans, self._metadata = self._planner.create_global_plan(plans)
         self._plan = self._planner.finish_plan(self._writer.prepare_global_plan(plans)[rank])
-        self._planner.copy(self._plan, self._buffers)
+        if self._buffers is not None:
+            self._planner.copy(self._plan, self._buffers)
 
     def write(self) -> list[WriteResult]:
         """Write this rank's files and wait until the disk has them.
@@ -100,18 +102,21 @@ class BackgroundWrite(SaveShardedStrategy):
 
 
 class _CopiedPlanner(MCoreSavePlanner):
-    """Answers the writer's questions for data with copies."""
+    """Answers the writer's questions for data with copies, if it has them."""
+
+    _copies: dict[MetadataIndex, Any] | None = None
 
     def copy(self, plan: SavePlan, buffers: HostBuffers) -> None:
         """Copy everything that a plan asks for, and let go of the originals."""
-        self._copies: dict[MetadataIndex, Any] = {}
+        copies: dict[MetadataIndex, Any] = {}
         for item in plan.items:
             data = super().resolve_data(item)
-            self._copies[item.index] = buffers.copy(item.index, data) if isinstance(data, torch.Tensor) else data
+            copies[item.index] = buffers.copy(item.index, data) if isinstance(data, torch.Tensor) else data
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
+        self._copies = copies
         self.state_dict: dict[str, Any] = {}
 
     def resolve_data(self, write_item: WriteItem) -> Any:
-        """Return the copy."""
-        return self._copies[write_item.index]
+        """Return the copy, or the data as they are."""
+        return super().resolve_data(write_item) if self._copies is None else self._copies[write_item.index]

@@ -108,18 +108,21 @@ class Recipe(BaseModel):
 
 
 class MemoryConfig(BaseModel):
-    """How device memory is saved; it changes the speed and not what is learnt, and may change in a run that goes on.
+    """How memory is saved, of devices and hosts; it changes the speed and not what is learnt, and may change in a run that goes on.
 
     Attributes:
         recompute: What of the language model the backward pass computes again instead of keeping it: "none"; "selective",
             the MLPs; "full", whole layers (a third more work).
         shard_optimizer: Spread master weights and moments over the data-parallel ranks (ZeRO stage 1).
+        background_saving: Copy a checkpoint to host memory and write it while training goes on. Without, steps wait for the
+            disk, and hosts need no memory for copies.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recompute: Literal["none", "selective", "full"] = "none"
     shard_optimizer: bool = False
+    background_saving: bool = True
 
 
 class TrainingConfig(BaseModel):

@@ -46,13 +46,14 @@ class CheckpointSaver:
         folder: `<output>/training`.
         retention: Which checkpoints stay.
         start: Identity of the model that training started from.
+        background: Copy to host memory and write while training goes on; without, `save` returns when all is written.
     """
 
-    def __init__(self, folder: Path, retention: Retention, start: str) -> None:
+    def __init__(self, folder: Path, retention: Retention, start: str, *, background: bool = True) -> None:
         self._folder = folder
         self._retention = retention
         self._start = start
-        self._buffers = HostBuffers()
+        self._buffers = HostBuffers() if background else None
         self._pending: _Pending | None = None
         self._removal: threading.Thread | None = None
 
@@ -109,6 +110,8 @@ class CheckpointSaver:
         )
         self._pending = _Pending(final, facts, write, own_files)
         self._pending.thread.start()
+        if self._buffers is None:
+            self.finish()
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written, if there is one, and make it the newest.

@@ -122,7 +122,9 @@ class _Training:
         self.counters = Counters()
         self.start = input_identity(spec.model_folder)
         self.retention = Retention(self.recipe.keep_checkpoints, self.recipe.keep_every, self.recipe.keep_best)
-        self.saver = CheckpointSaver(self.folder / TRAINING_FOLDER, self.retention, self.start)
+        self.saver = CheckpointSaver(
+            self.folder / TRAINING_FOLDER, self.retention, self.start, background=spec.memory.background_saving
+        )
         self.spike_guard = SpikeGuard(self.recipe.divergence_factor, self.recipe.divergence_steps)
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()

@@ -58,11 +58,11 @@ class _Model(MegatronModule):
 class Run:
     """A training without data: a model, its optimizer, its saver."""
 
-    def __init__(self, folder: Path, width: int = 64, start: str = START, **retention: int) -> None:
+    def __init__(self, folder: Path, width: int = 64, *, background: bool = True, **retention: int) -> None:
         self.model = _Model(width)
         self.folder = folder
         self.optimizer = MasterWeightAdamW(self.model, Recipe.model_validate(RECIPE))
-        self.saver = CheckpointSaver(folder, Retention(**{"newest": 2, **retention}), start)
+        self.saver = CheckpointSaver(folder, Retention(**{"newest": 2, **retention}), START, background=background)
         self.counters = Counters()
 
     def step(self, *, save: bool = True, validation_loss: float | None = None) -> None:
@@ -110,11 +110,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_checkpoint_holds_the_moment_of_its_step_whatever_trains_meanwhile(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+@pytest.mark.parametrize("background", [True, False])
+def test_a_checkpoint_holds_the_moment_of_its_step_whatever_trains_meanwhile(tmp_path: Path, background: bool) -> None:
+    run = Run(tmp_path, background=background)
     run.step(save=False)
     for _ in range(3):  # the second and third use the host memory of the first again
         run.step()
+        assert background or checkpoints(tmp_path)[-1].name == f"iter_{run.counters.step:07d}"
         expected = run.values()
         run.step(save=False)
         run.step(save=False)
