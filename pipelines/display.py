@@ -203,6 +203,8 @@ def _score_table(scores: dict[str, Any]) -> Table:
     """Return the scores of one task as a table, the controls beside them."""
     controls: dict[str, Any] = scores.get("controls", {})
     title = f"{scores['task']}: {scores['n_scored']} of {scores['n_expected']} scored"
+    if scores.get("partial"):
+        title += f"; PARTIAL: {scores['partial']}"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("metric")
     for heading in ("model", "95 % interval", *controls):

@@ -25,15 +25,15 @@ def judge(
             )
         value = metrics[name].value
         if gate.minimum is not None:
-            results.append(_result(gate, f"{METRIC_NAMES[name]} at least {gate.minimum:g}", value, gate.minimum))
+            results.append(
+                _result(gate, f"{METRIC_NAMES.get(name, name)} at least {gate.minimum:g}", value, gate.minimum)
+            )
         if gate.margin is not None:
             rivals = {control: values[name].value for control, values in controls.items() if name in values}
             if not rivals:
                 raise StageError(f"A gate asks for a margin of {name} over the controls, but none was computed.")
             best = max(rivals, key=lambda control: rivals[control])
-            requirement = (
-                f"{METRIC_NAMES[name]} at least {gate.margin:g} above the best control ({best}, {rivals[best]:.1f})"
-            )
+            requirement = f"{METRIC_NAMES.get(name, name)} at least {gate.margin:g} above the best control ({best}, {rivals[best]:.1f})"
             results.append(_result(gate, requirement, value - rivals[best], gate.margin))
     return results
 

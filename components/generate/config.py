@@ -2,7 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from components.generate.task import check_task_name
 
 Control = Literal["none", "blank", "shuffled"]
 
@@ -32,6 +34,8 @@ class GenerateConfig(BaseModel):
     max_new_tokens: int = Field(default=0, ge=0)
     limit: int = Field(default=0, ge=0)
     seed: int = 0
+
+    _task_exists = field_validator("task")(check_task_name)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
