@@ -129,8 +129,11 @@ def read_open_answer(text: str) -> tuple[str | float, ...]:
     tails = []
     for number, line in enumerate(lines, start=1):
         keys = (*_KEYS, "=") if number == len(lines) else _KEYS
-        found = [tail for key in keys if key in line and (tail := line.split(key)[-1].strip())]
-        if found and (shortest := min(found, key=len)) not in _TRIVIAL:
+        shortest = ""
+        for key in keys:  # in the benchmark's order: a word at the very end takes the tails before it away
+            if key in line and (not shortest or len(line.split(key)[-1].strip()) < len(shortest)):
+                shortest = line.split(key)[-1].strip()
+        if shortest and shortest not in _TRIVIAL:
             tails.append(shortest)
     tails = tails or [text.strip().strip(".").lower()]
     numbers = [
