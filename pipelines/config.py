@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,6 +29,9 @@ from components.wds_conversion.config import WdsConversionConfig
 from components.weight_conversion.config import WeightConversionConfig
 
 DEFAULT_PRESET = "laptop"
+
+TrainingStage = Literal["pretrain", "sft"]
+EvaluationName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Section(BaseModel):
@@ -84,28 +87,35 @@ class WeightConversions(_Section):
     vision: WeightConversionConfig
 
 
-class Generations(_Section):
-    """The generation's two uses.
+class EvaluationConfig(_Section):
+    """What one trained model is asked, and how its answers are scored.
 
     Attributes:
-        captioning: Captions by the pretrained model.
-        multiple_choice: Answers by the fine-tuned model.
+        model: The training stage whose model answers.
+        generate: Task and generation.
+        evaluate: Scores and gates; the task is the generation's.
     """
 
-    captioning: GenerateConfig
-    multiple_choice: GenerateConfig
+    model: TrainingStage
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _same_task(cls, values: Any) -> Any:
+        """Take the task from `generate` where `evaluate` names none."""
+        if not isinstance(values, dict) or not isinstance(values.get("generate"), dict):
+            return values
+        task, evaluate = values["generate"].get("task"), values.get("evaluate") or {}
+        return {**values, "evaluate": {"task": task, **evaluate}} if task and isinstance(evaluate, dict) else values
 
-class Evaluations(_Section):
-    """The evaluation's two uses.
-
-    Attributes:
-        captioning: Scores of the pretrained model's captions.
-        multiple_choice: Scores of the fine-tuned model's answers.
-    """
-
-    captioning: EvaluateConfig
-    multiple_choice: EvaluateConfig
+    @model_validator(mode="after")
+    def _one_task(self) -> "EvaluationConfig":
+        if self.generate.task != self.evaluate.task:
+            raise ValueError(
+                f"generate.task ({self.generate.task}) and evaluate.task ({self.evaluate.task}) must be the same"
+            )
+        return self
 
 
 class RunConfig(_Section):
@@ -124,8 +134,7 @@ class RunConfig(_Section):
         combine: Language model, vision tower and projector to one model.
         pretrain: First training stage.
         sft: Second training stage.
-        generate: Predictions.
-        evaluate: Scores.
+        evaluations: Name to what a trained model is asked; any number.
         report: The report.
         export: The tuned model in Hugging Face layout.
     """
@@ -142,10 +151,13 @@ class RunConfig(_Section):
     combine: CombineConfig
     pretrain: TrainingConfig
     sft: TrainingConfig
-    generate: Generations
-    evaluate: Evaluations
+    evaluations: dict[EvaluationName, EvaluationConfig] = Field(min_length=1)
     report: ReportConfig
     export: ExportConfig = ExportConfig()
+
+    def evaluations_of(self, model: TrainingStage) -> list[str]:
+        """Return the names of a training stage's evaluations."""
+        return [name for name, evaluation in self.evaluations.items() if evaluation.model == model]
 
     @model_validator(mode="after")
     def _shards_fit(self) -> "RunConfig":
@@ -170,6 +182,12 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"{stage}.launch.backend {launch.backend} needs a workspace that all its pods share: set cluster.pvc to "
                     "a ReadWriteMany volume claim"
+                )
+        for name, evaluation in self.evaluations.items():
+            if 0 < self.cluster.gpus < evaluation.generate.processes:
+                raise ValueError(
+                    f"cluster.gpus ({self.cluster.gpus}) is less than the processes of evaluations.{name}.generate "
+                    f"({evaluation.generate.processes}): every process needs its own GPU"
                 )
         return self
 
@@ -296,6 +314,8 @@ def setting_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
         yield f"{prefix}{name}"
         for inner in _models_of(field.annotation):
             yield from setting_keys(inner, f"{prefix}{name}.")
+        for entry in _entries_of(field.annotation):
+            yield from setting_keys(entry, f"{prefix}{name}.NAME.")
 
 
 def key_exists(key: str) -> bool:
@@ -306,7 +326,8 @@ def key_exists(key: str) -> bool:
         free = [annotation for annotation in candidates if typing.get_origin(annotation) is dict]
         if not fields and not free:
             return False
-        candidates = [part for annotation in fields for part in _parts(annotation)]
+        entries = [typing.get_args(annotation)[1] for annotation in free]
+        candidates = [part for annotation in (*fields, *entries) for part in _parts(annotation)]
     return True
 
 
@@ -325,6 +346,12 @@ def _parts(annotation: Any) -> list[Any]:
 
 def _models_of(annotation: Any) -> list[type[BaseModel]]:
     return [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _entries_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a free mapping maps names to."""
+    mappings = [part for part in _parts(annotation) if typing.get_origin(part) is dict]
+    return [model for mapping in mappings for model in _models_of(typing.get_args(mapping)[1])]
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

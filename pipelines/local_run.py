@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from components.errors import ConfigurationError
-from components.generate.task import load_task
 from components.tracking.tracker import close_pipeline_run
 from pipelines.display import follow
 from pipelines.processes import end_processes
 from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, stage_names
 
 if TYPE_CHECKING:
-    from components.generate.config import GenerateConfig
     from pipelines.config import RunConfig
 
 Runner = Literal["process", "docker"]
@@ -68,16 +66,12 @@ def run_here(
     run.update_record(
         preset=preset,
         overrides=list(overrides),
-        stages=stage_names(_task_name(config.generate.captioning), _task_name(config.generate.multiple_choice)),
+        stages=stage_names(config.evaluations_of("pretrain"), config.evaluations_of("sft")),
         started=_now(),
         state="running",
         pid=os.getpid(),
     )
     return run, execute(run, console, runner)
-
-
-def _task_name(config: "GenerateConfig") -> str:
-    return load_task(config.task).name
 
 
 def execute(run: RunFolder, console: Console, runner: Runner = "process") -> int:

@@ -44,10 +44,7 @@ def open_run(
         ("combine", dict),
         ("pretrain", dict),
         ("sft", dict),
-        ("generate_captioning", dict),
-        ("generate_multiple_choice", dict),
-        ("evaluate_captioning", dict),
-        ("evaluate_multiple_choice", dict),
+        ("evaluations", dict),
         ("report", dict),
         ("export", dict),
         ("cluster", dict),
@@ -71,7 +68,7 @@ def open_run(
         sft_learning_rate: Peak learning rate of fine-tuning.
         tensor_parallel: Processes that share one copy of the model.
         nodes: Machines of each training job.
-        processes_per_node: Training processes on each machine, one per GPU.
+        processes_per_node: Processes on each machine that train or generate, one per GPU.
         queue: Kueue LocalQueue of the training jobs; empty for none.
         tracking_uri: MLflow tracking URI, "auto" or "none".
         experiment: MLflow experiment.

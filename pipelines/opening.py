@@ -20,7 +20,7 @@ from components.tracking.tracker import close_pipeline_run, open_pipeline_run
 from pipelines.config import RunConfig, apply_overrides, validate
 from pipelines.run_folder import RUN_ID_VARIABLE, RunFolder
 
-# What a person changes in the UI, and the settings behind it.
+# What a person changes in the UI, and the settings behind it; `*` stands for every evaluation.
 UI_PARAMETERS: dict[str, tuple[str, ...]] = {
     "run_name": ("name",),
     "workspace": ("workspace",),
@@ -36,11 +36,14 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
     "tensor_parallel": (
         "pretrain.launch.tensor_parallel",
         "sft.launch.tensor_parallel",
-        "generate.captioning.tensor_parallel",
-        "generate.multiple_choice.tensor_parallel",
+        "evaluations.*.generate.tensor_parallel",
     ),
     "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
-    "processes_per_node": ("pretrain.launch.processes_per_node", "sft.launch.processes_per_node"),
+    "processes_per_node": (
+        "pretrain.launch.processes_per_node",
+        "sft.launch.processes_per_node",
+        "evaluations.*.generate.processes_per_node",
+    ),
     "queue": ("cluster.job.queue",),
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
@@ -50,8 +53,6 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
 COMPILED_SETTINGS = (
     "wds_conversion.pretrain.parallel_tasks",
     "wds_conversion.sft.parallel_tasks",
-    "generate.captioning.partitions",
-    "generate.multiple_choice.partitions",
 )
 
 
@@ -99,11 +100,11 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
     for name, value in parameters.items():
         if value != ui_default(preset, name):
             for key in UI_PARAMETERS[name]:
-                *sections, last = key.split(".")
-                node = tree
-                for section in sections:
-                    node = node[section]
-                node[last] = value
+                for *sections, last in _expanded(key, preset):
+                    node = tree
+                    for section in sections:
+                        node = node[section]
+                    node[last] = value
     for override in overrides:
         if not isinstance(override, str):
             raise ConfigurationError(
@@ -135,6 +136,11 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
                 f"{key} is the number of tasks in the compiled pipeline and can't change in a run. "
                 f"Compile again: vlm compile --set {key}=..."
             )
+    if _examined(settled) != _examined(preset):
+        raise ConfigurationError(
+            "The names of the evaluations, their model and their generate.partitions are tasks of the compiled pipeline and "
+            "can't change in a run. Compile again: vlm compile --set evaluations...=..."
+        )
     for stage in ("pretrain", "sft"):
         if getattr(settled, stage).launch.backend != getattr(preset, stage).launch.backend:
             raise ConfigurationError(
@@ -147,6 +153,18 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
                 f"cluster.{name} is part of the compiled pipeline and can't change in a run (cluster.job can). "
                 f"Compile again: vlm compile --set cluster.{name}=..."
             )
+
+
+def _examined(config: RunConfig) -> dict[str, tuple[str, int]]:
+    """Return what of the evaluations decides the tasks of the pipeline."""
+    return {name: (item.model, item.generate.partitions) for name, item in config.evaluations.items()}
+
+
+def _expanded(key: str, config: RunConfig) -> list[list[str]]:
+    """Return the parts of a dotted key, once for every evaluation where it has a `*`."""
+    parts = key.split(".")
+    names = list(config.evaluations) if "*" in parts else [""]
+    return [[name if part == "*" else part for part in parts] for name in names]
 
 
 def ui_default(config: RunConfig, parameter: str) -> Any:
@@ -165,9 +183,9 @@ def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
     """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
     tree = stored_settings(config)
     outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in ("data", "weights", "combine", "pretrain", "sft", "report", "export", "cluster"):
+    for stage in ("data", "weights", "combine", "pretrain", "sft", "evaluations", "report", "export", "cluster"):
         outputs[stage] = tree[stage]
-    for stage in ("wds_conversion", "energon_split", "weight_conversion", "generate", "evaluate"):
+    for stage in ("wds_conversion", "energon_split", "weight_conversion"):
         for use, settings in tree[stage].items():
             outputs[f"{stage}_{use}"] = settings
     return outputs

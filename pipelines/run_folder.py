@@ -31,8 +31,17 @@ LOG_NAME = "log.txt"
 _RUN_NAME = "run.json"
 
 
-def stage_names(captioning_task: str, multiple_choice_task: str) -> list[str]:
-    """Return the rows of the display in the order of the DAG; anything else is added as it appears."""
+def stage_names(after_pretrain: Sequence[str], after_sft: Sequence[str]) -> list[str]:
+    """Return the rows of the display in the order of the DAG; anything else is added as it appears.
+
+    Args:
+        after_pretrain: Names of the evaluations of the pretrained model.
+        after_sft: Names of the evaluations of the tuned model.
+    """
+
+    def examination(names: Sequence[str]) -> list[str]:
+        return [f"{stage}/{name}" for name in names for stage in ("generate", "evaluate")]
+
     return [
         "open_run",
         "download/dataset",
@@ -45,11 +54,9 @@ def stage_names(captioning_task: str, multiple_choice_task: str) -> list[str]:
         "weight_conversion/vision",
         "combine",
         "pretrain",
-        f"generate/{captioning_task}",
-        f"evaluate/{captioning_task}",
+        *examination(after_pretrain),
         "sft",
-        f"generate/{multiple_choice_task}",
-        f"evaluate/{multiple_choice_task}",
+        *examination(after_sft),
         "report",
         "export",
     ]

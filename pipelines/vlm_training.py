@@ -24,7 +24,7 @@ from components.report.component import report
 from components.sft.component import sft
 from components.wds_conversion.component import wds_conversion, wds_conversion_merge, wds_conversion_part
 from components.weight_conversion.component import weight_conversion
-from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
+from pipelines.config import DEFAULT_PRESET, RunConfig, TrainingStage, load_preset
 from pipelines.open_run import close_run, open_run
 from pipelines.opening import stored_settings, ui_default
 from pipelines.placement import on_cpu, on_gpu, on_launcher
@@ -34,8 +34,10 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
     """Return the pipeline with a configuration's values as the defaults of its UI parameters."""
     convert_pretrain = build_conversion(config, "pretrain", config.wds_conversion.pretrain.parallel_tasks)
     convert_sft = build_conversion(config, "sft", config.wds_conversion.sft.parallel_tasks)
-    examine_captioning = _build_examination(config, "captioning", config.generate.captioning.partitions)
-    examine_multiple_choice = _build_examination(config, "multiple-choice", config.generate.multiple_choice.partitions)
+    examinations = {
+        name: _build_examination(config, name, evaluation.generate.partitions)
+        for name, evaluation in config.evaluations.items()
+    }
 
     def cpu(task: dsl.PipelineTask, label: str = "") -> dsl.PipelineTask:
         return on_cpu(task, config, label)
@@ -85,7 +87,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             sft_learning_rate: Peak learning rate of fine-tuning.
             tensor_parallel: Processes that share one copy of the model; a divisor of processes_per_node.
             nodes: Machines of each training job; more than one needs the backend pytorchjob or trainjob.
-            processes_per_node: Training processes on each machine, one per GPU.
+            processes_per_node: Processes on each machine that train or generate, one per GPU.
             queue: Kueue LocalQueue that admits the training jobs; empty for none.
             tracking_uri: MLflow tracking server; "auto" takes the environment's, "none" switches tracking off.
             experiment: MLflow experiment.
@@ -118,6 +120,15 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 )
             ).outputs
             context = run["context"]
+
+            def examine(stage: TrainingStage, model: PipelineChannel) -> list[PipelineChannel]:
+                """Ask a training stage's model everything that it is to be asked; return where the scores lie."""
+                return [
+                    examinations[name](context=context, evaluations=run["evaluations"], model=model, raw=raw)
+                    .set_caching_options(False)
+                    .output
+                    for name in config.evaluations_of(stage)
+                ]
 
             # Data.
             raw = cpu(download_dataset(context=context, settings=run["data"])).outputs["raw"]
@@ -157,17 +168,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 ),
                 config.pretrain.launch.backend,
             ).outputs["trained"]
-            captioning_scores = (
-                examine_captioning(
-                    context=context,
-                    generate_settings=run["generate_captioning"],
-                    evaluate_settings=run["evaluate_captioning"],
-                    model=pretrained,
-                    raw=raw,
-                )
-                .set_caching_options(False)
-                .output
-            )
+            pretrained_scores = examine("pretrain", pretrained)
 
             # Second training stage, and what it has learnt.
             tuned = training(
@@ -180,17 +181,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 ),
                 config.sft.launch.backend,
             ).outputs["trained"]
-            multiple_choice_scores = (
-                examine_multiple_choice(
-                    context=context,
-                    generate_settings=run["generate_multiple_choice"],
-                    evaluate_settings=run["evaluate_multiple_choice"],
-                    model=tuned,
-                    raw=raw,
-                )
-                .set_caching_options(False)
-                .output
-            )
+            tuned_scores = examine("sft", tuned)
 
             # What came out. A gate that is missed fails the run when there are a report and an export to look at.
             written = cpu(
@@ -199,14 +190,11 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                     settings=run["report"],
                     pretrain=pretrained,
                     sft=tuned,
-                    captioning=captioning_scores,
-                    multiple_choice=multiple_choice_scores,
+                    evaluations=[*pretrained_scores, *tuned_scores],
                 )
             )
-            exported = cpu(export(context=context, settings=run["export"], model=tuned, scores=multiple_choice_scores))
-            cpu(quality_gate(captioning=captioning_scores, multiple_choice=multiple_choice_scores)).after(
-                written, exported
-            )
+            exported = cpu(export(context=context, settings=run["export"], model=tuned, evaluations=tuned_scores))
+            cpu(quality_gate(evaluations=[*pretrained_scores, *tuned_scores])).after(written, exported)
 
     return vlm_training
 
@@ -245,29 +233,31 @@ def _build_examination(config: RunConfig, name: str, partitions: int) -> BaseCom
     the output of a task; inputs of a sub-pipeline reach the loop as they are.
     """
 
-    @dsl.pipeline(name=name, description="Generates with a model in partitions and scores what it said.")
-    def examination(
-        context: dict,
-        generate_settings: dict,
-        evaluate_settings: dict,
-        model: dsl.Input[dsl.Model],
-        raw: dsl.Input[dsl.Dataset],
-    ) -> dsl.Artifact:
+    @dsl.pipeline(
+        name=name.replace("_", "-"), description="Generates with a model in partitions and scores what it said."
+    )
+    def examination(context: dict, evaluations: dict, model: dsl.Input[dsl.Model], raw: dsl.Input[dsl.Dataset]) -> str:
         with dsl.ParallelFor(list(range(partitions)), name="partitions") as partition:
             generated = on_gpu(
-                generate(context=context, settings=generate_settings, partition=partition, model=model, raw=raw), config
+                generate(
+                    context=context, evaluations=evaluations, name=name, partition=partition, model=model, raw=raw
+                ),
+                config,
+                f"generate: {name}",
             )
         scored = on_cpu(
             evaluate(
                 context=context,
-                settings=evaluate_settings,
+                evaluations=evaluations,
+                name=name,
                 predictions=dsl.Collected(generated.outputs["predictions"]),
                 model=model,
                 raw=raw,
             ),
             config,
+            f"evaluate: {name}",
         )
-        return scored.outputs["scores"]
+        return scored.outputs["folder"]
 
     return examination
 

@@ -25,7 +25,7 @@ class CaptionScorer:
 
     Args:
         references: Captions of every sample.
-        metrics: Names of the metrics; see `components.generate.task.CAPTIONING_METRICS`.
+        metrics: Names of the metrics; see `components.tasks.captioning`.
         java: Path of a Java binary; needed for METEOR.
     """
 

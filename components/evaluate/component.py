@@ -1,5 +1,7 @@
 """KFP shells of the evaluation and of its quality gates."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.images import CPU_IMAGE
@@ -8,27 +10,33 @@ from components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def evaluate(
     context: dict,
-    settings: dict,
+    evaluations: dict,
+    name: str,
     predictions: dsl.Input[list[dsl.Dataset]],
     model: dsl.Input[dsl.Model],
     raw: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     samples: dsl.Output[dsl.HTML],
-):
+) -> NamedTuple("Evaluated", [("folder", str)]):
     """Score the predictions of all partitions, beside controls that show what the score is worth.
 
     Args:
         context: Run context from open_run.
-        settings: `EvaluateConfig`: task, gates, intervals.
+        evaluations: All evaluations of the run: name to its settings.
+        name: The evaluation; its `evaluate` section is an `EvaluateConfig`.
         predictions: The generation's output of every partition.
         model: Model folder that generated them.
         raw: Raw dataset with pictures and ground truth.
         scores: Scores with intervals and controls (`scores.json`), and sample pictures.
         metrics: The model's scores.
         samples: Page with scores, pictures and answers.
+
+    Returns:
+        The stage folder, for tasks that take the scores of all evaluations: KFP passes lists of parameters, not of artifacts.
     """
     import shutil
+    from collections import namedtuple
 
     from components.evaluate.config import EvaluateConfig
     from components.evaluate.scores import read_scores
@@ -40,28 +48,30 @@ def evaluate(
     with reported_errors():
         output = run_evaluate(
             RunContext.model_validate(context),
-            EvaluateConfig.model_validate(settings),
+            EvaluateConfig.model_validate(evaluations[name]["evaluate"]),
             predictions=[folder_of(artifact) for artifact in predictions],
             model=folder_of(model),
             raw=folder_of(raw),
+            name=name,
         )
         publish(scores, output)
-        for name, value in read_scores(output.folder).kfp_metrics().items():
-            metrics.log_metric(name, value)
+        for metric, value in read_scores(output.folder).kfp_metrics().items():
+            metrics.log_metric(metric, value)
         shutil.copyfile(output.folder / PAGE_FILE, samples.path)
+    return namedtuple("Evaluated", ["folder"])(str(output.folder))
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def quality_gate(captioning: dsl.Input[dsl.Artifact], multiple_choice: dsl.Input[dsl.Artifact]):
+def quality_gate(evaluations: list):
     """End the run in failure if a model misses a gate; runs after the report, so that there is something to look at.
 
     Args:
-        captioning: Scores of the captioning evaluation.
-        multiple_choice: Scores of the multiple-choice evaluation.
+        evaluations: Stage folders of the evaluations.
     """
+    from pathlib import Path
+
     from components.evaluate.gates import enforce_gates
-    from components.stage.pointer import folder_of
     from components.stage.shell import reported_errors
 
     with reported_errors():
-        enforce_gates([folder_of(captioning), folder_of(multiple_choice)])
+        enforce_gates([Path(folder) for folder in evaluations])

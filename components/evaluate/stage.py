@@ -19,7 +19,7 @@ PAGE_FILE = "evaluation.html"
 
 
 def run_evaluate(
-    context: RunContext, config: EvaluateConfig, predictions: Sequence[Path], model: Path, raw: Path
+    context: RunContext, config: EvaluateConfig, predictions: Sequence[Path], model: Path, raw: Path, name: str = ""
 ) -> StageOutput:
     """Score the predictions of all partitions of a task.
 
@@ -29,6 +29,7 @@ def run_evaluate(
         predictions: The generation's folders, one per partition, in any order.
         model: The model folder that they were generated with.
         raw: The raw dataset folder that they were generated from.
+        name: Name of the evaluation, the task's by default.
 
     Returns:
         A folder with `scores.json`, `samples.json`, `pictures/` and `evaluation.html`. Gates are judged, not enforced:
@@ -47,7 +48,7 @@ def run_evaluate(
 
     return run_stage(
         context,
-        stage=f"evaluate/{task.name}",
+        stage=f"evaluate/{name or task.name}",
         version=VERSION,
         inputs={
             "model": model,

@@ -10,7 +10,7 @@ def export(
     context: dict,
     settings: dict,
     model: dsl.Input[dsl.Model],
-    scores: dsl.Input[dsl.Artifact],
+    evaluations: list,
     exported: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ):
@@ -20,10 +20,12 @@ def export(
         context: Run context from open_run.
         settings: `ExportConfig`: type, size of files, verification.
         model: Model folder of a training stage.
-        scores: Scores of that model, for the model card.
+        evaluations: Stage folders of that model's evaluations, for the model card.
         exported: The folder in Hugging Face's Llava layout.
         metrics: Differences between the folder and the checkpoint, sizes.
     """
+    from pathlib import Path
+
     from components.export.config import ExportConfig
     from components.export.stage import run_export
     from components.stage.context import RunContext
@@ -35,7 +37,7 @@ def export(
             RunContext.model_validate(context),
             ExportConfig.model_validate(settings),
             model=folder_of(model),
-            scores=[folder_of(scores)],
+            scores=[Path(folder) for folder in evaluations],
         )
         publish(exported, output)
         for name, value in output.manifest.facts.items():

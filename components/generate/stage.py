@@ -16,7 +16,9 @@ from components.storage.checksum import content_key, sha256_file
 VERSION = 1
 
 
-def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int) -> StageOutput:
+def run_generate(
+    context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int, name: str = ""
+) -> StageOutput:
     """Generate the predictions of one partition.
 
     Args:
@@ -25,6 +27,7 @@ def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: 
         model: Model folder (of pretraining, SFT, or combine).
         raw: Raw dataset folder with the task's ground truth.
         partition: Number of the partition, from 0 to `config.partitions - 1`.
+        name: Name of the evaluation that this is for, the task's by default: two models may answer one task in a run.
 
     Returns:
         A folder with `predictions.jsonl`: one object per sample and control.
@@ -45,7 +48,7 @@ def run_generate(context: RunContext, config: GenerateConfig, model: Path, raw: 
 
     return run_stage(
         context,
-        stage=f"generate/{task.name}",
+        stage=f"generate/{name or task.name}",
         version=VERSION,
         inputs={"model": model, "raw": raw, "task": task.identity, "partition": f"{partition} of {config.partitions}"},
         settings=config,
@@ -64,6 +67,7 @@ def _generate(
     # Imported here, so that a reused stage does not wait for torch and megatron-core.
     from components.generate.dataset import load_samples
     from components.generate.generation import FACTS_FILE, GenerationSpec, generate_partition
+    from components.generate.journal import JOURNAL_FOLDER
     from components.stage.provenance import GENERATING, library_versions
 
     dataset_size = len(load_samples(raw, task))
@@ -78,10 +82,11 @@ def _generate(
         progress_stage=work.progress.stage,
         progress_file=work.progress.path,
     )
-    if config.tensor_parallel == 1:
+    if config.processes == 1:
         generate_partition(spec)
     else:
         _generate_in_processes(spec, work)
+    shutil.rmtree(work.folder / JOURNAL_FOLDER)
     expected = min(dataset_size, config.limit or dataset_size)
     return {
         "task": task.identity,
@@ -99,7 +104,7 @@ def _generate(
 
 
 def _generate_in_processes(spec: Any, work: StageWork) -> None:
-    """Generate with one process per tensor-parallel rank on this machine."""
+    """Generate with several processes on this machine."""
     from components.launch.config import LaunchConfig
     from components.launch.job import TrainingJob
     from components.launch.local import run_local
@@ -107,14 +112,14 @@ def _generate_in_processes(spec: Any, work: StageWork) -> None:
     launch_folder = work.folder / "launch"
     path = launch_folder / "spec.json"
     write_text(path, spec.model_dump_json(indent=2))
-    size = spec.config.tensor_parallel
+    config = spec.config
     run_local(
         TrainingJob(
             name=f"generate-{spec.task.name}-{spec.partition}",
             module="components.generate.worker",
             arguments=[str(path)],
             log_folder=launch_folder / "logs",
-            config=LaunchConfig(processes_per_node=size, tensor_parallel=size),
+            config=LaunchConfig(processes_per_node=config.processes, tensor_parallel=config.tensor_parallel),
         )
     )
     shutil.rmtree(launch_folder)

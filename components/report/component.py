@@ -11,8 +11,7 @@ def report(
     settings: dict,
     pretrain: dsl.Input[dsl.Model],
     sft: dsl.Input[dsl.Model],
-    captioning: dsl.Input[dsl.Artifact],
-    multiple_choice: dsl.Input[dsl.Artifact],
+    evaluations: list,
     report: dsl.Output[dsl.HTML],
     output: dsl.Output[dsl.Artifact],
 ):
@@ -23,12 +22,12 @@ def report(
         settings: `ReportConfig`: preset, number of pictures.
         pretrain: The pretrained model.
         sft: The tuned model.
-        captioning: Scores of the captioning evaluation.
-        multiple_choice: Scores of the multiple-choice evaluation.
+        evaluations: Stage folders of the evaluations, in the order of the page.
         report: The page, self-contained.
         output: Where its stage folder lies.
     """
     import shutil
+    from pathlib import Path
 
     from components.report.config import ReportConfig
     from components.report.stage import REPORT_FILE, run_report
@@ -42,7 +41,7 @@ def report(
             ReportConfig.model_validate(settings),
             pretrain=folder_of(pretrain),
             sft=folder_of(sft),
-            evaluations=[folder_of(captioning), folder_of(multiple_choice)],
+            evaluations=[Path(folder) for folder in evaluations],
         )
         publish(output, finished)
         shutil.copyfile(finished.folder / REPORT_FILE, report.path)

@@ -30,6 +30,8 @@ class Recipe(BaseModel):
         precision: "bf16" keeps fp32 master weights for what trains; "fp32" is for CPUs.
         evaluation_interval: Steps between two validation losses; 0 for none.
         evaluation_samples: Validation samples used each time, at the most.
+        caption_interval: Steps between two evaluations that let the model describe held-out pictures; 0 for none.
+        caption_samples: Validation samples with a picture that are described each time.
         save_interval: Steps between two checkpoints.
         keep_checkpoints: Number of newest training checkpoints that stay until the stage is finished.
         log_interval: Steps between two rows of metrics.
@@ -61,6 +63,8 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluation_interval: int = Field(default=0, ge=0)
     evaluation_samples: int = Field(default=128, ge=1)
+    caption_interval: int = Field(default=0, ge=0)
+    caption_samples: int = Field(default=16, ge=2)
     save_interval: int = Field(ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_interval: int = Field(default=10, ge=1)

@@ -63,22 +63,9 @@ def run_training(
                 prefix=work.tracker.prefix,
             ),
         )
-        launch_folder = work.folder / _LAUNCH_FOLDER
-        spec_path = launch_folder / "spec.json"
-        write_text(spec_path, spec.model_dump_json(indent=2) + "\n")
+        write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
         work.tracker.log_params({"launch": config.launch.model_dump()})
-        job = TrainingJob(
-            name=stage,
-            module="components.training.worker",
-            arguments=[str(spec_path)],
-            log_folder=launch_folder / "logs",
-            config=config.launch,
-            key=work.folder.name,
-            run_id=context.run_id,
-            workspace=context.workspace,
-            cluster=cluster or ClusterConfig(),
-        )
-        run_job(job)
+        run_job(training_job(context, stage, config, work.folder, cluster))
         return _collect(work.folder)
 
     _check_dataset(dataset, stage)
@@ -90,6 +77,35 @@ def run_training(
         settings=config.recipe,
         body=body,
     )
+
+
+def training_job(
+    context: RunContext, stage: str, config: TrainingConfig, folder: Path, cluster: ClusterConfig | None = None
+) -> TrainingJob:
+    """Return the job that trains into a stage folder.
+
+    Args:
+        context: The pipeline run.
+        stage: "pretrain" or "sft".
+        config: Recipe and launch.
+        folder: The stage folder; its name is the work's content key.
+        cluster: What the pods of a training job get.
+    """
+    return TrainingJob(
+        name=stage,
+        module="components.training.worker",
+        arguments=[str(_spec_path(folder))],
+        log_folder=folder / _LAUNCH_FOLDER / "logs",
+        config=config.launch,
+        key=folder.name,
+        run_id=context.run_id,
+        workspace=context.workspace,
+        cluster=cluster or ClusterConfig(),
+    )
+
+
+def _spec_path(folder: Path) -> Path:
+    return folder / _LAUNCH_FOLDER / "spec.json"
 
 
 def _collect(folder: Path) -> Mapping[str, Any]:

@@ -15,7 +15,13 @@ import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
+from components.data.loader import (
+    LoaderSettings,
+    TrainingLoader,
+    ValidationSamples,
+    died_of_a_worker,
+    validation_samples,
+)
 from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
 from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
@@ -35,6 +41,7 @@ from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
+from components.training.zero_shot import ZeroShot
 
 
 def train(spec: TrainingSpec) -> bool:
@@ -124,6 +131,7 @@ class _Training:
         self.metrics = (
             MetricsLog(self.folder / METRICS_FILE, self.counters.step, self.tracker) if self.rank == 0 else None
         )
+        self.zero_shot = self._open_zero_shot() if self.recipe.caption_interval else None
         self.stop_requested = False
 
     def run(self) -> bool:
@@ -150,8 +158,10 @@ class _Training:
                     "consumed_samples": float(self.counters.samples),
                     **window.rates(self.counters),
                 }
-            if self._evaluates(step):
+            if self._reached(step, self.recipe.evaluation_interval):
                 row["validation_loss"] = self._validation_loss()
+            if self.zero_shot is not None and self._reached(step, self.recipe.caption_interval):
+                row.update(self.zero_shot.measure(self.model, step, self.tracker))
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
             if "loss" in row:
@@ -233,7 +243,10 @@ class _Training:
 
     def _validation_batches(self) -> list[PackedBatch]:
         share = math.ceil(self.recipe.evaluation_samples / self.parallel.data_parallel)
-        samples = validation_samples(
+        return self._pack(list(islice(self._validation_samples(), share)))
+
+    def _validation_samples(self) -> ValidationSamples:
+        return validation_samples(
             self.spec.dataset_folder,
             self._loader_settings(),
             tokenizer=self.tokenizer,
@@ -241,7 +254,16 @@ class _Training:
             data_parallel_rank=self.parallel.data_rank,
             data_parallel_size=self.parallel.data_parallel,
         )
-        return self._pack(list(islice(samples, share)))
+
+    def _open_zero_shot(self) -> ZeroShot:
+        return ZeroShot(
+            self._validation_samples(),
+            self.recipe.caption_samples,
+            tokenizer=self.tokenizer,
+            parallel=self.parallel,
+            output=self.folder,
+            title=self.spec.stage,
+        )
 
     def _local_batches(self) -> Iterator[list[PackedBatch]]:
         """Yield the packed micro-batches of one step after the other, on ranks that load."""
@@ -342,8 +364,8 @@ class _Training:
                 )
         return summary
 
-    def _evaluates(self, step: int) -> bool:
-        interval = self.recipe.evaluation_interval
+    def _reached(self, step: int, interval: int) -> bool:
+        """Return whether something that is done every `interval` steps and at the end is due; 0 for never."""
         return interval > 0 and (step % interval == 0 or step == self.recipe.iterations)
 
     def _learning_rate(self, step: int) -> float:

@@ -25,7 +25,7 @@ SMALL_RUN = [
     "pretrain.recipe.save_interval=4",
     "pretrain.recipe.log_interval=2",
     "sft.recipe.iterations=8",
-    "generate.captioning.partitions=2",
+    "evaluations.captioning.generate.partitions=2",
 ]
 
 
@@ -89,7 +89,7 @@ def test_scores_are_shown_with_their_controls(workspace: Path) -> None:
     scores = json.loads(captioning.read_text())
     assert scores["n_scored"] == scores["n_expected"] == 20
     assert {"blank", "shuffled"} <= set(scores["controls"])
-    (choice,) = workspace.glob("evaluate/multiple_choice_text/*/scores.json")
+    (choice,) = workspace.glob("evaluate/multiple_choice/*/scores.json")
     assert json.loads(choice.read_text())["n_scored"] == 20
 
 
@@ -106,7 +106,7 @@ def test_report_is_one_page_that_needs_nothing_else(workspace: Path) -> None:
 def test_export_answers_in_transformers_alone_as_the_run_did(workspace: Path, tmp_path: Path) -> None:
     (export,) = (path.parent for path in workspace.glob("export/*/manifest.json"))
     (raw,) = workspace.glob("download/dataset/*/images.zip")
-    (predictions,) = workspace.glob("generate/multiple_choice_text/*/predictions.jsonl")
+    (predictions,) = workspace.glob("generate/multiple_choice/*/predictions.jsonl")
     rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     asked = [row for row in rows if row["control"] == "none"][:8]
     with zipfile.ZipFile(raw) as pictures:

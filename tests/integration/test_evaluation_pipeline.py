@@ -65,42 +65,33 @@ def given(folder: str, artifact: dsl.Output[dsl.Artifact]):  # type: ignore[no-u
 
 def pipeline(world: World, raw: Path, captions: str, questions: str) -> Any:
     context = world.context.model_dump(mode="json")
-    settings = {
-        "captioning": {"task": captions, "partitions": 2},
-        "multiple_choice": {"task": questions, "partitions": 1},
+    gates = [{"minimum": 101, "action": "fail"}]
+    evaluations = {
+        "captioning": {"generate": {"task": captions, "partitions": 2}, "evaluate": {"task": captions}},
+        "questions": {"generate": {"task": questions}, "evaluate": {"task": questions, "gates": gates}},
     }
-    gate = {"task": questions, "gates": [{"minimum": 101, "action": "fail"}]}
 
     @dsl.pipeline(name="evaluation")
     def evaluation() -> None:
         model = given(folder=str(world.model)).output
         data = given(folder=str(raw)).output
-        scores = {}
-        with dsl.ParallelFor([0, 1]) as partition:
-            described = generate(
-                context=context, settings=settings["captioning"], partition=partition, model=model, raw=data
+        folders = []
+        for name, partitions in (("captioning", [0, 1]), ("questions", [0])):
+            with dsl.ParallelFor(partitions) as partition:
+                answered = generate(
+                    context=context, evaluations=evaluations, name=name, partition=partition, model=model, raw=data
+                )
+            scored = evaluate(
+                context=context,
+                evaluations=evaluations,
+                name=name,
+                predictions=dsl.Collected(answered.outputs["predictions"]),
+                model=model,
+                raw=data,
             )
-        scores["captioning"] = evaluate(
-            context=context,
-            settings={"task": captions},
-            predictions=dsl.Collected(described.outputs["predictions"]),
-            model=model,
-            raw=data,
-        )
-        with dsl.ParallelFor([0]) as partition:
-            answered = generate(
-                context=context, settings=settings["multiple_choice"], partition=partition, model=model, raw=data
-            )
-        scores["multiple_choice"] = evaluate(
-            context=context,
-            settings=gate,
-            predictions=dsl.Collected(answered.outputs["predictions"]),
-            model=model,
-            raw=data,
-        )
-        evaluations = {name: task.outputs["scores"] for name, task in scores.items()}
-        written = report(context=context, settings={"preset": "test"}, pretrain=model, sft=model, **evaluations)
-        quality_gate(**evaluations).after(written)
+            folders.append(scored.outputs["folder"])
+        written = report(context=context, settings={"preset": "test"}, pretrain=model, sft=model, evaluations=folders)
+        quality_gate(evaluations=folders).after(written)
 
     return evaluation
 

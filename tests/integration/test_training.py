@@ -25,6 +25,7 @@ from components.training.config import Recipe
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.worker import PREEMPTED_EXIT_CODE
+from components.training.zero_shot import METRIC
 from tests.integration.conftest import Chain
 from tests.unit import data_samples
 
@@ -268,3 +269,17 @@ def test_other_number_of_data_parallel_ranks_is_refused(chain: Chain, tmp_path: 
     _train(chain, tmp_path, 1, 1, iterations=4, save_interval=2)
     with pytest.raises(StageError, match="data-parallel ranks"):
         _train(chain, tmp_path, 2, 1, iterations=6, save_interval=2)
+
+
+def test_describing_held_out_pictures_changes_nothing_else(chain: Chain, uninterrupted: Path, tmp_path: Path) -> None:
+    folder = _train(chain, tmp_path, hidden_dropout=0.1, caption_interval=5, caption_samples=6)
+    assert _curve(folder) == _curve(uninterrupted)
+    expected, found = _weights(uninterrupted), _weights(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    scores = {row["step"]: row[METRIC] for row in read_metrics(folder / METRICS_FILE) if METRIC in row}
+    assert list(scores) == [5, 10, ITERATIONS]
+    assert all(score >= 0 for score in scores.values())
+    for step in scores:
+        content = (folder / "zero_shot" / f"step_{step:07d}.html").read_text()
+        assert content.count('<img src="data:image/jpeg;base64,') == 6
+        assert f"CIDEr {scores[step]:.1f}" in content

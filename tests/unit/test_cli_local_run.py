@@ -72,7 +72,7 @@ def prepared(workspace: Path, pipeline: BaseComponent) -> RunFolder:
     compiler.Compiler().compile(pipeline, str(run.path / PACKAGE_NAME))
     run.update_record(
         preset="test",
-        stages=stage_names("captioning", "multiple_choice"),
+        stages=stage_names(["captioning"], ["multiple_choice"]),
         started=datetime.datetime.now(datetime.UTC).isoformat(),
         state="running",
         pid=os.getpid(),
@@ -218,7 +218,7 @@ def wait_for(probe: Callable[[], T | None], seconds: float = 60) -> T:
 
 def test_live_display_shows_every_stage(tmp_path: Path) -> None:
     run = new_run(tmp_path, "live")
-    run.update_record(stages=stage_names("captioning", "multiple_choice"))
+    run.update_record(stages=stage_names(["captioning"], ["multiple_choice"]))
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()

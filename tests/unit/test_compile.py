@@ -91,6 +91,19 @@ def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None
     assert {"report", "export"} <= needs["quality-gate"]
 
 
+def test_any_number_of_evaluations_reach_report_and_gate(tmp_path: Path) -> None:
+    overrides = [
+        "evaluations.described={model: sft, generate: {task: captioning_instruct, partitions: 3}, evaluate: {}}",
+        "evaluations.again={model: sft, generate: {task: captioning}, evaluate: {}}",
+    ]
+    compile_pipeline(load_preset("laptop", overrides), tmp_path / "p.yaml")
+    found = tasks(next(yaml.safe_load_all((tmp_path / "p.yaml").read_text())))
+    needs = {name: set(task.get("dependentTasks", ())) for name, task in found.items()}
+    assert {"described", "again", "multiple-choice", "captioning"} <= needs["report"] & needs["quality-gate"]
+    assert needs["export"] == {"open-run", "sft", "described", "again", "multiple-choice"}
+    assert all("sft" in needs[name] for name in ("described", "again", "multiple-choice"))
+
+
 def with_gpu(package: dict[str, Any]) -> set[str]:
     executors = package["deploymentSpec"]["executors"]
     return {name for name, executor in executors.items() if "accelerator" in executor["container"].get("resources", {})}
@@ -176,7 +189,7 @@ def test_parameters_default_to_the_preset(packages: dict[str, list[dict[str, Any
 
 
 def test_partitions_fan_out(tmp_path: Path) -> None:
-    compile_pipeline(load_preset("laptop", ["generate.captioning.partitions=3"]), tmp_path / "p.yaml")
+    compile_pipeline(load_preset("laptop", ["evaluations.captioning.generate.partitions=3"]), tmp_path / "p.yaml")
     assert "[0, 1, 2]" in (tmp_path / "p.yaml").read_text()
 
 

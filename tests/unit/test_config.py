@@ -25,6 +25,7 @@ from pipelines.opening import UI_PARAMETERS, settle, stage_settings, stored_sett
 LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
 FREE_MAPPINGS = {
+    "evaluations",
     "cluster.node_selector",
     "energon_split.pretrain.subflavors",
     "energon_split.sft.subflavors",
@@ -110,6 +111,17 @@ def test_wrong_override_is_explained(override: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_evaluation_asks_and_scores_one_task() -> None:
+    asked = load_preset("laptop", ["evaluations={one: {model: sft, generate: {task: captioning}, evaluate: {}}}"])
+    assert asked.evaluations["one"].evaluate.task == "captioning"
+    with pytest.raises(
+        ConfigurationError, match=r"generate.task \(captioning\) and evaluate.task \(mmmu\) must be the"
+    ):
+        load_preset("laptop", ["evaluations.captioning.evaluate.task=mmmu"])
+    with pytest.raises(ConfigurationError, match="There is no task 'other'"):
+        load_preset("laptop", ["evaluations.captioning.generate.task=other"])
+
+
 def test_off_in_yaml_is_a_word_here() -> None:
     key = "wds_conversion.pretrain.check_images"
     assert load_preset("laptop", [f"{key}=off"]).wds_conversion.pretrain.check_images == "off"
@@ -190,14 +202,16 @@ def defaults(config: RunConfig) -> dict[str, Any]:
 
 def test_parameters_left_alone_change_nothing() -> None:
     # Settings behind one parameter may differ in the preset.
-    preset = load_preset("laptop", ["generate.captioning.tensor_parallel=1", "pretrain.launch.tensor_parallel=2"])
+    preset = load_preset(
+        "laptop", ["evaluations.captioning.generate.tensor_parallel=1", "pretrain.launch.tensor_parallel=2"]
+    )
     assert settle(stored_settings(preset), defaults(preset), []) == preset
 
 
 def test_parameters_reach_every_setting_behind_them() -> None:
     config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 1, "pretrain_iterations": 7}, [])
     assert (config.pretrain.launch.tensor_parallel, config.sft.launch.tensor_parallel) == (1, 1)
-    assert (config.generate.captioning.tensor_parallel, config.generate.multiple_choice.tensor_parallel) == (1, 1)
+    assert [evaluation.generate.tensor_parallel for evaluation in config.evaluations.values()] == [1, 1]
     assert config.pretrain.recipe.iterations == 7
 
 
@@ -207,7 +221,14 @@ def test_overrides_have_the_last_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [["generate.captioning.partitions=17"], ["wds_conversion.sft.parallel_tasks=2"], [{"a": 1}]]
+    "overrides",
+    [
+        ["evaluations.captioning.generate.partitions=17"],
+        ["evaluations.captioning.model=sft"],
+        ["evaluations.other={model: sft, generate: {task: captioning}, evaluate: {}}"],
+        ["wds_conversion.sft.parallel_tasks=2"],
+        [{"a": 1}],
+    ],
 )
 def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
@@ -215,6 +236,11 @@ def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
 
 
 CLUSTER = load_preset("mistral-clip-7b")
+
+
+def test_every_generating_process_needs_its_gpu() -> None:
+    with pytest.raises(ConfigurationError, match=r"evaluations\.captioning\.generate \(8\)"):
+        load_preset("mistral-clip-7b", ["cluster.gpus=4"])
 
 
 @pytest.mark.parametrize(
@@ -246,5 +272,6 @@ def test_every_stage_use_gets_its_settings() -> None:
     outputs = stage_settings(LAPTOP, RunContext(run_id="r", run_name="r", workspace=Path("/w")))
     assert outputs["wds_conversion_sft"] == stored_settings(LAPTOP.wds_conversion.sft)
     assert outputs["export"] == stored_settings(LAPTOP.export)
-    assert outputs["evaluate_captioning"]["task"] == LAPTOP.evaluate.captioning.task
+    assert list(outputs["evaluations"]) == ["captioning", "multiple_choice"]
+    assert outputs["evaluations"]["captioning"] == stored_settings(LAPTOP.evaluations["captioning"])
     assert RunContext.model_validate(outputs["context"]).workspace == Path("/w")

@@ -11,6 +11,7 @@ from components.data.packing import EncodedSample, PackedBatch, pack
 from components.errors import ConfigurationError, InputError, StageError
 from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
+from components.model.decoding import Decoder, generate
 from components.model.distributed import initialize, single_process
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
 from tests.model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
@@ -115,30 +116,31 @@ def test_gradients_do_not_depend_on_the_packing(model: VisionLanguageModel, room
 def test_decoding_with_cache_equals_reading_everything_again(model: VisionLanguageModel) -> None:
     chosen = samples()
     batch = packed(chosen)
-    logits, cache = model.start_decoding(batch, pixel_values(batch), 3)
+    decoder = Decoder(model, batch, pixel_values(batch), 4)
     ends = batch.cu_seqlens[1:].long() - 1
     with torch.no_grad():
-        assert (logits - model(batch, pixel_values(batch))[ends])[:, :VOCABULARY].abs().max() <= TOLERANCE
+        expected = model(batch, pixel_values(batch))[ends]
+    assert (decoder.logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
     for step in range(3):
+        if step == 2:  # the last sample takes the place of the first, which is done
+            order = decoder.keep([1, 3])
+            assert order == [3, 1]
+            chosen = [chosen[place] for place in order]
         new = torch.arange(len(chosen)) + 10 * (step + 1)
-        logits = model.decode(new, cache)
+        decoder.step(new)
         chosen = [append(sample, int(token)) for sample, token in zip(chosen, new, strict=True)]
         again = packed(chosen)
         with torch.no_grad():
             expected = model(again, pixel_values(again))[again.cu_seqlens[1:].long() - 1]
-        assert (logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
+        assert (decoder.logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
     with pytest.raises(StageError, match="full"):
-        model.decode(new, cache)
+        decoder.step(new)
 
 
-def test_cache_keeps_chosen_samples(model: VisionLanguageModel) -> None:
-    batch = packed(samples())
-    _, cache = model.start_decoding(batch, pixel_values(batch), 2)
-    _, kept = model.start_decoding(batch, pixel_values(batch), 2)
-    kept.keep(torch.tensor([3, 1]))
-    new = torch.tensor([20, 21, 22, 23])
-    expected = model.decode(new, cache)[[3, 1]][:, :VOCABULARY]
-    assert (model.decode(new[[3, 1]], kept)[:, :VOCABULARY] - expected).abs().max() <= TOLERANCE
+def test_prompts_that_outgrow_the_positions_are_refused(model: VisionLanguageModel) -> None:
+    positions = model.architecture.language.max_position_embeddings
+    with pytest.raises(StageError, match="max_position_embeddings"):
+        generate(model, samples(), end_token=2, max_new_tokens=positions)
 
 
 def append(sample: EncodedSample, token: int) -> EncodedSample:
