@@ -105,12 +105,13 @@ def test_the_constant_letter_is_the_one_that_is_right_most_often() -> None:
         ("The answer is 42.", {42.0}),
         ("x = 3.14159", {3.14}),  # "=" counts in the last line, numbers have two places
         ("x = 3\nIt is blue", {"blue"}),
-        ("It is red.\nSo it could be 1,250 cm", {"red", "1,250 cm", 1250.0}),
-        ("about 1.5e3 or -2", {"about 1.5e3 or -2", 1500.0, -2.0}),
+        ("It is red.\nSo it could be 1,250 cm", {"red.", "1,250 cm", 1250.0, 250.0}),  # a line each
+        ("about 1.5e3 or -2", {"about 1.5e3 or -2", 1500.0, 1.0, 3.0, -2.0}),
         ("The result is thus a Cat", {"a cat"}),  # the shortest of several tails
         ("B", {" b", "b "}),
         ("The answer is :", {"the answer is :"}),  # nothing but a mark: all of it
-        ("therefore blue, so ", {"therefore blue, so"}),
+        ("therefore blue, so ", {"blue, so"}),
+        ("it is blue so\nthe answer is so ", {"blue so", "so"}),
         ("", {""}),
     ],
 )
