@@ -4,6 +4,7 @@ megatron-core's own `DotProductAttention` needs CUDA, and refuses packed input. 
 the layer (`SelfAttentionSubmodules.core_attention`) and runs everywhere.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
+
+from components.model.distributed import numbers_of_this_rank
 
 
 @dataclass
@@ -146,15 +149,17 @@ class SdpaCoreAttention(nn.Module):
         return self._packed(query, key, value, packed_seq_params)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-            scale=self.softmax_scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        dropout = self.dropout if self.training else 0.0
+        with numbers_of_this_rank(query.device) if dropout else contextlib.nullcontext():
+            return F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.softmax_scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
 
     def _packed(self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
         samples, longest = layout.samples, layout.max_seqlen_q

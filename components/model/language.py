@@ -11,6 +11,7 @@ from components.errors import StageError
 from components.model.attention import PackedLayout
 from components.model.config import LanguageConfig
 from components.model.layer_specs import block_submodules
+from components.model.recompute import Recompute
 from components.model.transformer_config import BuildSettings, language_transformer_config
 
 
@@ -22,7 +23,7 @@ class LanguageModel(GPTModel):
         settings: How it is built.
         hidden_dropout: Dropout of embedding and residual branches.
         attention_dropout: Dropout of the attention weights.
-        recompute: Recompute the layers in the backward pass, to save memory.
+        recompute: What the backward pass computes again, to save memory.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class LanguageModel(GPTModel):
         *,
         hidden_dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        recompute: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__(
             config=language_transformer_config(
@@ -40,9 +41,10 @@ class LanguageModel(GPTModel):
                 settings,
                 hidden_dropout=hidden_dropout,
                 attention_dropout=attention_dropout,
-                recompute=recompute,
             ),
-            transformer_layer_spec=block_submodules(settings.backend, architecture.num_layers, AttnMaskType.causal),
+            transformer_layer_spec=block_submodules(
+                settings.backend, architecture.num_layers, AttnMaskType.causal, recompute
+            ),
             vocab_size=architecture.padded_vocabulary_size,
             max_sequence_length=architecture.max_position_embeddings,
             parallel_output=True,

@@ -22,6 +22,7 @@ from components.model.clip import ClipVisionTower
 from components.model.config import ModelConfig
 from components.model.language import LanguageModel
 from components.model.layer_specs import choose_backend, projector_submodules
+from components.model.recompute import Recompute
 from components.model.streaming import outlined
 from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
 
@@ -155,7 +156,7 @@ def build_model(
     attention_dropout: float = 0.0,
     device: torch.device | None = None,
     layers: Literal["auto", "local", "transformer_engine"] = "auto",
-    recompute: bool = False,
+    recompute: Recompute = "none",
     init_seed: int | None = None,
     init_std: float = DEFAULT_INIT_STD,
 ) -> VisionLanguageModel:
@@ -171,7 +172,7 @@ def build_model(
         device: Where the parameters lie; None for the current GPU if there is one, else the CPU; "meta" for an outline
             without memory (see `outlined_model`).
         layers: Transformer Engine's layers or plain ones; "auto" takes the former where there are any.
-        recompute: Recompute the language model's layers in the backward pass, to save memory; needs a GPU.
+        recompute: What of the language model the backward pass computes again, to save memory.
         init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
         init_std: Standard deviation of the drawn parameters.
 
@@ -179,7 +180,7 @@ def build_model(
         The model, in training mode.
 
     Raises:
-        ConfigurationError: The architecture can't be split over the tensor-parallel ranks, or `recompute` without a GPU.
+        ConfigurationError: The architecture can't be split over the tensor-parallel ranks.
     """
     _check_divisible(config)
     if device is None:

@@ -196,6 +196,12 @@ def _training_facts(facts: dict[str, Any], loss: Sequence[Point], validation: Se
     ):
         if isinstance(facts.get(name), int | float):
             shown.append((label, f"{facts[name]:,.0f}"))
+    for name, label in (
+        ("median_useful_token_share", "Useful tokens of all that are computed"),
+        ("median_mfu", "Model FLOP/s of the device's peak"),
+    ):
+        if isinstance(facts.get(name), int | float):
+            shown.append((label, f"{facts[name]:.0%}"))
     if isinstance(facts.get("tensor_parallel"), int):
         shown.append(("Tensor × data parallel", f"{facts['tensor_parallel']} × {facts.get('data_parallel', 1)}"))
     if isinstance(facts.get("device"), str):

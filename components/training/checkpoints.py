@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from components.errors import StageError
 from components.model.checkpoint import fill_parameters, load_sharded, save_sharded, sharded_parameters
@@ -23,6 +24,7 @@ from components.training.optimizer import MasterWeightAdamW
 
 _PREFIX = "iter_"
 _UNFINISHED = ".tmp"
+_TRACKED = "tracked."
 
 
 @dataclass
@@ -141,6 +143,9 @@ def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+        # Transformer Engine's attention dropout draws from megatron's own generators.
+        tracked = get_cuda_rng_tracker().get_states()
+        state |= {f"{_TRACKED}{name}": generator for name, generator in tracked.items()}
     return state
 
 
@@ -148,3 +153,5 @@ def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+        tracked = {name.removeprefix(_TRACKED): value for name, value in state.items() if name.startswith(_TRACKED)}
+        get_cuda_rng_tracker().set_states(tracked)

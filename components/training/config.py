@@ -27,6 +27,7 @@ class Recipe(BaseModel):
         adam_eps: AdamW's epsilon.
         clip_grad: Largest global gradient norm; 0 switches clipping off.
         hidden_dropout: Dropout on hidden states of the language model while training.
+        attention_dropout: Dropout on its attention weights while training.
         precision: "bf16" keeps fp32 master weights for what trains; "fp32" is for CPUs.
         evaluation_interval: Steps between two validation losses; 0 for none.
         evaluation_samples: Validation samples used each time, at the most.
@@ -60,6 +61,7 @@ class Recipe(BaseModel):
     adam_eps: float = Field(default=1e-8, gt=0)
     clip_grad: float = Field(default=1.0, ge=0)
     hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluation_interval: int = Field(default=0, ge=0)
     evaluation_samples: int = Field(default=128, ge=1)
@@ -84,18 +86,35 @@ class Recipe(BaseModel):
         return self
 
 
+class MemoryConfig(BaseModel):
+    """How device memory is saved; it changes the speed and not what is learnt, and may change in a run that goes on.
+
+    Attributes:
+        recompute: What of the language model the backward pass computes again instead of keeping it: "none"; "selective",
+            the MLPs; "full", whole layers (a third more work).
+        shard_optimizer: Spread master weights and moments over the data-parallel ranks (ZeRO stage 1).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    shard_optimizer: bool = False
+
+
 class TrainingConfig(BaseModel):
     """Settings of a training stage.
 
     Attributes:
         recipe: What is learnt.
         launch: Where it runs; another launch continues and reuses the same work.
+        memory: How it fits into the devices; another choice continues and reuses the same work.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: Recipe
     launch: LaunchConfig = LaunchConfig()
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainingConfig":

@@ -55,6 +55,7 @@ def run_training(
             model_folder=model,
             dataset_folder=dataset,
             output_folder=work.folder,
+            memory=config.memory,
             progress_file=work.progress.path,
             tracking=TrackingTarget(
                 tracking_uri=context.tracking_uri,
@@ -64,7 +65,7 @@ def run_training(
             ),
         )
         write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
-        work.tracker.log_params({"launch": config.launch.model_dump()})
+        work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
         run_job(training_job(context, stage, config, work.folder, cluster))
         return _collect(work.folder)
 

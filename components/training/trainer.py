@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from megatron.core import parallel_state
@@ -36,11 +36,13 @@ from components.tracking.tracker import METRICS_FILE, StageTracker, attach
 from components.training.batches import share_batches
 from components.training.checkpoints import Counters, checkpoints, load_checkpoint, save_checkpoint
 from components.training.config import Recipe
+from components.training.devices import bf16_peak, memory_in_use
 from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, read_metrics
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
+from components.training.throughput import RATES, Throughput, step_work
 from components.training.zero_shot import ZeroShot
 
 
@@ -80,29 +82,6 @@ class _StepResult:
 
     loss: float
     gradient_norm: float
-    data_wait_s: float
-
-
-class _Window:
-    """Rates between two rows of metrics; validation and logging are left out.
-
-    Args:
-        counters: Where the window begins.
-    """
-
-    def __init__(self, counters: Counters) -> None:
-        self._samples, self._tokens = counters.samples, counters.tokens
-        self._start = time.perf_counter()
-        self.data_wait_s = 0.0
-
-    def rates(self, counters: Counters) -> dict[str, float]:
-        """Return samples and tokens per second, and the share of the time that was spent waiting for data."""
-        elapsed = time.perf_counter() - self._start
-        return {
-            "samples_per_s": (counters.samples - self._samples) / elapsed,
-            "tokens_per_s": (counters.tokens - self._tokens) / elapsed,
-            "data_wait_share": self.data_wait_s / elapsed,
-        }
 
 
 class _Training:
@@ -121,9 +100,15 @@ class _Training:
         seed_everything(self.recipe.seed)
         self.dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
         self.model = build_model(
-            self.config, dtype=self.dtype, hidden_dropout=self.recipe.hidden_dropout, device=self.device
+            self.config,
+            dtype=self.dtype,
+            hidden_dropout=self.recipe.hidden_dropout,
+            attention_dropout=self.recipe.attention_dropout,
+            device=self.device,
+            recompute=spec.memory.recompute,
         )
-        self.model.freeze(_frozen_parts(self.recipe))
+        self.trained = _trained_parts(self.recipe)
+        self.model.freeze(set(get_args(Part)) - self.trained)
         self.counters = Counters()
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()
@@ -131,6 +116,7 @@ class _Training:
         self.metrics = (
             MetricsLog(self.folder / METRICS_FILE, self.counters.step, self.tracker) if self.rank == 0 else None
         )
+        self.throughput = Throughput(self.config, self.trained, parallel.world_size, self._peak())
         self.zero_shot = self._open_zero_shot() if self.recipe.caption_interval else None
         self.stop_requested = False
 
@@ -141,14 +127,14 @@ class _Training:
         if progress is not None:
             progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
         batches = self._local_batches()
-        window = _Window(self.counters)
+        self.throughput.restart()
         self.model.train()
         # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
         gc.disable()
+        speed: dict[str, float] = {}
         while self.counters.step < self.recipe.iterations:
             result = self._step(batches)
             step = self.counters.step
-            window.data_wait_s += result.data_wait_s
             row: dict[str, float] = {}
             if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
                 row = {
@@ -156,7 +142,8 @@ class _Training:
                     "learning_rate": self._learning_rate(step),
                     "gradient_norm": result.gradient_norm,
                     "consumed_samples": float(self.counters.samples),
-                    **window.rates(self.counters),
+                    **self.throughput.rates(),
+                    **memory_in_use(self.device),
                 }
             if self._reached(step, self.recipe.evaluation_interval):
                 row["validation_loss"] = self._validation_loss()
@@ -165,9 +152,10 @@ class _Training:
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
             if "loss" in row:
-                window = _Window(self.counters)
+                speed = {"samples/s": row["samples_per_s"]}
+                self.throughput.restart()
             if progress is not None:
-                progress.update(step, loss=result.loss)
+                progress.update(step, force=False, loss=result.loss, **speed)
             if self._agreed_to_stop():
                 self._save()
                 self.tracker.flush()
@@ -188,16 +176,8 @@ class _Training:
         waited = time.perf_counter()
         micro_batches = share_batches(next(batches) if self.loads_data else None, self.device)
         waited = time.perf_counter() - waited
-        counts = torch.tensor(
-            [
-                sum(int((batch.labels != IGNORED_LABEL).sum()) for batch in micro_batches),
-                sum(batch.tokens.numel() for batch in micro_batches),
-                sum(len(batch.keys) for batch in micro_batches),
-            ],
-            device=self.device,
-        )
-        _sum_over_data_parallel(counts)
-        answer_tokens, tokens, samples = (int(value) for value in counts)
+        work = step_work(micro_batches, self.trained, self.device)
+        answer_tokens = work.forward.answers
         if answer_tokens == 0:
             raise StageError("A whole global batch has no answer token to train on. Is the dataset's text empty?")
         loss = torch.zeros((), device=self.device)
@@ -205,7 +185,6 @@ class _Training:
             micro_loss = self._loss_sum(batch) / answer_tokens
             if micro_loss.requires_grad:  # texts alone do not touch a projector that trains alone
                 micro_loss.backward()
-            self.optimizer.accumulate()
             loss += micro_loss.detach()
         _sum_over_data_parallel(loss)
         step = self.counters.step + 1
@@ -217,9 +196,10 @@ class _Training:
             )
         norm = self.optimizer.step(self._learning_rate(step))
         self.counters.step = step
-        self.counters.samples += samples
-        self.counters.tokens += tokens
-        return _StepResult(float(loss), norm, waited)
+        self.counters.samples += work.samples
+        self.counters.tokens += work.forward.tokens
+        self.throughput.add(work, waited)
+        return _StepResult(float(loss), norm)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.dtype) if len(batch.pixels) else None
@@ -301,8 +281,8 @@ class _Training:
         kept = checkpoints(self.folder / TRAINING_FOLDER)
         if not kept:
             load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
-            return MasterWeightAdamW(self.model, self.recipe)
-        optimizer = MasterWeightAdamW(self.model, self.recipe)
+            return self._make_optimizer()
+        optimizer = self._make_optimizer()
         self.counters, loader_states = load_checkpoint(kept[-1], self.model, optimizer, self.recipe.seed)
         if self.loader is not None:
             self.loader.restore(loader_states)
@@ -315,6 +295,9 @@ class _Training:
                     flush=True,
                 )
         return optimizer
+
+    def _make_optimizer(self) -> MasterWeightAdamW:
+        return MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
 
     def _save(self) -> None:
         loader_state = self.loader.state() if self.loader is not None else None
@@ -356,17 +339,29 @@ class _Training:
             "skipped_samples": counts.skipped,
             "truncated_samples": counts.truncated,
         }
-        for key in ("loss", "validation_loss", "samples_per_s", "tokens_per_s"):
+        for key in ("loss", "validation_loss", "zero_shot_cider"):
             values = [row[key] for row in rows if key in row]
             if values:
-                summary[f"final_{key}" if "loss" in key else f"median_{key}"] = (
-                    values[-1] if "loss" in key else sorted(values)[len(values) // 2]
-                )
+                summary[f"final_{key}"] = values[-1]
+        for key in RATES:
+            values = sorted(row[key] for row in rows if key in row)
+            if values:
+                summary[f"median_{key}"] = values[len(values) // 2]
+        for key in ("memory_allocated_gib", "memory_reserved_gib", "memory_resident_gib"):
+            values = [row[key] for row in rows if key in row]
+            if values:
+                summary[f"peak_{key}"] = max(values)
         return summary
 
     def _reached(self, step: int, interval: int) -> bool:
         """Return whether something that is done every `interval` steps and at the end is due; 0 for never."""
         return interval > 0 and (step % interval == 0 or step == self.recipe.iterations)
+
+    def _peak(self) -> float | None:
+        """Return what a device can do at most in this precision, if that is known."""
+        if self.device.type != "cuda" or self.dtype != torch.bfloat16:
+            return None
+        return bf16_peak(torch.cuda.get_device_name(self.device))
 
     def _learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -392,13 +387,13 @@ class _Training:
         return bool(flag)
 
 
-def _frozen_parts(recipe: Recipe) -> list[Part]:
+def _trained_parts(recipe: Recipe) -> set[Part]:
     trains: dict[Part, bool] = {
         "language": recipe.train_language,
         "vision": recipe.train_vision,
         "projection": recipe.train_projector,
     }
-    return [part for part, is_trained in trains.items() if not is_trained]
+    return {part for part, is_trained in trains.items() if is_trained}
 
 
 def _sum_over_data_parallel(tensor: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from components.errors import ConfigurationError, InputError, StageError
 from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
 from components.model.decoding import Decoder, generate
-from components.model.distributed import initialize, single_process
+from components.model.distributed import initialize, seed_everything, single_process
+from components.model.recompute import Recompute
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
 from tests.model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
 from tests.model_world import World, build_world, projector_weights, reference_logits
@@ -166,9 +168,55 @@ def test_frozen_parts_get_no_gradient_and_the_rest_does(world: World) -> None:
     assert all(parameter.grad.abs().max() > 0 for parameter in model.vision_projection.parameters())
 
 
-def test_recompute_is_refused_without_a_gpu(world: World) -> None:
-    with pytest.raises(ConfigurationError, match="needs a GPU"):
-        build_model(read_model_config(world.model), recompute=True, device=torch.device("cpu"))
+def test_recomputed_layers_give_the_same_bits_from_fewer_kept_tensors(world: World) -> None:
+    batch = packed(samples())
+    losses, gradients, kept = {}, {}, {}
+    for recompute in get_args(Recompute):
+        model = loaded(world, hidden_dropout=0.2, attention_dropout=0.1, recompute=recompute).train()
+        seed_everything(3)
+        kept[recompute] = KeptElements()
+        with torch.autograd.graph.saved_tensors_hooks(kept[recompute].pack, lambda tensor: tensor):
+            losses[recompute] = model(batch, pixel_values(batch), compute_loss=True)
+        losses[recompute].sum().backward()
+        gradients[recompute] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert kept["full"].total < kept["selective"].total < kept["none"].total
+    for recompute in ("selective", "full"):
+        assert torch.equal(losses[recompute], losses["none"])
+        for name, gradient in gradients["none"].items():
+            assert torch.equal(gradients[recompute][name], gradient), name
+
+
+class KeptElements:
+    """Counts the elements of what autograd keeps for the backward pass."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.total += tensor.numel()
+        return tensor
+
+
+def test_attention_dropout_acts_in_training_alone(world: World) -> None:
+    batch = packed(samples())
+    plain, dropping = loaded(world), loaded(world, attention_dropout=0.2)
+    expected = plain(batch, pixel_values(batch), compute_loss=True)
+    assert torch.equal(dropping(batch, pixel_values(batch), compute_loss=True), expected)
+    assert (dropping.train()(batch, pixel_values(batch), compute_loss=True) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_vision_keeps_nothing_for_a_backward_pass(world: World, frozen: bool) -> None:
+    model = loaded(world).train()
+    if frozen:
+        model.freeze(["vision"])
+    kept = KeptElements()
+    hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
+    model.vision_model.register_forward_pre_hook(lambda *_: hooks.__enter__())
+    model.vision_model.register_forward_hook(lambda *_: hooks.__exit__(None, None, None))
+    batch = packed(samples())
+    model(batch, pixel_values(batch), compute_loss=True)
+    assert (kept.total == 0) is frozen
 
 
 def test_nothing_is_compiled(model: VisionLanguageModel) -> None:
