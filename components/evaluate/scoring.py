@@ -46,7 +46,16 @@ def score(
         raw: Raw dataset folder.
     """
     with ExitStack() as resources:
-        examination = Examination(task, samples, texts, raw, config.seed, config.constant_candidates, resources)
+        examination = Examination(
+            task,
+            samples,
+            texts,
+            raw,
+            seed=config.seed,
+            constant_candidates=config.constant_candidates,
+            spice_jars=Path(config.spice_jars) if config.spice_jars else None,
+            resources=resources,
+        )
         return _published(config, task, task.rules.examine(examination), len(samples))
 
 

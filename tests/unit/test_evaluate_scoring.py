@@ -1,6 +1,8 @@
 import math
 import random
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
+from components.errors import ConfigurationError, StageError
 from components.evaluate.captioning import CaptionScorer, best_constant_caption, candidate_captions
 from components.evaluate.intervals import Resamples, Statistic, mean_statistic, percentile_interval, wilson_interval
 from components.evaluate.java import find_java
+from components.evaluate.spice import check_jars, spice_scores
 from components.evaluate.tokenization import tokenise
 
 METRICS = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
@@ -120,6 +124,32 @@ def test_meteor_equals_pycocoevalcap_and_resamples_by_its_sums(
     assert statistic.value() == pytest.approx(expected)
     one_by_one = statistic.resampled(Resamples(np.eye(3, dtype=np.uint16)))
     assert one_by_one == pytest.approx(expected_each)
+
+
+def test_spice_runs_its_program_and_says_what_is_missing(java: str, tmp_path: Path) -> None:
+    """The parser can't be fetched here: the real program starts without it and fails, a stand-in shows what is made of scores."""
+    with pytest.raises(
+        ConfigurationError, match=r"has no stanford-corenlp-3\.6\.0\.jar and no stanford-corenlp-3\.6\.0-models"
+    ):
+        check_jars(tmp_path)
+    with pytest.raises(StageError, match="SPICE's Java program ended with exit code 1: .*SemgrexPattern"):
+        spice_scores(METEOR_PREDICTIONS, METEOR_REFERENCES, java, tmp_path)
+    program = tmp_path / "java"
+    program.write_text(
+        f"""#!{sys.executable}
+import json, sys
+rows = json.load(open(sys.argv[5]))
+assert [list(row) for row in rows] == [["image_id", "test", "refs"]] * 3
+scores = [{{"image_id": row["image_id"], "scores": {{"All": {{"f": len(row["test"].split()) / 10}}}}}} for row in rows]
+json.dump(scores[::-1], open(sys.argv[sys.argv.index("-out") + 1], "w"))
+"""
+    )
+    program.chmod(0o755)
+    with CaptionScorer(METEOR_REFERENCES, ["spice"], str(program), tmp_path) as scorer:
+        found = scorer.score(METEOR_PREDICTIONS)
+    assert found["spice"].parts[:, 0].tolist() == [0.6, 0.3, 0.0]
+    with CaptionScorer(METEOR_REFERENCES, ["spice"], java) as scorer:
+        assert scorer.score(METEOR_PREDICTIONS) == {}
 
 
 @given(st.integers(0, 10_000))
