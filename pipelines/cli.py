@@ -80,6 +80,38 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--open", action="store_true", help="open it in the browser")
     report.set_defaults(command=_report)
 
+    compare = commands.add_parser("compare", help="show what differs between runs, on one page")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run's id (or its beginning), name or folder, an MLflow run id, or models:/NAME@ALIAS; the first one is what "
+        "the others are compared with",
+    )
+    compare.add_argument(
+        "--workspace", metavar="DIR", default=None, help="where they ran (default: the laptop preset's)"
+    )
+    compare.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="MLflow, for runs whose folders are not here (default: $MLFLOW_TRACKING_URI, else the workspace's database)",
+    )
+    compare.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("comparison.html"),
+        help="the page (default: comparison.html)",
+    )
+    compare.add_argument("--samples", type=int, default=24, help="most samples shown of each evaluation (default: 24)")
+    compare.add_argument(
+        "--log", action="store_true", help="keep the page in MLflow too, as an artifact of the newest run"
+    )
+    compare.add_argument("--open", action="store_true", help="open the page in the browser")
+    compare.set_defaults(command=_compare)
+
     export = commands.add_parser("export", help="write a finished model folder as a folder that transformers loads")
     export.add_argument(
         "model", metavar="MODEL_FOLDER", type=Path, help="folder of a finished training or combine stage"
@@ -250,6 +282,35 @@ def _report(options: argparse.Namespace) -> int:
     print(path)
     if options.open:
         webbrowser.open(path.as_uri())
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from components.compare.comparison import compare
+    from components.compare.page import render_comparison
+    from components.compare.runs import keep_page, load_runs
+    from components.compare.table import tables
+    from components.errors import ConfigurationError
+    from components.storage.atomic import write_text
+
+    if len(options.runs) < 2:
+        raise ConfigurationError("A comparison needs two runs or more: vlm compare RUN RUN ...")
+    workspace = _workspace(options.workspace)
+    database = workspace / "mlflow.db"
+    tracking_uri = options.tracking_uri or (f"sqlite:///{database}" if database.is_file() else "")
+    runs = load_runs(options.runs, workspace, tracking_uri)
+    comparison = compare(runs, options.samples)
+    console = Console()
+    for table in tables(comparison):
+        console.print(table)
+    write_text(options.output, render_comparison(comparison))
+    if options.log:
+        print(f"MLflow   {keep_page(runs, options.output)}")
+    print(f"page     {options.output}")
+    if options.open:
+        webbrowser.open(options.output.absolute().as_uri())
     return 0
 
 

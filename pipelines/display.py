@@ -92,7 +92,8 @@ def print_summary(run: RunFolder, console: Console) -> None:
         for gate in scores.get("gates", []):
             verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
             console.print(
-                f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}",
+                f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}"
+                f"{'; ' + escape(gate['note']) if gate.get('note') else ''}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from components.errors import ConfigurationError
+from components.evaluate.baseline import find_baselines
 from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.progress import Progress, progress_folder
@@ -72,7 +73,7 @@ def open_pipeline(
         Output name of `open_run` to value.
 
     Raises:
-        ConfigurationError: A setting is unknown or wrong.
+        ConfigurationError: A setting is unknown or wrong, or a gate's baseline does not exist.
         StageError: The tracking server can't be reached.
     """
     settled = settle(config, parameters, overrides)
@@ -261,6 +262,8 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
         git_commit=commit,
     )
     write_json(folder / "context.json", context.model_dump(mode="json"))
+    for name, evaluation in config.evaluations.items():
+        find_baselines(context, evaluation.evaluate.gates, name)  # a wrong name must not come up after the training
     return context
 
 

@@ -61,7 +61,7 @@ class CaptionScorer:
         orders = [order for order in range(1, _ORDERS + 1) if f"bleu_{order}" in self._metrics]
         if orders:
             parts = self._bleu_parts(predictions)
-            found.update({f"bleu_{order}": Statistic(parts, _bleu(order)) for order in orders})
+            found.update({f"bleu_{order}": Statistic(parts, bleu_metric(order)) for order in orders})
         if "rouge_l" in self._metrics:
             found["rouge_l"] = mean_statistic(self._rouge(predictions))
         if self._meteor is not None:
@@ -182,7 +182,7 @@ def _length(counts: Mapping[tuple[str, ...], int]) -> int:
     return sum(count for ngram, count in counts.items() if len(ngram) == 2)
 
 
-def _bleu(order: int) -> Callable[[Floats], Floats]:
+def bleu_metric(order: int) -> Callable[[Floats], Floats]:
     """Return BLEU of the given order as a function of summed parts; pycocoevalcap's formula."""
 
     def metric(sums: Floats) -> Floats:

@@ -15,6 +15,11 @@ class Gate(BaseModel):
         metric: Metric that is judged; empty for the task's headline.
         minimum: Least value in points, as published (CIDEr 94, accuracy 38: not 0.94 and 0.38).
         margin: Least distance in points to the best control of the task.
+        baseline: Earlier run that the model must not fall behind, sample by sample: its MLflow run id, its run id or
+            name (the newest finished run of that name), or a registered model, "models:/NAME@ALIAS" or
+            "models:/NAME/VERSION".
+        max_drop: Points that may be lost against the baseline even where the loss is significant.
+        significance: A loss against the baseline counts where its two-sided p-value is below this.
         action: "fail" ends the pipeline run in failure, "warn" says so and goes on.
     """
 
@@ -23,12 +28,17 @@ class Gate(BaseModel):
     metric: str = ""
     minimum: float | None = None
     margin: float | None = None
+    baseline: str = ""
+    max_drop: float = Field(default=0.0, ge=0)
+    significance: float = Field(default=0.05, gt=0, lt=1)
     action: Literal["fail", "warn"] = "fail"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.minimum is None and self.margin is None:
-            raise ValueError("a gate needs a minimum, a margin, or both")
+        if self.minimum is None and self.margin is None and not self.baseline:
+            raise ValueError("a gate needs a minimum, a margin or a baseline")
+        if self.max_drop and not self.baseline:
+            raise ValueError("max_drop is a distance to a baseline, but the gate names none")
         for name, value in (("minimum", self.minimum), ("margin", self.margin)):
             if value is not None and 0 < value < 1:
                 raise ValueError(f"{name}: {value} is less than one point; scores are in points, write {100 * value:g}")
@@ -71,7 +81,7 @@ class EvaluateConfig(BaseModel):
     def _gates_fit_the_task(self) -> Self:
         try:
             task = load_task(self.task)
-        except ConfigurationError:  # the file of a task may be on the cluster alone: the stage will tell
+        except ConfigurationError:  # the file of a task may be on the cluster alone: the run's start will tell
             return self
         for gate in self.gates:
             if gate.metric and gate.metric not in task.metrics:

@@ -1,40 +1,62 @@
 """Quality gates: what a model must reach, judged on its scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import StageError
 from components.evaluate.config import Gate
-from components.evaluate.scores import METRIC_NAMES, GateResult, Measure, read_scores
+from components.evaluate.scores import GateResult, Measure, PairedTest, Scores, read_scores
+
+if TYPE_CHECKING:
+    from components.evaluate.sample_scores import SampleScores
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What an earlier run scored on the same task.
+
+    Attributes:
+        name: The run's name.
+        run_id: Its MLflow run.
+        scores: Its scores.
+        samples: Its samples' scores.
+    """
+
+    name: str
+    run_id: str
+    scores: Scores
+    samples: "SampleScores"
 
 
 def judge(
-    gates: Sequence[Gate], headline: str, metrics: dict[str, Measure], controls: dict[str, dict[str, Measure]]
+    gates: Sequence[Gate], scores: Scores, samples: "SampleScores", rivals: Mapping[str, Rival]
 ) -> list[GateResult]:
     """Judge every gate.
+
+    Args:
+        gates: The gates.
+        scores: What the model scored.
+        samples: Its samples' scores.
+        rivals: A gate's `baseline` to what that run scored.
 
     Raises:
         StageError: A gate asks for a metric or a control that was not computed: it can't pass unseen.
     """
     results = []
     for gate in gates:
-        name = gate.metric or headline
-        if name not in metrics:
+        name = gate.metric or scores.headline
+        if name not in scores.metrics:
             raise StageError(
-                f"A gate judges {name}, which was not computed (there are {', '.join(metrics)}). Change the gate or the task."
+                f"A gate judges {name}, which was not computed (there are {', '.join(scores.metrics)}). Change the gate or the task."
             )
-        value = metrics[name].value
         if gate.minimum is not None:
-            results.append(
-                _result(gate, f"{METRIC_NAMES.get(name, name)} at least {gate.minimum:g}", value, gate.minimum)
-            )
+            results.append(_judge_minimum(gate, gate.minimum, name, scores))
         if gate.margin is not None:
-            rivals = {control: values[name].value for control, values in controls.items() if name in values}
-            if not rivals:
-                raise StageError(f"A gate asks for a margin of {name} over the controls, but none was computed.")
-            best = max(rivals, key=lambda control: rivals[control])
-            requirement = f"{METRIC_NAMES.get(name, name)} at least {gate.margin:g} above the best control ({best}, {rivals[best]:.1f})"
-            results.append(_result(gate, requirement, value - rivals[best], gate.margin))
+            results.append(_judge_margin(gate, gate.margin, name, scores))
+        if gate.baseline:
+            results.append(_judge_against(rivals[gate.baseline], gate, name, scores, samples))
     return results
 
 
@@ -53,9 +75,11 @@ def enforce_gates(folders: Sequence[Path]) -> None:
     for folder in folders:
         scores = read_scores(folder)
         for result in scores.gates:
-            text = f"{scores.task}: {result.requirement}: {'passed' if result.passed else 'NOT PASSED'} with {result.measured}"
-            print(f"WARNING: {text}" if not result.passed and result.action == "warn" else text, flush=True)
-            if not result.passed and result.action == "fail":
+            verdict = "passed" if result.passed else "NOT PASSED"
+            note = f" ({result.note})" if result.note else ""
+            text = f"{scores.task}: {result.requirement}: {verdict} with {result.measured}{note}"
+            print(f"WARNING: {text}" if result.outcome == "warn" else text, flush=True)
+            if result.outcome == "fail":
                 failed.append(text)
     if failed:
         raise StageError(
@@ -63,5 +87,83 @@ def enforce_gates(folders: Sequence[Path]) -> None:
         )
 
 
-def _result(gate: Gate, requirement: str, value: float, least: float) -> GateResult:
-    return GateResult(requirement=requirement, measured=f"{value:.1f}", passed=value >= least, action=gate.action)
+def _judge_minimum(gate: Gate, least: float, name: str, scores: Scores) -> GateResult:
+    measure = scores.metrics[name]
+    return GateResult(
+        requirement=f"{scores.label(name)} at least {least:g}",
+        measured=f"{measure.value:.1f}",
+        passed=measure.value >= least,
+        action=gate.action,
+        note=_nearness(least, measure),
+    )
+
+
+def _judge_margin(gate: Gate, least: float, name: str, scores: Scores) -> GateResult:
+    rivals = {control: values[name].value for control, values in scores.controls.items() if name in values}
+    if not rivals:
+        raise StageError(f"A gate asks for a margin of {name} over the controls, but none was computed.")
+    best = max(rivals, key=lambda control: rivals[control])
+    distance = scores.metrics[name].value - rivals[best]
+    return GateResult(
+        requirement=f"{scores.label(name)} at least {least:g} above the best control ({best}, {rivals[best]:.1f})",
+        measured=f"{distance:.1f}",
+        passed=distance >= least,
+        action=gate.action,
+        note=_nearness(least, scores.differences[best]) if name == scores.headline else "",
+    )
+
+
+def _nearness(threshold: float, measure: Measure) -> str:
+    """Say so where other samples could have decided otherwise."""
+    if measure.low is None or measure.high is None or not measure.low <= threshold <= measure.high:
+        return ""
+    return f"the threshold lies within the 95 % interval, {measure.low:.1f} to {measure.high:.1f}: noise could decide"
+
+
+def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples: "SampleScores") -> GateResult:
+    from components.evaluate.paired import paired_tests, why_not_comparable
+
+    metric, where = scores.label(name), f"{rival.name} (MLflow run {rival.run_id[:8]})"
+    problem = why_not_comparable(rival.scores, scores, (rival.samples, samples))
+    if not problem and not rival.samples.has(name):
+        problem = f"it has no {metric}"
+    if problem:
+        return GateResult(
+            requirement=f"{metric} not below {where}",
+            measured="nothing: they can't be compared",
+            passed=False,
+            action=gate.action,
+            note=problem,
+            baseline=rival.run_id,
+        )
+    test = paired_tests(rival.samples, samples, [name])[name]
+    tolerance = f"at most {gate.max_drop:g} below" if gate.max_drop else "not below"
+    passed, verdict = _verdict(gate, test)
+    return GateResult(
+        requirement=f"{metric} {tolerance} {where}, {rival.scores.metrics[name].value:.1f}",
+        measured=f"{test.value:+.1f} ({test.low:+.1f} to {test.high:+.1f}, {p_text(test.p_value)}, {test.method})",
+        passed=passed,
+        action=gate.action,
+        note=verdict,
+        baseline=rival.run_id,
+        difference=test,
+    )
+
+
+def _verdict(gate: Gate, test: PairedTest) -> tuple[bool, str]:
+    """Return whether a difference passes, and how it is to be read."""
+    significant = test.p_value < gate.significance
+    if test.value >= 0:
+        return True, "significantly better" if significant else "no significant difference"
+    if not significant:
+        return True, (
+            f"the drop is not significant at {gate.significance:g}; the interval allows for one of {-min(test.low or 0.0, 0.0):.1f}"
+        )
+    if -test.value <= gate.max_drop:
+        return True, "the drop is significant, but allowed"
+    return False, f"the drop is significant at {gate.significance:g}"
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value for people."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

@@ -14,6 +14,10 @@ from components.evaluate.intervals import Floats, Statistic
 
 _JAR = "meteor-1.5.jar"
 _SEPARATOR = "|||"
+# Parameters of METEOR 1.5 for English: precision against recall, penalty's exponent and weight, content words' weight,
+# and the weights of exact, stem, synonym and paraphrase matches.
+_ALPHA, _BETA, _GAMMA, _CONTENT = 0.85, 0.2, 0.6, 0.75
+_MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 
 class Meteor:
@@ -56,13 +60,7 @@ class Meteor:
             self._ask(f" {_SEPARATOR} ".join(["SCORE", *map(_clean, captions), _clean(prediction)])).split()
             for prediction, captions in zip(predictions, references, strict=True)
         ]
-        return Statistic(np.array(parts, dtype=np.float64), self._metric)
-
-    def _metric(self, sums: Floats) -> Floats:
-        stats = (" ".join(f"{number:.1f}" for number in row) for row in sums)
-        values = [float(self._ask(f" {_SEPARATOR} ".join(["EVAL", *stats])))]
-        values += [float(self._answer()) for _ in range(len(sums))]
-        return np.array(values[:-1])  # the last one is the score of all rows together
+        return Statistic(np.array(parts, dtype=np.float64), meteor_metric)
 
     def _ask(self, line: str) -> str:
         try:
@@ -88,6 +86,37 @@ class Meteor:
             f"METEOR's Java program ended: {message or 'no message'}. It needs some 2 GB of memory; "
             "leave `meteor` out of the task's metrics where there is less."
         )
+
+
+def meteor_metric(sums: Floats) -> Floats:
+    """Return METEOR of summed matching counts, [r, 23] to [r].
+
+    The counts are those of the program's `SCORE`: words and function words of prediction and reference, for each kind
+    of match (exact, stem, synonym, paraphrase) the matched content and function words of both, chunks, and all matched
+    words of both.
+
+    Source: M. Denkowski and A. Lavie, "Meteor Universal", 2014; parameters of version 1.5 for English.
+    """
+    test_words, reference_words, test_function, reference_function = sums[:, :4].T
+    # [r, kind of match, (test content, reference content, test function, reference function)]
+    matches = np.einsum("rkm,k->rm", sums[:, 4:20].reshape(-1, 4, 4), _MATCH_WEIGHTS)
+    chunks, test_matched, reference_matched = sums[:, 20:].T
+    precision = _ratio(
+        _CONTENT * matches[:, 0] + (1 - _CONTENT) * matches[:, 2],
+        _CONTENT * (test_words - test_function) + (1 - _CONTENT) * test_function,
+    )
+    recall = _ratio(
+        _CONTENT * matches[:, 1] + (1 - _CONTENT) * matches[:, 3],
+        _CONTENT * (reference_words - reference_function) + (1 - _CONTENT) * reference_function,
+    )
+    mean = _ratio(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
+    whole = (chunks == 1) & (test_matched == test_words) & (reference_matched == reference_words)
+    fragmentation = np.where(whole, 0.0, _ratio(chunks, (test_matched + reference_matched) / 2))
+    return mean * (1 - _GAMMA * fragmentation**_BETA)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def _clean(text: str) -> str:

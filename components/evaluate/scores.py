@@ -37,8 +37,30 @@ class CategoryScore(Measure):
     level: str = ""
 
 
+class PairedTest(Measure):
+    """A difference of two models on the same samples, in points: the interval is the paired bootstrap's.
+
+    Attributes:
+        p_value: Two-sided: how often chance alone makes a difference this large.
+        method: The test that the p-value comes from.
+    """
+
+    p_value: float
+    method: str
+
+
 class GateResult(BaseModel):
-    """How a gate was judged: what it asks for, and whether the model reaches it."""
+    """How a gate was judged.
+
+    Attributes:
+        requirement: What the gate asks for.
+        measured: What was found.
+        passed: Whether the model reaches it.
+        action: What a gate that is not passed does to the run.
+        note: How far noise could have decided; empty where it could not.
+        baseline: MLflow run that the model was compared with; empty for none.
+        difference: The model minus the baseline; None where they can't be compared.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,6 +68,14 @@ class GateResult(BaseModel):
     measured: str
     passed: bool
     action: Literal["fail", "warn"]
+    note: str = ""
+    baseline: str = ""
+    difference: PairedTest | None = None
+
+    @property
+    def outcome(self) -> Literal["pass", "warn", "fail"]:
+        """What the gate says of the run."""
+        return "pass" if self.passed else self.action
 
 
 class Presentation(BaseModel):

@@ -1,10 +1,11 @@
 """The evaluation stage: predictions and ground truth to scores, sample pictures and a page that shows both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import StageError
+from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EvaluateConfig
 from components.generate.task import load_task
 from components.stage.context import RunContext
@@ -12,10 +13,13 @@ from components.stage.runner import StageOutput, StageWork, input_identity, run_
 from components.storage.checksum import sha256_file
 
 if TYPE_CHECKING:
+    from components.evaluate.gates import Rival
     from components.evaluate.scores import GateResult, Scores
 
 VERSION = 2
 PAGE_FILE = "evaluation.html"
+# Kept in MLflow: what people look at, and what a later run is compared with.
+ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)
 
 
 def run_evaluate(
@@ -32,19 +36,22 @@ def run_evaluate(
         name: Name of the evaluation, the task's by default.
 
     Returns:
-        A folder with `scores.json`, `samples.json`, `pictures/` and `evaluation.html`. Gates are judged, not enforced:
-        `gates.enforce_gates` does that once everything is published.
+        A folder with `scores.json`, `sample_scores.jsonl`, `samples.json`, `pictures/` and `evaluation.html`. Gates are
+        judged, not enforced: `gates.enforce_gates` does that once everything is published.
 
     Raises:
+        ConfigurationError: A gate's baseline does not exist.
         StageError: The predictions have gaps or duplicates, or don't belong to this model, dataset or task.
     """
     from components.evaluate.coverage import collect_partitions
 
     task = load_task(config.task)
     generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
+    baselines = find_baselines(context, config.gates, name or task.name)
 
     def body(work: StageWork) -> dict[str, Any]:
-        return _evaluate(context, config, model, raw, predictions, work)
+        rivals = {reference: read_baseline(context, baseline) for reference, baseline in baselines.items()}
+        return _evaluate(context, config, model, raw, predictions, rivals, work)
 
     return run_stage(
         context,
@@ -55,21 +62,31 @@ def run_evaluate(
             "raw": raw,
             "task": task.identity,
             **{f"predictions {number}": folder for number, (_, folder) in enumerate(generation.folders)},
+            # What a name or an alias stands for may change; the judgement belongs to what it stood for.
+            **{f"baseline {reference}": baseline.identity for reference, baseline in baselines.items()},
         },
         settings=config,
         body=body,
+        artifacts=ARTIFACTS,
     )
 
 
 def _evaluate(
-    context: RunContext, config: EvaluateConfig, model: Path, raw: Path, predictions: Sequence[Path], work: StageWork
+    context: RunContext,
+    config: EvaluateConfig,
+    model: Path,
+    raw: Path,
+    predictions: Sequence[Path],
+    rivals: "Mapping[str, Rival]",
+    work: StageWork,
 ) -> dict[str, Any]:
     # Imported here, so that a reused stage does not wait for numpy and PIL.
     from components.evaluate.coverage import collect_partitions, merge_predictions
     from components.evaluate.gates import judge
     from components.evaluate.page import write_page
+    from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
     from components.evaluate.samples import Samples, ShownSample, choose_rows, save_thumbnail, write_samples
-    from components.evaluate.scores import SCORES_FILE, Presentation, Scores, why_partial, write_scores
+    from components.evaluate.scores import Presentation, Scores, why_partial, write_scores
     from components.evaluate.scoring import score
     from components.generate.dataset import Pictures, load_samples
     from components.stage.provenance import SCORING, library_versions, model_fingerprint
@@ -121,7 +138,6 @@ def _evaluate(
         generation=generation.identity,
         bootstrap_samples=config.bootstrap_samples,
         git_commit=context.git_commit,
-        gates=judge(config.gates, task.headline, scored.metrics, scored.controls),
         notes=findings.notes,
         presentation=Presentation(
             title=task.title or task.name.replace("_", " ").capitalize(),
@@ -134,8 +150,11 @@ def _evaluate(
         ),
         partial=why_partial(len(samples), len(expected), generation.available, merged.duplicates, kind.noun),
     )
-    if scores.partial and not config.gate_partial:
-        scores = scores.model_copy(update={"gates": [_refused(gate) for gate in scores.gates]})
+    write_sample_scores(work.folder, samples, texts[MODEL], findings.statistics[MODEL])
+    if config.gates:
+        gates = judge(config.gates, scores, read_sample_scores(work.folder), rivals)
+        refused = scores.partial and not config.gate_partial
+        scores = scores.model_copy(update={"gates": [_refused(gate) for gate in gates] if refused else gates})
     rows = choose_rows(samples, config.samples)
     work.progress.start("saving pictures", len(rows), "pictures")
     shown = []
@@ -159,8 +178,6 @@ def _evaluate(
     write_samples(work.folder, Samples(task=task.name, samples=shown))
     write_page(work.folder, scores, shown)
     write_scores(work.folder, scores)
-    for name in (SCORES_FILE, PAGE_FILE):
-        work.tracker.log_artifact(work.folder / name)
     print(f"{task.name}: {scores.meaning}", flush=True)
     return _facts(scores)
 

@@ -91,9 +91,12 @@ def render_report(
         reused=len(stages) - len(this_run),
     )
     template = environment(_TEMPLATES).get_template("report.html.j2")
-    return template.render(
-        view=view, css=stylesheet() + Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    )
+    return template.render(view=view, css=report_stylesheet())
+
+
+def report_stylesheet() -> Markup:
+    """Return the style sheet of pages with charts."""
+    return stylesheet() + Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def duration(seconds: float) -> str:

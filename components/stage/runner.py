@@ -6,7 +6,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +77,7 @@ def run_stage(
     inputs: Mapping[str, Path | str],
     settings: BaseModel,
     body: Callable[[StageWork], Mapping[str, Any]],
+    artifacts: Sequence[str] = (),
 ) -> StageOutput:
     """Run `body` unless its output exists already.
 
@@ -87,6 +88,7 @@ def run_stage(
         inputs: Name to a finished stage folder, or to any string that identifies the input (a URI, a partition).
         settings: The stage's typed settings. All of them enter the key: leave out what does not change the output.
         body: Does the work in `StageWork.folder` and returns the facts for the manifest (JSON-serialisable).
+        artifacts: Names of small files of the finished folder that the tracker stores, also when the folder is reused.
 
     Returns:
         The finished folder.
@@ -107,11 +109,13 @@ def run_stage(
             if (folder / MANIFEST_NAME).is_file():
                 output = _reuse(folder)
                 tracker.log_reused(folder, output.manifest.facts)
+                _store(tracker, folder, artifacts)
                 print(f"{stage}: finished before, reused: {folder}", flush=True)
             else:
                 plan = _Plan(stage, version, key, identities, settings_json)
                 output = _perform(plan, body, StageWork(folder, tracker, progress))
                 tracker.log_facts(output.manifest.facts)
+                _store(tracker, folder, artifacts)
                 print(f"{stage}: done in {output.manifest.duration_s:.1f} s: {folder}", flush=True)
     except BaseException as error:
         progress.finish("failed", str(error) if isinstance(error, VlmError) else repr(error))
@@ -161,6 +165,11 @@ def _perform(plan: _Plan, body: Callable[[StageWork], Mapping[str, Any]], work: 
             "Free some space and run again: finished stages are kept."
         ) from error
     return StageOutput(work.folder, manifest, reused=False)
+
+
+def _store(tracker: StageTracker, folder: Path, artifacts: Sequence[str]) -> None:
+    for name in artifacts:
+        tracker.log_artifact(folder / name)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from components.evaluate import java
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
 from components.evaluate.page import title_of
+from components.evaluate.sample_scores import read_sample_scores
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
@@ -132,6 +133,16 @@ def test_captioning_scores_ptb_tokens_with_every_metric(context: RunContext, raw
     assert len(sample.references) == 3
     assert sample.answers["none"].score is not None
     assert output.manifest.facts["cider"] == scores.metrics["cider"].value
+    every = read_sample_scores(output.folder)
+    assert every.ids == tuple(str(number) for number in range(COUNT))
+    assert every.rows[0].truth == sample_references(raw, 0)
+    for name, measure in scores.metrics.items():
+        assert 100 * every.statistic(name).value() == pytest.approx(measure.value, abs=1e-3), name
+
+
+def sample_references(raw: Path, image: int) -> tuple[str, ...]:
+    annotations = json.loads((raw / "captioning.json").read_text())["annotations"]
+    return tuple(entry["caption"] for entry in annotations if entry["image_id"] == image)
 
 
 @pytest.mark.usefixtures("without_java")
@@ -374,7 +385,7 @@ def test_a_gate_on_another_metric_is_refused_before_anything_runs() -> None:
     ("settings", "complaint"),
     [
         ({"minimum": 0.5}, "write 50"),
-        ({}, "a minimum, a margin, or both"),
+        ({}, "a minimum, a margin or a baseline"),
     ],
 )
 def test_gates_that_can_not_be_meant_are_refused(settings: dict[str, Any], complaint: str) -> None:

@@ -1,0 +1,1 @@
+"""Comparison of finished runs: scores, samples, curves, settings, speed."""

@@ -1,0 +1,172 @@
+"""What differs between runs: settings, scores with paired tests, samples on which they disagree."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.compare.runs import ComparedRun, Evaluation
+from components.evaluate.paired import paired_tests, why_not_comparable
+from components.evaluate.sample_scores import SampleScores, is_mean
+from components.evaluate.scores import PairedTest
+
+ABSENT = "—"
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One run against the reference, the first run that has the evaluation.
+
+    Attributes:
+        tests: Metric to the run minus the reference; empty where they can't be compared.
+        problem: Why they can't be compared; empty where they can.
+    """
+
+    tests: Mapping[str, PairedTest]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A sample that the runs score differently.
+
+    Attributes:
+        id: The sample's id.
+        image: Name of its picture.
+        category: Its group; empty for none.
+        prompt: The human turn.
+        truth: The true captions, or the true answer.
+        answers: Number of the run to its answer and the answer's value in points.
+        size: Highest minus lowest value, in points.
+    """
+
+    id: str
+    image: str
+    category: str
+    prompt: str
+    truth: tuple[str, ...]
+    answers: Mapping[int, tuple[str, float]]
+    size: float
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One evaluation in all runs that have it.
+
+    Attributes:
+        name: Name of the evaluation.
+        evaluations: Number of the run to its evaluation.
+        reference: Number of the run that the others are compared with.
+        pairs: Number of any other run to how it compares.
+        measured_by: Metric that tells the samples apart; empty where no samples are compared.
+        disagreements: The samples, largest disagreement first.
+        disagreeing: How many there are in all.
+        raw: Raw dataset folder with the pictures; None where no run's is here.
+    """
+
+    name: str
+    evaluations: Mapping[int, Evaluation]
+    reference: int
+    pairs: Mapping[int, Pair]
+    measured_by: str
+    disagreements: Sequence[Disagreement]
+    disagreeing: int
+    raw: Path | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is shown of several runs.
+
+    Attributes:
+        runs: The runs, in the order that they were named in.
+        labels: What each is called: its name, or its id where names repeat.
+        settings: Settings that differ: key to one value for each run.
+        equal_settings: How many settings are the same in all runs.
+        tasks: The evaluations.
+    """
+
+    runs: Sequence[ComparedRun]
+    labels: Sequence[str]
+    settings: Mapping[str, Sequence[str]]
+    equal_settings: int
+    tasks: Sequence[TaskComparison]
+
+
+def compare(runs: Sequence[ComparedRun], samples: int) -> Comparison:
+    """Compare runs.
+
+    Args:
+        runs: At least two.
+        samples: Most disagreements that are kept for each evaluation.
+    """
+    names = [run.name for run in runs]
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    rows = {key: [run.settings.get(key, ABSENT) for run in runs] for key in keys}
+    # The name is the label already.
+    differing = {key: values for key, values in rows.items() if len(set(values)) > 1 and key != "name"}
+    evaluations = dict.fromkeys(name for run in runs for name in run.evaluations)
+    return Comparison(
+        runs=runs,
+        labels=[run.name if names.count(run.name) == 1 else run.run_id for run in runs],
+        settings=differing,
+        equal_settings=len(rows) - len(differing),
+        tasks=[_compare_task(name, runs, samples) for name in evaluations],
+    )
+
+
+def is_significant(test: PairedTest) -> bool:
+    """Tell whether a difference is significant at the level that the page uses."""
+    return test.p_value < SIGNIFICANCE
+
+
+def _compare_task(name: str, runs: Sequence[ComparedRun], count: int) -> TaskComparison:
+    found = {number: run.evaluations[name] for number, run in enumerate(runs) if name in run.evaluations}
+    reference = min(found)
+    pairs = {number: _pair(found[reference], item) for number, item in found.items() if number != reference}
+    comparable = [reference, *(number for number, pair in pairs.items() if not pair.problem)]
+    samples = {number: item for number in comparable if (item := found[number].samples) is not None}
+    headline = found[reference].scores.headline
+    measured_by = _measure_of_samples(headline, list(samples.values())) if len(samples) > 1 else ""
+    disagreements = _disagreements(samples, measured_by) if measured_by else []
+    return TaskComparison(
+        name=name,
+        evaluations=found,
+        reference=reference,
+        pairs=pairs,
+        measured_by=measured_by,
+        disagreements=disagreements[:count],
+        disagreeing=len(disagreements),
+        raw=next((item.raw for item in found.values() if item.raw is not None), None),
+    )
+
+
+def _pair(reference: Evaluation, other: Evaluation) -> Pair:
+    if reference.samples is None or other.samples is None:
+        problem = why_not_comparable(reference.scores, other.scores)
+        return Pair({}, problem or "the samples' scores are not here")
+    problem = why_not_comparable(reference.scores, other.scores, (reference.samples, other.samples))
+    if problem:
+        return Pair({}, problem)
+    metrics = [name for name in reference.scores.metrics if reference.samples.has(name) and other.samples.has(name)]
+    return Pair(paired_tests(reference.samples, other.samples, metrics))
+
+
+def _measure_of_samples(headline: str, samples: Sequence[SampleScores]) -> str:
+    """Return the headline, or else the first metric, that every sample has a value of its own for."""
+    names = [headline, *(samples[0].rows[0].scores if samples[0].rows else ())]
+    return next((name for name in names if is_mean(name) and name != "bleu" and all(s.has(name) for s in samples)), "")
+
+
+def _disagreements(samples: Mapping[int, SampleScores], metric: str) -> list[Disagreement]:
+    found = []
+    for rows in zip(*(item.rows for item in samples.values()), strict=True):
+        values = [100.0 * float(row.scores[metric]) for row in rows]
+        size = max(values) - min(values)
+        if size > 1e-6:
+            answers = {number: (row.text, value) for number, row, value in zip(samples, rows, values, strict=True)}
+            first = rows[0]
+            found.append(Disagreement(first.id, first.image, first.category, first.prompt, first.truth, answers, size))
+    # Of equal ones the order follows a hash of the ids: it favours no run.
+    return sorted(found, key=lambda item: (-round(item.size, 6), hashlib.sha256(item.id.encode()).digest()))

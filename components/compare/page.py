@@ -1,0 +1,395 @@
+"""The comparison as one HTML page that needs nothing else: no file, no network, no script."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from components.compare.charts import Dot, DotRow, dot_chart
+from components.compare.comparison import Comparison, Disagreement, TaskComparison, is_significant
+from components.compare.runs import ComparedRun
+from components.errors import InputError
+from components.evaluate.gates import p_text
+from components.evaluate.page import LABELS, environment
+from components.evaluate.scores import Measure
+from components.generate.dataset import Pictures
+from components.report.charts import Series, line_chart, smoothed, thinned
+from components.report.page import duration, report_stylesheet
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_STAGE_TITLES = {"pretrain": "Pretraining", "sft": "Instruction tuning"}
+_SPEEDS = {
+    "median_samples_per_s": "Samples per second",
+    "median_tokens_per_s": "Tokens per second",
+    "final_loss": "Training loss at the end",
+    "final_validation_loss": "Validation loss at the end",
+}
+_THUMBNAIL_SIDE = 320
+_JPEG_QUALITY = 85
+_MOST_POINTS = 400
+_SMOOTHING_SHARE = 25
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run's place on the page: `style` is its colour's class."""
+
+    label: str
+    style: str
+    facts: list[tuple[str, str]]
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run compares with the reference; `tone` is the badge's class."""
+
+    run: RunView
+    reference: str
+    text: str
+    badge: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of the table of scores: for each metric its value and the lines below it."""
+
+    run: RunView
+    label: str
+    cells: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class AnswerView:
+    """What one run answered; `tone` is empty where there is no right and wrong."""
+
+    run: RunView
+    text: str
+    value: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample with the runs' answers; `category` and `better` are numbers that the filters know."""
+
+    sample: Disagreement
+    picture: Markup
+    answers: list[AnswerView]
+    category: int
+    better: int
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """An evaluation."""
+
+    anchor: str
+    title: str
+    metric: str
+    chart: Markup
+    verdicts: list[Verdict]
+    metrics: list[str]
+    rows: list[ScoreRow]
+    categories: Markup
+    cards: list[Card]
+    cards_lead: str
+    filter_categories: list[str]
+    filter_runs: list[RunView]
+    no_pictures: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class CurvesView:
+    """A training stage's curves."""
+
+    title: str
+    loss: Markup
+    rate: Markup
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """What the template shows; see `templates/comparison.html.j2`."""
+
+    title: str
+    runs: list[RunView]
+    summary: list[tuple[str, str, str, str]]
+    tasks: list[TaskView]
+    curves: list[CurvesView]
+    speeds: list[tuple[str, list[str]]]
+    times: list[tuple[str, list[str], bool]]
+    settings: list[tuple[str, list[str]]]
+    equal_settings: int
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the page."""
+    runs = [
+        RunView(label, f"run-{number % 6}", _run_facts(run), run.missing)
+        for number, (label, run) in enumerate(zip(comparison.labels, comparison.runs, strict=True))
+    ]
+    tasks = [_task(number, task, runs) for number, task in enumerate(comparison.tasks)]
+    view = ComparisonView(
+        title=_title(comparison.labels),
+        runs=runs,
+        summary=[_summary(view, task, runs) for view, task in zip(tasks, comparison.tasks, strict=True)],
+        tasks=tasks,
+        curves=_curves(comparison.runs, runs),
+        speeds=_speeds(comparison.runs),
+        times=_times(comparison.runs),
+        settings=[(key, list(values)) for key, values in comparison.settings.items()],
+        equal_settings=comparison.equal_settings,
+    )
+    template = environment(_TEMPLATES).get_template("comparison.html.j2")
+    css = Markup((_TEMPLATES / "comparison.css").read_text(encoding="utf-8"))
+    return template.render(view=view, css=report_stylesheet() + css)
+
+
+def difference_text(measure: Measure) -> str:
+    """Return a difference in points with its sign."""
+    return f"{measure.value:+.1f}".replace("-", "−")
+
+
+def interval_text(measure: Measure, sign: bool = False) -> str:
+    """Return an interval, or nothing where there is none."""
+    if measure.low is None or measure.high is None:
+        return ""
+    form = "+.1f" if sign else ".1f"
+    return f"{measure.low:{form}} to {measure.high:{form}}".replace("-", "−")
+
+
+def _title(labels: Sequence[str]) -> str:
+    return f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def _run_facts(run: ComparedRun) -> list[tuple[str, str]]:
+    facts = [
+        ("Started", f"{run.started:%-d %B %Y, %H:%M} UTC" if run.started else ""),
+        ("Commit", run.git_commit[:12]),
+        ("Run", run.run_id),
+        ("MLflow run", run.mlflow_run_id),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _summary(view: TaskView, task: TaskComparison, runs: Sequence[RunView]) -> tuple[str, str, str, str]:
+    """Return anchor, title, headline and the line below it for one evaluation."""
+    headline = task.evaluations[task.reference].scores.headline
+    values = [
+        f"{item.scores.metrics[headline].value:.1f}"
+        for item in task.evaluations.values()
+        if headline in item.scores.metrics
+    ]
+    beside = (
+        view.verdicts[0].badge
+        if len(view.verdicts) == 1
+        else " · ".join(f"{verdict.run.label}: {verdict.badge}" for verdict in view.verdicts)
+    )
+    if not view.verdicts:
+        beside = f"{runs[task.reference].label} alone has it"
+    return view.anchor, view.title, f"{view.metric} {' → '.join(values)}", beside
+
+
+def _task(number: int, task: TaskComparison, runs: Sequence[RunView]) -> TaskView:
+    scores = task.evaluations[task.reference].scores
+    headline = scores.headline
+    cards = _cards(task, runs)
+    categories = sorted({card.sample.category for card in cards} - {""})
+    better = sorted({card.better for card in cards} - {-1})
+    metrics = list(scores.metrics)
+    return TaskView(
+        anchor=f"task-{number}",
+        title=task.name.replace("_", " ").capitalize(),
+        metric=_label(task, headline),
+        chart=dot_chart(f"{task.name}: {_label(task, headline)}", _score_rows(task, headline, runs)),
+        verdicts=[_verdict(task, other, headline, runs) for other in task.pairs],
+        metrics=[_label(task, name) for name in metrics],
+        rows=_table(task, metrics, runs),
+        categories=_category_chart(task, runs),
+        cards=cards,
+        cards_lead=_cards_lead(task, len(cards)),
+        filter_categories=categories if len(categories) > 1 else [],
+        filter_runs=[runs[place] for place in better] if len(better) > 1 else [],
+        no_pictures=""
+        if task.raw is not None
+        else "The raw dataset is not here: samples are shown without their pictures.",
+        notes=[
+            f"{run.label} does not have this evaluation."
+            for place, run in enumerate(runs)
+            if place not in task.evaluations
+        ],
+    )
+
+
+def _label(task: TaskComparison, metric: str) -> str:
+    return task.evaluations[task.reference].scores.label(metric)
+
+
+def _score_rows(task: TaskComparison, metric: str, runs: Sequence[RunView]) -> list[DotRow]:
+    """Return the model and every control as rows, with a dot for each run."""
+    shown: dict[str, list[Dot]] = {}
+    for number, item in task.evaluations.items():
+        for control, values in {"none": item.scores.metrics, **item.scores.controls}.items():
+            if metric in values:
+                style = runs[number].style if control == "none" else f"{runs[number].style} control"
+                shown.setdefault(control, []).append(Dot(values[metric], style, runs[number].label))
+    return [DotRow(LABELS.get(control, control), dots) for control, dots in shown.items()]
+
+
+def _category_chart(task: TaskComparison, runs: Sequence[RunView]) -> Markup:
+    names: dict[str, list[Dot]] = {}
+    for number, item in task.evaluations.items():
+        for name, score in item.scores.categories.items():
+            names.setdefault(f"{name} ({score.n})", []).append(Dot(score, runs[number].style, runs[number].label))
+    return dot_chart(f"{task.name} by category", [DotRow(name, dots) for name, dots in names.items()])
+
+
+def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[RunView]) -> Verdict:
+    pair, run, reference = task.pairs[number], runs[number], runs[task.reference].label
+    if headline not in pair.tests:
+        return Verdict(run, reference, pair.problem or "the headline was not computed", "can't be compared", "warn")
+    test = pair.tests[headline]
+    text = (
+        f"{_label(task, headline)} {difference_text(test)} points (95 % interval {interval_text(test, sign=True)}, "
+        f"{p_text(test.p_value)}, {test.method})"
+    )
+    if not is_significant(test):
+        return Verdict(run, reference, text, "no significant difference", "same")
+    return Verdict(run, reference, text, *(("better", "yes") if test.value > 0 else ("worse", "no")))
+
+
+def _table(task: TaskComparison, metrics: Sequence[str], runs: Sequence[RunView]) -> list[ScoreRow]:
+    rows = []
+    for number, item in task.evaluations.items():
+        cells = [
+            (f"{measure.value:.1f}", [interval_text(measure)])
+            if (measure := item.scores.metrics.get(name))
+            else ("", [])
+            for name in metrics
+        ]
+        mark = f" (PARTIAL: {item.scores.partial})" if item.scores.partial else ""
+        rows.append(ScoreRow(runs[number], f"{runs[number].label}{mark}", cells))
+    for number, pair in task.pairs.items():
+        if pair.tests:
+            cells = [
+                (difference_text(test), [interval_text(test, sign=True), p_text(test.p_value)])
+                if (test := pair.tests.get(name))
+                else ("", [])
+                for name in metrics
+            ]
+            rows.append(ScoreRow(runs[number], f"{runs[number].label} − {runs[task.reference].label}", cells))
+    return rows
+
+
+def _cards(task: TaskComparison, runs: Sequence[RunView]) -> list[Card]:
+    categories = {
+        name: place for place, name in enumerate(sorted({item.category for item in task.disagreements} - {""}))
+    }
+    binary = task.measured_by == "accuracy"
+    cards = []
+    with _thumbnails(task.raw) as picture:
+        for item in task.disagreements:
+            values = {number: value for number, (_, value) in item.answers.items()}
+            best = [number for number, value in values.items() if value == max(values.values())]
+            answers = []
+            for number, (text, value) in item.answers.items():
+                right = ("yes", "✓ right") if value > 0 else ("no", "✗ wrong")
+                tone, shown = right if binary else ("", f"{_label(task, task.measured_by)} {value:.0f}")
+                answers.append(AnswerView(runs[number], text, shown, tone))
+            cards.append(
+                Card(
+                    item,
+                    picture(item.image),
+                    answers,
+                    categories.get(item.category, -1),
+                    best[0] if len(best) == 1 else -1,
+                )
+            )
+    return cards
+
+
+@contextmanager
+def _thumbnails(raw: Path | None) -> Iterator[Callable[[str], Markup]]:
+    """Yield what returns a picture of a raw dataset as a data URI; empty for one that can't be read."""
+    if raw is None:
+        yield lambda name: Markup("")
+        return
+    with Pictures(raw) as pictures:
+
+        def thumbnail(name: str) -> Markup:
+            try:
+                picture = pictures.open(name)
+            except InputError:
+                return Markup("")
+            picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            buffer = io.BytesIO()
+            picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+            return Markup("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+        yield thumbnail
+
+
+def _cards_lead(task: TaskComparison, shown: int) -> str:
+    if not task.disagreements:
+        return ""
+    metric = _label(task, task.measured_by)
+    share = "" if shown == task.disagreeing else f"; the {shown} largest are shown"
+    return f"{task.disagreeing} samples are scored differently ({metric} of each sample){share}."
+
+
+def _curves(runs: Sequence[ComparedRun], views: Sequence[RunView]) -> list[CurvesView]:
+    shown = []
+    for stage in dict.fromkeys(stage for run in runs for stage in run.curves):
+        title = _STAGE_TITLES.get(stage, stage)
+        loss, rate = [], []
+        for run, view in zip(runs, views, strict=True):
+            curves = run.curves.get(stage, {})
+            training = curves.get("loss", [])
+            window = max(1, len(training) // _SMOOTHING_SHARE)
+            loss.append(Series("", thinned(smoothed(training, window), _MOST_POINTS), view.style))
+            loss.append(
+                Series("", thinned(curves.get("validation_loss", []), _MOST_POINTS), f"{view.style} dashed", dots=True)
+            )
+            rate.append(Series("", thinned(curves.get("learning_rate", []), _MOST_POINTS), view.style))
+        shown.append(
+            CurvesView(
+                title, line_chart(f"{title}: loss", "step", loss), line_chart(f"{title}: learning rate", "step", rate)
+            )
+        )
+    return [view for view in shown if view.loss or view.rate]
+
+
+def _speeds(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
+    rows = []
+    for stage, title in _STAGE_TITLES.items():
+        facts: list[Mapping[str, object]] = [run.stages[stage].facts if stage in run.stages else {} for run in runs]
+        for name, label in _SPEEDS.items():
+            values = [item.get(name) for item in facts]
+            if any(isinstance(value, int | float) for value in values):
+                rows.append((f"{title}: {label.lower()}", [_number(value) for value in values]))
+    return rows
+
+
+def _times(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str], bool]]:
+    """Return for every stage its duration in each run, and whether all runs share one result."""
+    rows = []
+    for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
+        found = [run.stages.get(stage) for run in runs]
+        keys = {item.key if item else "" for item in found}
+        rows.append(
+            (stage, [duration(item.duration_s) if item else "—" for item in found], len(keys) == 1 and "" not in keys)
+        )
+    return rows
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, int | float):
+        return "—"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,68 @@
+"""The comparison in a terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from components.compare.comparison import Comparison, TaskComparison, is_significant
+from components.compare.page import difference_text, interval_text
+from components.evaluate.gates import p_text
+
+_MOST_SETTINGS = 30
+
+
+def tables(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield what differs: what is missing, settings, and a table for each evaluation."""
+    for label, run in zip(comparison.labels, comparison.runs, strict=True):
+        for text in run.missing:
+            yield Text(f"{label}: {text}", "yellow")
+    if comparison.settings:
+        table = _table(f"settings that differ ({comparison.equal_settings} are the same)", "setting")
+        for label in comparison.labels:
+            table.add_column(label, overflow="fold")
+        for key, values in list(comparison.settings.items())[:_MOST_SETTINGS]:
+            table.add_row(key, *(Text(value) for value in values))
+        yield table
+        if len(comparison.settings) > _MOST_SETTINGS:
+            yield Text(f"and {len(comparison.settings) - _MOST_SETTINGS} more: see the page", "dim")
+    for task in comparison.tasks:
+        yield _scores(comparison, task)
+        for number, pair in task.pairs.items():
+            if pair.problem:
+                reference, other = comparison.labels[task.reference], comparison.labels[number]
+                yield Text(f"{other} and {reference} can't be compared: {pair.problem}", "yellow")
+
+
+def _scores(comparison: Comparison, task: TaskComparison) -> Table:
+    """Return values with intervals, and every run minus the reference."""
+    scores = task.evaluations[task.reference].scores
+    table = _table(f"{task.name}: values and differences in points, with 95 % intervals", "metric")
+    for number, item in task.evaluations.items():
+        mark = " (PARTIAL)" if item.scores.partial else ""
+        table.add_column(f"{comparison.labels[number]}{mark}", justify="right")
+    for number, pair in task.pairs.items():
+        if pair.tests:
+            table.add_column(f"{comparison.labels[number]} − {comparison.labels[task.reference]}", justify="right")
+    for name in scores.metrics:
+        cells = []
+        for item in task.evaluations.values():
+            measure = item.scores.metrics.get(name)
+            cells.append(Text(f"{measure.value:.1f}\n{interval_text(measure)}" if measure else ""))
+        for pair in task.pairs.values():
+            if pair.tests:
+                test = pair.tests.get(name)
+                style = "" if test is None or not is_significant(test) else ("green" if test.value > 0 else "red")
+                text = (
+                    f"{difference_text(test)}  {p_text(test.p_value)}\n{interval_text(test, sign=True)}" if test else ""
+                )
+                cells.append(Text(text, style))
+        table.add_row(scores.label(name), *cells, style="bold" if name == scores.headline else "")
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, overflow="fold")
+    return table
