@@ -116,10 +116,10 @@ class World:
     context: RunContext
 
 
-def build_world(folder: Path) -> World:
+def build_world(folder: Path, **language_settings: Any) -> World:
     """Run weight conversion (both parts, verified) and combine."""
     weights = folder / "weights"
-    language, vision = mistral(weights / "language"), clip(weights / "vision")
+    language, vision = mistral(weights / "language", **language_settings), clip(weights / "vision")
     tokenizer(weights / "language")
     finished_weights(weights)
     context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")

@@ -2,8 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from components.generate.task import check_task_name
 from components.model.sampling_settings import Sampling
 
 Control = Literal["none", "blank", "shuffled"]
@@ -39,6 +40,8 @@ class GenerateConfig(BaseModel):
     sampling: Sampling = Sampling()
     limit: int = Field(default=0, ge=0)
     seed: int = 0
+
+    _task_exists = field_validator("task")(check_task_name)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -68,6 +68,7 @@ def _generate(
     from components.generate.dataset import load_samples
     from components.generate.generation import FACTS_FILE, GenerationSpec, generate_partition
     from components.generate.journal import JOURNAL_FOLDER
+    from components.stage.provenance import GENERATING, library_versions
 
     dataset_size = len(load_samples(raw, task))
     spec = GenerationSpec(
@@ -97,6 +98,7 @@ def _generate(
         "samples": len(range(partition, expected, config.partitions)),
         "samples_expected": expected,
         "samples_dataset": dataset_size,
+        "versions": library_versions(GENERATING),
         **json.loads((work.folder / FACTS_FILE).read_text(encoding="utf-8")),
     }
 

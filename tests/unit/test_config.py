@@ -26,6 +26,7 @@ LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
 FREE_MAPPINGS = {
     "evaluations",
+    "data.evaluation.more",
     "cluster.node_selector",
     "energon_split.pretrain.subflavors",
     "energon_split.sft.subflavors",
@@ -142,9 +143,11 @@ def test_evaluation_asks_and_scores_one_task() -> None:
     asked = load_preset("laptop", ["evaluations={one: {model: sft, generate: {task: captioning}, evaluate: {}}}"])
     assert asked.evaluations["one"].evaluate.task == "captioning"
     with pytest.raises(
-        ConfigurationError, match=r"generate.task \(captioning\) and evaluate.task \(other\) must be the"
+        ConfigurationError, match=r"generate.task \(captioning\) and evaluate.task \(captioning_instruct\) must be the"
     ):
-        load_preset("laptop", ["evaluations.captioning.evaluate.task=other"])
+        load_preset("laptop", ["evaluations.captioning.evaluate.task=captioning_instruct"])
+    with pytest.raises(ConfigurationError, match="There is no task 'other'"):
+        load_preset("laptop", ["evaluations.captioning.generate.task=other"])
 
 
 def test_off_in_yaml_is_a_word_here() -> None:
