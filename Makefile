@@ -9,6 +9,7 @@
 # TEST_PROCESSES  processes that run the tests, each with a core of its own
 #
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
+# make test-images  build the CPU image, look into it, and run the pipeline in it
 #
 # REGISTRY     what images are named after, as registry.example/team; TAG their tag
 # BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
@@ -28,7 +29,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install images cpu-image gpu-image clean
+.PHONY: demo test lint install images cpu-image gpu-image test-images clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
@@ -56,6 +57,9 @@ cpu-image gpu-image: %-image:
 	@test -n "$(ENGINE)" || { echo "ERROR: no docker or podman here; name one with ENGINE=..."; exit 1; }
 	$(ENGINE) build --file containers/$*/Dockerfile --tag $(REGISTRY)/$*:$(TAG) --build-arg VERSION=$(TAG) \
 	    --build-arg GIT_COMMIT=$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD_ARGS) .
+
+test-images: install cpu-image
+	VLM_TEST_IMAGE=$(REGISTRY)/cpu:$(TAG) $(BIN)/python -m pytest tests/e2e/test_cpu_image.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

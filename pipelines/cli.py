@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the YAML file to write")
     compile_.set_defaults(command=_compile)
 
+    job = commands.add_parser("job", help="print the training job that a stage submits on a cluster")
+    job.add_argument("stage", choices=("pretrain", "sft"), help="the training stage")
+    _add_preset(job)
+    job.set_defaults(command=_job)
+
     submit = commands.add_parser("submit", help="run the pipeline on a cluster: upload, start, follow")
     _add_preset(submit)
     submit.add_argument("--name", help="name of the run (default: the preset's)")
@@ -188,6 +193,14 @@ def _compile(options: argparse.Namespace) -> int:
 
     compile_pipeline(load_preset(options.preset, options.overrides), options.output)
     print(options.output)
+    return 0
+
+
+def _job(options: argparse.Namespace) -> int:
+    from pipelines.config import load_preset
+    from pipelines.job_preview import job_manifest
+
+    print(job_manifest(load_preset(options.preset, options.overrides), options.stage), end="")
     return 0
 
 

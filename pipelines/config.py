@@ -192,6 +192,12 @@ class RunConfig(_Section):
                     f"{stage}.launch.backend {launch.backend} needs a workspace that all its pods share: set cluster.pvc to "
                     "a ReadWriteMany volume claim"
                 )
+        for name, evaluation in self.evaluations.items():
+            if 0 < self.cluster.gpus < evaluation.generate.processes:
+                raise ValueError(
+                    f"cluster.gpus ({self.cluster.gpus}) is less than the processes of evaluations.{name}.generate "
+                    f"({evaluation.generate.processes}): every process needs its own GPU"
+                )
         return self
 
 
@@ -236,9 +242,31 @@ def export_settings(overrides: Sequence[str]) -> ExportConfig:
 def read_preset(preset: str) -> dict[str, Any]:
     """Read a preset's tree without validating it.
 
+    A preset that names another one in `extends` has its settings, but for those that it gives itself: mappings are merged,
+    everything else is replaced.
+
     Raises:
-        ConfigurationError: The preset is unknown, or not a YAML mapping.
+        ConfigurationError: The preset or one that it extends is unknown or not a YAML mapping, or presets extend each other.
     """
+    trees: list[dict[str, Any]] = []
+    read: list[str] = []
+    following: str | None = preset
+    while following is not None:
+        if following in read:
+            raise ConfigurationError(f"The presets {', '.join(read)} extend each other: one of them must not.")
+        read.append(following)
+        tree = _read_tree(following)
+        following = tree.pop("extends", None)
+        if following is not None and not isinstance(following, str):
+            raise ConfigurationError(f"The preset {read[-1]} extends {following!r}: it must name one preset or file.")
+        trees.append(tree)
+    merged: dict[str, Any] = {}
+    for tree in reversed(trees):
+        merged = _merged(merged, tree)
+    return merged
+
+
+def _read_tree(preset: str) -> dict[str, Any]:
     if preset in preset_names():
         text = (resources.files("pipelines") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     elif Path(preset).is_file():
@@ -385,6 +413,14 @@ def _parse_yaml(text: str, what: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"Can't read {what} as YAML: {error}") from None
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = _copied(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
 
 
 def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def print_summary(run: RunFolder, console: Console) -> None:
     """Print the scores of a finished run beside their controls, and where the rest lies."""
     rows = run.stages(over=True)
     for scores in (found for row in rows if row.stage.startswith("evaluate/") and (found := _scores(row))):
-        console.print(_score_table(scores))
+        console.print(score_table(scores))
         for gate in scores.get("gates", []):
             verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
             console.print(
@@ -200,10 +200,12 @@ def _scores(row: StageRow) -> dict[str, Any] | None:
     return scores
 
 
-def _score_table(scores: dict[str, Any]) -> Table:
+def score_table(scores: dict[str, Any]) -> Table:
     """Return the scores of one task as a table, the controls beside them."""
     controls: dict[str, Any] = scores.get("controls", {})
     title = f"{scores['task']}: {scores['n_scored']} of {scores['n_expected']} scored"
+    if scores.get("partial"):
+        title += f"; PARTIAL: {scores['partial']}"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("metric")
     for heading in ("model", "95 % interval", *controls):

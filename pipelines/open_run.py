@@ -69,7 +69,7 @@ def open_run(
         sft_learning_rate: Peak learning rate of fine-tuning.
         tensor_parallel: Processes that share one copy of the model.
         nodes: Machines of each training job.
-        processes_per_node: Training processes on each machine, one per GPU.
+        processes_per_node: Processes on each machine that train or generate, one per GPU.
         queue: Kueue LocalQueue of the training jobs; empty for none.
         tracking_uri: MLflow tracking URI, "auto" or "none".
         experiment: MLflow experiment.

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
+from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
@@ -40,7 +41,11 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
         "evaluations.*.generate.tensor_parallel",
     ),
     "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
-    "processes_per_node": ("pretrain.launch.processes_per_node", "sft.launch.processes_per_node"),
+    "processes_per_node": (
+        "pretrain.launch.processes_per_node",
+        "sft.launch.processes_per_node",
+        "evaluations.*.generate.processes_per_node",
+    ),
     "queue": ("cluster.job.queue",),
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
@@ -90,7 +95,7 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
     A parameter left at its preset's value changes nothing, so that settings behind one parameter may differ.
 
     Raises:
-        ConfigurationError: A setting is unknown or wrong.
+        ConfigurationError: A setting is unknown or wrong, or the file of a task is not here.
     """
     preset = validate(config, "this pipeline's preset")
     tree = preset.model_dump(mode="json")
@@ -109,6 +114,8 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: 
             )
     settled = validate(apply_overrides(tree, overrides), "this run")
     _check_compiled(preset, settled)
+    for evaluation in settled.evaluations.values():
+        load_task(evaluation.generate.task)  # a file that is missing here is missed before the training, not after
     if settled.workspace != Path(tree["workspace"]):
         raise ConfigurationError(
             "workspace is a parameter of the pipeline, which its first and last task share: set it there, not in overrides."

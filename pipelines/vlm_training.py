@@ -87,7 +87,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             sft_learning_rate: Peak learning rate of fine-tuning.
             tensor_parallel: Processes that share one copy of the model; a divisor of processes_per_node.
             nodes: Machines of each training job; more than one needs the backend pytorchjob or trainjob.
-            processes_per_node: Training processes on each machine, one per GPU.
+            processes_per_node: Processes on each machine that train or generate, one per GPU.
             queue: Kueue LocalQueue that admits the training jobs; empty for none.
             tracking_uri: MLflow tracking server; "auto" takes the environment's, "none" switches tracking off.
             experiment: MLflow experiment.

@@ -6,7 +6,9 @@ from torch import Tensor
 from components.data.image import normalise
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, PackedBatch, pack
+from components.model.decoding import generate
 from components.model.distributed import seed_everything
+from components.model.sampling_settings import Sampling
 from components.model.vlm import VisionLanguageModel, gather_logits
 
 VOCABULARY = 330  # not a multiple of 8: padding is part of every test
@@ -68,12 +70,8 @@ def measure(model: VisionLanguageModel, dropout_model: VisionLanguageModel) -> d
         [p.grad.square().sum() for p in model.parameters() if getattr(p, "tensor_model_parallel", False)]
     ).sum()
     torch.distributed.all_reduce(split)
-    step_logits, cache = model.start_decoding(batch, pixels, NEW_TOKENS)
-    chosen = []
-    for _ in range(NEW_TOKENS):
-        tokens = gather_logits(step_logits).argmax(dim=-1)
-        chosen.append(tokens)
-        step_logits = model.decode(tokens, cache)
+    settings = {"end_token": -1, "max_new_tokens": NEW_TOKENS}
+    drawn = generate(model, samples(), sampling=Sampling(temperature=1.5, top_k=50, top_p=0.9), **settings)
     seed_everything(3)
     dropout_losses = dropout_model(batch, pixels, compute_loss=True).detach()
     return {
@@ -81,6 +79,7 @@ def measure(model: VisionLanguageModel, dropout_model: VisionLanguageModel) -> d
         "losses": losses.detach(),
         "replicated_gradients": replicated,
         "split_gradient_squares": split,
-        "decoded": torch.stack(chosen),
+        "decoded": torch.tensor(generate(model, samples(), **settings)),
+        "drawn": torch.tensor(drawn),
         "dropout_losses": dropout_losses,
     }

@@ -116,10 +116,10 @@ class World:
     context: RunContext
 
 
-def build_world(folder: Path) -> World:
+def build_world(folder: Path, **language_settings: Any) -> World:
     """Run weight conversion (both parts, verified) and combine."""
     weights = folder / "weights"
-    language, vision = mistral(weights / "language"), clip(weights / "vision")
+    language, vision = mistral(weights / "language", **language_settings), clip(weights / "vision")
     tokenizer(weights / "language")
     finished_weights(weights)
     context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")
@@ -145,6 +145,11 @@ def combine_config(**changes: Any) -> CombineConfig:
 
 def reference_logits(world: World, projector: dict[str, Tensor], sample: EncodedSample) -> Tensor:
     """What transformers' models give for one sample, put together as LLaVA does; with gradients."""
+    return world.language(inputs_embeds=reference_embeddings(world, projector, sample)[None]).logits[0]
+
+
+def reference_embeddings(world: World, projector: dict[str, Tensor], sample: EncodedSample) -> Tensor:
+    """What transformers' language model reads of one sample, [L, hidden]."""
     embedded = world.language.get_input_embeddings()(sample.tokens)
     if len(sample.pixels):
         states = world.vision(pixel_values(sample), output_hidden_states=True).hidden_states
@@ -153,7 +158,7 @@ def reference_logits(world: World, projector: dict[str, Tensor], sample: Encoded
         embedded = embedded.index_copy(
             0, (sample.tokens == IMAGE_TOKEN).nonzero().flatten(), hidden @ projector["encoder.linear_fc2.weight"].T
         )
-    return world.language(inputs_embeds=embedded[None]).logits[0]
+    return embedded
 
 
 def projector_weights(model: VisionLanguageModel) -> dict[str, Tensor]:

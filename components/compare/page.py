@@ -15,7 +15,7 @@ from components.compare.runs import ComparedRun
 from components.errors import InputError
 from components.evaluate.gates import p_text
 from components.evaluate.page import LABELS, environment
-from components.evaluate.scores import METRIC_NAMES, Measure
+from components.evaluate.scores import Measure
 from components.generate.dataset import Pictures
 from components.report.charts import Series, line_chart, smoothed, thinned
 from components.report.page import duration, report_stylesheet
@@ -207,10 +207,10 @@ def _task(number: int, task: TaskComparison, runs: Sequence[RunView]) -> TaskVie
     return TaskView(
         anchor=f"task-{number}",
         title=task.name.replace("_", " ").capitalize(),
-        metric=METRIC_NAMES[headline],
-        chart=dot_chart(f"{task.name}: {METRIC_NAMES[headline]}", _score_rows(task, headline, runs)),
+        metric=_label(task, headline),
+        chart=dot_chart(f"{task.name}: {_label(task, headline)}", _score_rows(task, headline, runs)),
         verdicts=[_verdict(task, other, headline, runs) for other in task.pairs],
-        metrics=[METRIC_NAMES[name] for name in metrics],
+        metrics=[_label(task, name) for name in metrics],
         rows=_table(task, metrics, runs),
         categories=_category_chart(task, runs),
         cards=cards,
@@ -226,6 +226,10 @@ def _task(number: int, task: TaskComparison, runs: Sequence[RunView]) -> TaskVie
             if place not in task.evaluations
         ],
     )
+
+
+def _label(task: TaskComparison, metric: str) -> str:
+    return task.evaluations[task.reference].scores.label(metric)
 
 
 def _score_rows(task: TaskComparison, metric: str, runs: Sequence[RunView]) -> list[DotRow]:
@@ -253,7 +257,7 @@ def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[Ru
         return Verdict(run, reference, pair.problem or "the headline was not computed", "can't be compared", "warn")
     test = pair.tests[headline]
     text = (
-        f"{METRIC_NAMES[headline]} {difference_text(test)} points (95 % interval {interval_text(test, sign=True)}, "
+        f"{_label(task, headline)} {difference_text(test)} points (95 % interval {interval_text(test, sign=True)}, "
         f"{p_text(test.p_value)}, {test.method})"
     )
     if not is_significant(test):
@@ -270,7 +274,8 @@ def _table(task: TaskComparison, metrics: Sequence[str], runs: Sequence[RunView]
             else ("", [])
             for name in metrics
         ]
-        rows.append(ScoreRow(runs[number], runs[number].label, cells))
+        mark = f" (PARTIAL: {item.scores.partial})" if item.scores.partial else ""
+        rows.append(ScoreRow(runs[number], f"{runs[number].label}{mark}", cells))
     for number, pair in task.pairs.items():
         if pair.tests:
             cells = [
@@ -296,9 +301,7 @@ def _cards(task: TaskComparison, runs: Sequence[RunView]) -> list[Card]:
             answers = []
             for number, (text, value) in item.answers.items():
                 right = ("yes", "✓ right") if value > 0 else ("no", "✗ wrong")
-                tone, shown = (
-                    right if binary else ("", f"{METRIC_NAMES.get(task.measured_by, task.measured_by)} {value:.0f}")
-                )
+                tone, shown = right if binary else ("", f"{_label(task, task.measured_by)} {value:.0f}")
                 answers.append(AnswerView(runs[number], text, shown, tone))
             cards.append(
                 Card(
@@ -336,7 +339,7 @@ def _thumbnails(raw: Path | None) -> Iterator[Callable[[str], Markup]]:
 def _cards_lead(task: TaskComparison, shown: int) -> str:
     if not task.disagreements:
         return ""
-    metric = METRIC_NAMES.get(task.measured_by, task.measured_by)
+    metric = _label(task, task.measured_by)
     share = "" if shown == task.disagreeing else f"; the {shown} largest are shown"
     return f"{task.disagreeing} samples are scored differently ({metric} of each sample){share}."
 

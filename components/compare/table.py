@@ -9,7 +9,6 @@ from rich.text import Text
 from components.compare.comparison import Comparison, TaskComparison, is_significant
 from components.compare.page import difference_text, interval_text
 from components.evaluate.gates import p_text
-from components.evaluate.scores import METRIC_NAMES
 
 _MOST_SETTINGS = 30
 
@@ -40,8 +39,9 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
     """Return values with intervals, and every run minus the reference."""
     scores = task.evaluations[task.reference].scores
     table = _table(f"{task.name}: values and differences in points, with 95 % intervals", "metric")
-    for number in task.evaluations:
-        table.add_column(comparison.labels[number], justify="right")
+    for number, item in task.evaluations.items():
+        mark = " (PARTIAL)" if item.scores.partial else ""
+        table.add_column(f"{comparison.labels[number]}{mark}", justify="right")
     for number, pair in task.pairs.items():
         if pair.tests:
             table.add_column(f"{comparison.labels[number]} − {comparison.labels[task.reference]}", justify="right")
@@ -58,7 +58,7 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
                     f"{difference_text(test)}  {p_text(test.p_value)}\n{interval_text(test, sign=True)}" if test else ""
                 )
                 cells.append(Text(text, style))
-        table.add_row(METRIC_NAMES[name], *cells, style="bold" if name == scores.headline else "")
+        table.add_row(scores.label(name), *cells, style="bold" if name == scores.headline else "")
     return table
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ def read_truth(path: Path, pictures: Pictures, prefixes: tuple[str, ...]) -> dic
             {"id": number} for number in _in_order(item["image_id"] for item in annotations)
         ]
         if all("file_name" in item for item in listed):
-            images = [{**item, "file_name": _find(path, item["file_name"], pictures, prefixes)} for item in listed]
+            images = [{**item, "file_name": find_name(path, item["file_name"], pictures, prefixes)} for item in listed]
         else:
-            images = _by_number(path, [int(item["id"]) for item in listed], pictures, prefixes)
+            names = find_numbers(path, [int(item["id"]) for item in listed], pictures, prefixes)
+            images = [{"id": number, "file_name": name} for number, name in names.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} has another layout ({error!r}): expected COCO captions "
@@ -50,7 +52,12 @@ def _in_order(numbers: Any) -> list[int]:
     return list(dict.fromkeys(int(number) for number in numbers))
 
 
-def _find(path: Path, name: str, pictures: Pictures, prefixes: tuple[str, ...]) -> str:
+def find_name(path: Path, name: str, pictures: Pictures, prefixes: tuple[str, ...]) -> str:
+    """Return the name that a picture of an annotation file has in the raw dataset.
+
+    Raises:
+        InputError: The picture is not there.
+    """
     candidates = [f"{prefix}{name}" for prefix in prefixes]
     pictures.settle(candidates[:1])
     for candidate in (*candidates, name):
@@ -59,7 +66,18 @@ def _find(path: Path, name: str, pictures: Pictures, prefixes: tuple[str, ...]) 
     raise InputError(f"{path}: the evaluation picture {name} is not in {pictures.origin((candidates or [name])[0])}")
 
 
-def _by_number(path: Path, numbers: list[int], pictures: Pictures, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+def find_numbers(path: Path, numbers: Sequence[int], pictures: Pictures, prefixes: tuple[str, ...]) -> dict[int, str]:
+    """Return number to the name of the one picture that ends with it, in the given order.
+
+    Args:
+        path: The file that has the numbers, for errors.
+        numbers: Numbers of pictures.
+        pictures: All pictures.
+        prefixes: Prefixes of the roots that hold them.
+
+    Raises:
+        InputError: There is no such picture, or there are two.
+    """
     for prefix in prefixes:  # the folder within the zip is where most of them are
         found = [name for group in _numbered(set(numbers), pictures, prefix).values() for name in group]
         pictures.settle(prefix + name.rpartition("/")[2] for name in found)
@@ -78,7 +96,7 @@ def _by_number(path: Path, numbers: list[int], pictures: Pictures, prefixes: tup
         raise InputError(
             f"{path}: {several[0][0]} and {several[0][1]} have the same number. Name their folder in `inside`."
         )
-    return [{"id": number, "file_name": names[number][0]} for number in numbers]
+    return {number: names[number][0] for number in numbers}
 
 
 def _numbered(wanted: set[int], pictures: Pictures, prefix: str) -> dict[int, list[str]]:

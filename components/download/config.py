@@ -1,6 +1,6 @@
 """Settings of the download stages."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -89,15 +89,29 @@ class AnnotatedSource(BaseModel):
     images: tuple[PictureSource, ...] = ()
 
 
+class QuestionsSource(AnnotatedSource):
+    """Questions with their answers in another file, and their pictures.
+
+    Attributes:
+        questions: URI of the questions' file.
+    """
+
+    questions: Source
+
+
 class EvaluationSources(BaseModel):
-    """Evaluation data; what is left out is made of held-out pictures and their captions.
+    """Evaluation data; captions and multiple-choice questions that are left out are made of held-out pictures.
 
     Attributes:
         captioning: Captions in COCO's layout. Pictures without a file name (as in the Karpathy files) are found by the
             number at the end of their name.
         multiple_choice: Questions as in `multiple_choice.jsonl` of a raw dataset folder.
-        mmmu: Questions in MMMU's layout instead: a folder, or dataset of the hub, with parquet files of the validation
-            split.
+        mmmu: MMMU: a folder, or dataset of the hub, with parquet files of the validation split; gives `mmmu.jsonl`.
+        vqav2: VQAv2: `v2_OpenEnded_mscoco_val2014_questions.json` and `v2_mscoco_val2014_annotations.json`, or the zips
+            that they are published in; gives `vqav2.jsonl`.
+        textvqa: TextVQA: `TextVQA_0.5.1_val.json`; gives `textvqa.jsonl`.
+        more: Questions of tasks of your own: NAME to JSON lines with `id`, `image` and whatever the task's kind reads;
+            gives `NAME.jsonl`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,11 +119,15 @@ class EvaluationSources(BaseModel):
     captioning: AnnotatedSource | None = None
     multiple_choice: AnnotatedSource | None = None
     mmmu: Source = ""
+    vqav2: QuestionsSource | None = None
+    textvqa: AnnotatedSource | None = None
+    more: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], AnnotatedSource] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mmmu and self.multiple_choice is not None:
-            raise ValueError("give mmmu or multiple_choice, not both: each is the questions of the run")
+        taken = sorted({"multiple_choice", "mmmu", "vqav2", "textvqa", "rejects"} & set(self.more))
+        if taken:
+            raise ValueError(f"more: {taken[0]}.jsonl is another file of the dataset; choose another name")
         return self
 
 

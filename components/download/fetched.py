@@ -176,7 +176,8 @@ def _list(wanted: Wanted, transfer: TransferConfig, lock: Lock | None, generated
 def _check_disk(folder: Path, listed: Sequence[_Listed]) -> None:
     """Refuse to begin what can't end: the sources of a run may be a hundred gigabytes together."""
     finished = {read_manifest(path.parent).inputs.get("content") for path in folder.glob(f"*/{MANIFEST_NAME}")}
-    needed = sum(source.size for source in listed if source.identity not in finished)
+    # Two settings may name one source, which is fetched once.
+    needed = sum({source.identity: source.size for source in listed if source.identity not in finished}.values())
     if not needed:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from components.download.mmmu import write_mmmu
 from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
+from components.download.vqa import read_textvqa, read_vqav2
 from components.errors import InputError
 from components.stage.progress import Progress
 from components.storage.atomic import write_json
@@ -93,13 +94,13 @@ def write_dataset(
         else:
             truth, references = given.truth, _given_references(given.truth)
             held_out = given.pictures
-            rule = f"the pictures of {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}"
+            rule = f"the pictures of {', '.join([layout.CAPTIONING, layout.MULTIPLE_CHOICE, *given.tasks])}"
         questions = given.questions if given.questions is not None else list(_caption_questions(references, seed))
         write_json(folder / layout.CAPTIONING, truth)
         facts: dict[str, Any] = {}
         facts["held_out_questions"] = layout.write_lines(folder / layout.MULTIPLE_CHOICE, questions)
-        if given.open_questions:
-            facts["open_questions"] = layout.write_lines(folder / layout.OPEN_QUESTIONS, given.open_questions)
+        for file, rows in given.tasks.items():
+            facts[f"{file.removesuffix('.jsonl')}_questions"] = layout.write_lines(folder / file, rows)
         training = [item for item in usable if item.image not in held_out]
         if not training:
             raise InputError(
@@ -114,7 +115,7 @@ def write_dataset(
         else:
             entries = _derived_conversations(training, seed, config.answer_form)
         facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
-        roots = pictures.provide(used, folder, progress)
+        roots = pictures.provide(used - given.own, folder, progress)
         if parts.mmmu:
             roots.append(layout.image_root(MMMU_PREFIX, MMMU_TARGET))
     finally:
@@ -150,30 +151,40 @@ class _Evaluation:
     Attributes:
         truth: Captions; None where there are none.
         questions: Multiple-choice questions; None where there are none.
-        open_questions: Questions without options.
+        tasks: File to questions of other tasks.
         pictures: Pictures of all of them.
+        own: Those of them that are in the raw dataset folder already.
     """
 
     truth: dict[str, Any] | None
     questions: list[dict[str, Any]] | None
-    open_questions: list[dict[str, Any]]
+    tasks: dict[str, list[dict[str, Any]]]
     pictures: set[str]
+    own: set[str]
 
 
 def _given_evaluation(parts: DatasetParts, pictures: Pictures, folder: Path, progress: Progress) -> _Evaluation:
     """Take over the evaluation data of a dataset."""
     truth = None
     questions: list[dict[str, Any]] | None = None
-    opens: list[dict[str, Any]] = []
+    tasks = {file: _read_questions(path, pictures) for file, path in parts.more.items()}
     if parts.captioning is not None:
         truth = read_truth(parts.captioning, pictures, parts.captioning_prefixes)
     if parts.multiple_choice is not None:
         questions = _read_questions(parts.multiple_choice, pictures)
-    elif parts.mmmu:
-        questions, opens = write_mmmu(parts.mmmu, folder, progress)
-    named = {item["file_name"] for item in (truth or {}).get("images", [])}
-    named |= {name for row in [*(questions or []), *opens] for name in (row["image"], *row.get("images", ()))}
-    return _Evaluation(truth, questions, opens, named)
+    if parts.vqav2 is not None:
+        tasks[layout.VQAV2] = read_vqav2(*parts.vqav2, pictures, parts.vqav2_prefixes)
+    if parts.textvqa is not None:
+        tasks[layout.TEXTVQA] = read_textvqa(parts.textvqa, pictures, parts.textvqa_prefixes)
+    if parts.mmmu:
+        tasks[layout.MMMU] = write_mmmu(parts.mmmu, folder, progress)
+    every = [*(questions or []), *(row for rows in tasks.values() for row in rows)]
+    named = {item["file_name"] for item in (truth or {}).get("images", [])} | _pictures_of(every)
+    return _Evaluation(truth, questions, tasks, named, _pictures_of(tasks[layout.MMMU]) if parts.mmmu else set())
+
+
+def _pictures_of(rows: Iterable[dict[str, Any]]) -> set[str]:
+    return {name for row in rows for name in (row["image"], *row.get("images", ()))}
 
 
 def _read_questions(path: Path, pictures: Pictures) -> list[dict[str, Any]]:
@@ -181,17 +192,22 @@ def _read_questions(path: Path, pictures: Pictures) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
         pictures.settle(row["image"] for row in rows)
         for row in rows:
-            found = pictures.find(row["image"])
-            if found is None:
-                raise InputError(
-                    f"{path}: the evaluation picture {row['image']} is not in {pictures.origin(row['image'])}"
-                )
-            row["image"] = found
+            row["image"] = _evaluation_picture(path, row["image"], pictures)
+            if "images" in row:
+                row["images"] = [_evaluation_picture(path, name, pictures) for name in row["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f'{path} has another layout ({error!r}): expected lines {{"id", "image", "question", "options", "answer"}}.'
+            f'{path} has another layout ({error!r}): expected lines {{"id", "image", "question", ...}}, as '
+            '"options" and "answer", or "answers".'
         ) from error
     return rows
+
+
+def _evaluation_picture(path: Path, name: str, pictures: Pictures) -> str:
+    found = pictures.find(name)
+    if found is None:
+        raise InputError(f"{path}: the evaluation picture {name} is not in {pictures.origin(name)}")
+    return found
 
 
 def _given_references(truth: dict[str, Any]) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF
 Row = dict[str, Any]
 
 
-def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> tuple[list[Row], list[Row]]:
+def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> list[Row]:
     """Write the pictures of MMMU's questions into the raw dataset folder.
 
     Args:
@@ -35,13 +35,12 @@ def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> tuple
         progress: Told how many files are read.
 
     Returns:
-        Multiple-choice questions, as in `multiple_choice.jsonl`, and open questions, as in `open_questions.jsonl`.
+        Lines of `mmmu.jsonl` in the files' order: with `options` and the `answer`'s letter, or with accepted `answers`.
 
     Raises:
         InputError: A file can't be read, or has another layout.
     """
-    choices: list[Row] = []
-    opens: list[Row] = []
+    rows: list[Row] = []
     target = folder / TARGET
     target.unlink(missing_ok=True)
     progress.start("reading MMMU", len(paths), "files")
@@ -52,10 +51,9 @@ def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> tuple
                 for name, content in _pictures(path, raw):
                     layout.add_picture(archive, name, content)
                     names.append(PREFIX + name)
-                is_open, row = _question(path, raw, names)
-                (opens if is_open else choices).append(row)
+                rows.append(_question(path, raw, names))
             progress.update(done)
-    return choices, opens
+    return rows
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -79,8 +77,7 @@ def _pictures(path: Path, raw: Row) -> Iterator[tuple[str, bytes]]:
             yield f"{raw.get('id')}_{number}.{extension}", content
 
 
-def _question(path: Path, raw: Row, names: list[str]) -> tuple[bool, Row]:
-    """Return whether a question is open, and its row."""
+def _question(path: Path, raw: Row, names: list[str]) -> Row:
     try:
         identifier, subject = raw["id"], _SUBJECT.fullmatch(raw["id"])
         options = [_clean(text) for text in ast.literal_eval(raw["options"])]
@@ -90,10 +87,10 @@ def _question(path: Path, raw: Row, names: list[str]) -> tuple[bool, Row]:
         if raw["question_type"] == "open":
             answer = raw["answer"]
             answers = ast.literal_eval(answer) if answer.startswith("[") else [answer]
-            return True, {**row, "answers": [str(text) for text in answers], "category": category, **several}
+            return {**row, "answers": [str(text) for text in answers], "category": category, **several}
         if not 2 <= len(options) <= len(LETTERS) or raw["answer"] not in LETTERS[: len(options)]:
             raise ValueError(f"the answer is {raw['answer']!r} of {len(options)} options")
-        return False, {**row, "options": options, "answer": raw["answer"], "category": category, **several}
+        return {**row, "options": options, "answer": raw["answer"], "category": category, **several}
     except (KeyError, IndexError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise InputError(
             f"{path}: the row {raw.get('id')!r} is not in MMMU's layout ({error!r}): expected id, question, options, answer, "

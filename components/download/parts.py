@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from components.download import layout
-from components.download.config import AnnotatedSource, DatasetConfig
+from components.download.config import AnnotatedSource, DatasetConfig, QuestionsSource
 from components.download.fetched import Fetched, Wanted
 from components.download.pictures import RootSource
 from components.errors import ConfigurationError, InputError
@@ -32,7 +32,12 @@ class DatasetParts:
         captioning: Captions in COCO's layout; None to hold pictures out.
         captioning_prefixes: Prefixes of the roots that hold the pictures of `captioning`.
         multiple_choice: Questions; None to derive them.
-        mmmu: Parquet files of questions in MMMU's layout instead.
+        mmmu: Parquet files in MMMU's layout.
+        vqav2: Questions and annotations in VQAv2's layout.
+        vqav2_prefixes: Prefixes of the roots that hold their pictures.
+        textvqa: Questions in TextVQA's layout.
+        textvqa_prefixes: Prefixes of the roots that hold their pictures.
+        more: Name of a file of questions in the raw dataset folder to the lines that it is made of.
         lenient: Whether names may differ from stored ones by a leading `images/`.
         sources: Setting to URI of parts that are named one by one, for `dataset.json`.
     """
@@ -45,6 +50,11 @@ class DatasetParts:
     captioning_prefixes: tuple[str, ...] = ()
     multiple_choice: Path | None = None
     mmmu: tuple[Path, ...] = ()
+    vqav2: tuple[Path, Path] | None = None
+    vqav2_prefixes: tuple[str, ...] = ()
+    textvqa: Path | None = None
+    textvqa_prefixes: tuple[str, ...] = ()
+    more: Mapping[str, Path] = field(default_factory=dict)
     lenient: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,6 +88,7 @@ def folder_parts(source: Path, origin: str) -> DatasetParts:
         sft=source / layout.SFT if (source / layout.SFT).is_file() else None,
         captioning=source / layout.CAPTIONING if there else None,
         multiple_choice=source / layout.MULTIPLE_CHOICE if there else None,
+        more={path.name: path for path in sorted(source.glob("*.jsonl")) if _holds_questions(path)},
         lenient=True,
     )
 
@@ -100,6 +111,8 @@ def named_sources(config: DatasetConfig) -> list[Wanted]:
                 )
             wanted.append(Wanted(name, images.uri))
         wanted.append(Wanted(f"{setting}.annotations", part.annotations))
+        if isinstance(part, QuestionsSource):
+            wanted.append(Wanted(f"{setting}.questions", part.questions))
     if config.evaluation.mmmu:
         wanted.append(Wanted(_MMMU, config.evaluation.mmmu, _validation_files))
     return wanted
@@ -125,16 +138,22 @@ def named_parts(config: DatasetConfig, fetched: Mapping[str, Fetched]) -> Datase
                     images.prefix, (path,), images.inside, _target(images.prefix, len(roots))
                 )
         annotations[setting] = fetched[f"{setting}.annotations"].file
-    captioning = config.evaluation.captioning
+    given = config.evaluation
+    vqav2 = annotations.get("data.evaluation.vqav2")
     return DatasetParts(
         origin=config.source,
         pretrain=annotations["data.pretrain"],
         roots=tuple(roots.values()),
         sft=annotations.get("data.sft"),
         captioning=annotations.get("data.evaluation.captioning"),
-        captioning_prefixes=tuple(images.prefix for images in captioning.images) if captioning else (),
+        captioning_prefixes=_prefixes(given.captioning),
         multiple_choice=annotations.get("data.evaluation.multiple_choice"),
-        mmmu=tuple(fetched[_MMMU].paths) if config.evaluation.mmmu else (),
+        mmmu=tuple(fetched[_MMMU].paths) if given.mmmu else (),
+        vqav2=(fetched["data.evaluation.vqav2.questions"].file, vqav2) if vqav2 else None,
+        vqav2_prefixes=_prefixes(given.vqav2),
+        textvqa=annotations.get("data.evaluation.textvqa"),
+        textvqa_prefixes=_prefixes(given.textvqa),
+        more={f"{name}.jsonl": annotations[f"data.evaluation.more.{name}"] for name in given.more},
         sources={setting: source.shown for setting, source in fetched.items()},
     )
 
@@ -146,8 +165,27 @@ def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
         "data.sft": config.sft,
         "data.evaluation.captioning": config.evaluation.captioning,
         "data.evaluation.multiple_choice": config.evaluation.multiple_choice,
+        "data.evaluation.vqav2": config.evaluation.vqav2,
+        "data.evaluation.textvqa": config.evaluation.textvqa,
+        **{f"data.evaluation.more.{name}": part for name, part in config.evaluation.more.items()},
     }
     return {setting: part for setting, part in parts.items() if part is not None}
+
+
+def _prefixes(part: AnnotatedSource | None) -> tuple[str, ...]:
+    return tuple(images.prefix for images in part.images) if part else ()
+
+
+def _holds_questions(path: Path) -> bool:
+    """Tell whether a file of JSON lines is a task's: its first line has an id and a picture."""
+    if path.name in (layout.MULTIPLE_CHOICE, layout.REJECTS):
+        return False
+    with open(path, "rb") as stream:
+        try:
+            row = json.loads(stream.readline())
+        except ValueError:
+            return False
+    return isinstance(row, dict) and {"id", "image"} <= set(row)
 
 
 def _pictures(fetched: Fetched) -> Path:

@@ -55,11 +55,8 @@ def evaluate(
             name=name,
         )
         publish(scores, output)
-        found = read_scores(output.folder)
-        for name, measure in found.metrics.items():
-            metrics.log_metric(name, measure.value)
-        for control, values in found.controls.items():
-            metrics.log_metric(f"{found.headline} {control}", values[found.headline].value)
+        for metric, value in read_scores(output.folder).kfp_metrics().items():
+            metrics.log_metric(metric, value)
         shutil.copyfile(output.folder / PAGE_FILE, samples.path)
     return namedtuple("Evaluated", ["folder"])(str(output.folder))
 

@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from components.generate.task import CAPTIONING_METRICS, MULTIPLE_CHOICE_METRICS
+from components.errors import ConfigurationError
+from components.generate.task import check_task_name, load_task
 
 
 class Gate(BaseModel):
@@ -34,9 +35,6 @@ class Gate(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = (*CAPTIONING_METRICS, *MULTIPLE_CHOICE_METRICS)
-        if self.metric and self.metric not in known:
-            raise ValueError(f"metric: {self.metric!r} is not one of {', '.join(known)}")
         if self.minimum is None and self.margin is None and not self.baseline:
             raise ValueError("a gate needs a minimum, a margin or a baseline")
         if self.max_drop and not self.baseline:
@@ -53,8 +51,14 @@ class EvaluateConfig(BaseModel):
     Attributes:
         task: Name of the task, or the path of its `.yaml` file; the one that the predictions were generated with.
         gates: What the model must reach.
+        allow_partial: Score what is there even if samples are missing or were answered more than once (the first answer
+            counts). The score is then marked PARTIAL wherever it is shown. Answers that can't belong here (of another
+            model, task, dataset or generation, or of unknown samples) are refused all the same.
+        gate_partial: Judge gates on a partial score, too; otherwise none passes on one.
         bootstrap_samples: Resamplings of the held-out set behind each 95 % interval.
         constant_candidates: Captioning: how many distinct training captions are tried as the best constant caption.
+        spice_jars: Captioning: folder with stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar, which SPICE needs;
+            empty to go without SPICE.
         samples: How many samples are shown with their pictures.
         seed: Of the resampling, the candidates, and the letter that stands for an answer without one.
     """
@@ -63,7 +67,25 @@ class EvaluateConfig(BaseModel):
 
     task: str
     gates: tuple[Gate, ...] = ()
+    allow_partial: bool = False
+    gate_partial: bool = False
     bootstrap_samples: int = Field(default=1000, ge=100)
     constant_candidates: int = Field(default=1000, ge=1)
+    spice_jars: str = ""
     samples: int = Field(default=24, ge=0)
     seed: int = 0
+
+    _task_exists = field_validator("task")(check_task_name)
+
+    @model_validator(mode="after")
+    def _gates_fit_the_task(self) -> Self:
+        try:
+            task = load_task(self.task)
+        except ConfigurationError:  # the file of a task may be on the cluster alone: the run's start will tell
+            return self
+        for gate in self.gates:
+            if gate.metric and gate.metric not in task.metrics:
+                raise ValueError(
+                    f"gates: {gate.metric!r} is not a metric of the task {task.name}, which has {', '.join(task.metrics)}"
+                )
+        return self

@@ -1,4 +1,7 @@
-"""Puts the predictions of all partitions together and refuses gaps, duplicates and mixtures."""
+"""Puts the predictions of all partitions together and refuses gaps, duplicates and mixtures.
+
+Gaps and duplicates can be allowed, and are then counted and named; what belongs to something else never is.
+"""
 
 import json
 from collections import Counter
@@ -36,24 +39,55 @@ class Generation:
     """The finished partitions of one generation, in order.
 
     Attributes:
-        folders: Folder of every partition.
+        folders: Number and folder of every partition; all numbers once, unless gaps and duplicates are allowed.
+        partitions: How many partitions there should be.
         controls: What the model was shown.
         dataset: SHA-256 of the ground truth file.
         identity: Hash of everything that decides the predictions.
         expected: Samples that had to be answered.
         available: Samples of the whole ground truth.
+        versions: Library to version, where it was generated.
     """
 
-    folders: tuple[Path, ...]
+    folders: tuple[tuple[int, Path], ...]
+    partitions: int
     controls: tuple[str, ...]
     dataset: str
     identity: str
     expected: int
     available: int
+    versions: dict[str, str]
 
 
-def collect_partitions(folders: Sequence[Path], task: Task, model: Path, raw: Path) -> Generation:
+@dataclass(frozen=True)
+class Merged:
+    """Predictions of all partitions.
+
+    Attributes:
+        rows: Numbers of the samples that have a prediction under every control, in order; all of them, unless gaps are
+            allowed.
+        predictions: Control to the predictions of these samples.
+        missing: What has no prediction, by name.
+        duplicates: Predictions beyond the first of a sample and control.
+    """
+
+    rows: tuple[int, ...]
+    predictions: dict[str, list[Prediction]]
+    missing: tuple[str, ...]
+    duplicates: int
+
+
+def collect_partitions(
+    folders: Sequence[Path], task: Task, model: Path, raw: Path, *, allow_partial: bool = False
+) -> Generation:
     """Check that the folders are all partitions of one generation with this task, model and dataset.
+
+    Args:
+        folders: Folders of partitions, in any order.
+        task: The task.
+        model: Model folder.
+        raw: Raw dataset folder.
+        allow_partial: Whether partitions may be missing or be there twice.
 
     Raises:
         StageError: A partition is missing or there twice, or the folders don't belong together.
@@ -63,6 +97,7 @@ def collect_partitions(folders: Sequence[Path], task: Task, model: Path, raw: Pa
     manifests = sorted(((read_manifest(folder), folder) for folder in folders), key=lambda item: _partition(*item))
     for manifest, folder in manifests:
         _check_origin(manifest, folder, task, model, raw)
+        _check_whole(manifest, folder)
     first = manifests[0][0].facts
     for manifest, folder in manifests:
         if manifest.facts["generation"] != first["generation"]:
@@ -74,59 +109,69 @@ def collect_partitions(folders: Sequence[Path], task: Task, model: Path, raw: Pa
     counts = Counter(int(manifest.facts["partition"]) for manifest, _ in manifests)
     missing = [number for number in range(partitions) if not counts[number]]
     repeated = [number for number, count in counts.items() if count > 1]
-    if missing or repeated:
+    if (missing or repeated) and not allow_partial:
         raise StageError(
             f"Task {task.name} was generated in {partitions} partitions, numbered from 0: missing {_list(missing)}; "
             f"there more than once {_list(repeated)}. A score needs every partition once."
         )
     return Generation(
-        folders=tuple(folder for _, folder in manifests),
+        folders=tuple((int(manifest.facts["partition"]), folder) for manifest, folder in manifests),
+        partitions=partitions,
         controls=tuple(first["controls"]),
         dataset=str(first["dataset"]),
         identity=str(first["generation"]),
         expected=int(first["samples_expected"]),
         available=int(first["samples_dataset"]),
+        versions=dict(first.get("versions", {})),
     )
 
 
-def merge_predictions(generation: Generation, sample_ids: Sequence[str]) -> dict[str, list[Prediction]]:
+def merge_predictions(generation: Generation, sample_ids: Sequence[str], *, allow_partial: bool = False) -> Merged:
     """Read all predictions.
 
     Args:
         generation: The partitions.
         sample_ids: Ids of all samples that had to be answered, in order.
-
-    Returns:
-        Control to its predictions, in the order of `sample_ids`.
+        allow_partial: Whether samples may have no prediction, or several, of which the first one counts.
 
     Raises:
         StageError: A sample has no prediction or several, or a prediction belongs to no sample.
     """
     found: dict[str, dict[str, Prediction]] = {control: {} for control in generation.controls}
-    problems: dict[str, list[str]] = {"more than once": [], "unknown": [], "missing": []}
+    repeated: list[str] = []
+    unknown: list[str] = []
     known = set(sample_ids)
-    for number, folder in enumerate(generation.folders):
+    for number, folder in generation.folders:
         for prediction in _read(folder / PREDICTIONS_FILE, generation.identity):
             name = f"{prediction.id} ({prediction.control}, partition {number})"
             if prediction.id not in known or prediction.control not in found:
-                problems["unknown"].append(name)
+                unknown.append(name)
             elif prediction.id in found[prediction.control]:
-                problems["more than once"].append(name)
+                repeated.append(name)
             else:
                 found[prediction.control][prediction.id] = prediction
-    for control, predictions in found.items():
-        problems["missing"] += [
-            f"{sample} ({control}, partition {row % len(generation.folders)})"
-            for row, sample in enumerate(sample_ids)
-            if sample not in predictions
-        ]
-    if any(problems.values()):
+    missing = [
+        f"{sample} ({control}, partition {row % generation.partitions})"
+        for control, predictions in found.items()
+        for row, sample in enumerate(sample_ids)
+        if sample not in predictions
+    ]
+    rows = [
+        row for row, sample in enumerate(sample_ids) if all(sample in predictions for predictions in found.values())
+    ]
+    if unknown or not rows or ((missing or repeated) and not allow_partial):
+        problems = {"more than once": repeated, "unknown": unknown, "missing": missing}
         listed = "; ".join(f"{kind}: {_list(names)}" for kind, names in problems.items() if names)
         raise StageError(
             f"The predictions don't cover the {len(sample_ids)} samples once each. {listed}. Delete the generation's "
             "folders and generate again."
         )
-    return {control: [found[control][sample] for sample in sample_ids] for control in generation.controls}
+    return Merged(
+        rows=tuple(rows),
+        predictions={control: [predictions[sample_ids[row]] for row in rows] for control, predictions in found.items()},
+        missing=tuple(missing),
+        duplicates=len(repeated),
+    )
 
 
 def _partition(manifest: Manifest, folder: Path) -> tuple[int, str]:
@@ -141,6 +186,17 @@ def _check_origin(manifest: Manifest, folder: Path, task: Task, model: Path, raw
                 f"{folder} holds predictions for {name} {manifest.inputs.get(name)!r}, but the evaluation was given "
                 f"{value!r}. Evaluate with what was generated with, or generate again."
             )
+
+
+def _check_whole(manifest: Manifest, folder: Path) -> None:
+    path = folder / PREDICTIONS_FILE
+    size = path.stat().st_size if path.is_file() else 0
+    expected = manifest.files[PREDICTIONS_FILE].size if PREDICTIONS_FILE in manifest.files else 0
+    if size != expected:
+        raise StageError(
+            f"{path} has {size} bytes, its manifest says {expected}: it was cut off or changed. Delete the folder and "
+            "generate this partition again."
+        )
 
 
 def _read(path: Path, generation: str) -> Iterable[Prediction]:

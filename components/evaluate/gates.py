@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import StageError
 from components.evaluate.config import Gate
-from components.evaluate.scores import METRIC_NAMES, GateResult, Measure, PairedTest, Scores, read_scores
+from components.evaluate.scores import GateResult, Measure, PairedTest, Scores, read_scores
 
 if TYPE_CHECKING:
     from components.evaluate.sample_scores import SampleScores
@@ -52,7 +52,7 @@ def judge(
                 f"A gate judges {name}, which was not computed (there are {', '.join(scores.metrics)}). Change the gate or the task."
             )
         if gate.minimum is not None:
-            results.append(_judge_minimum(gate, gate.minimum, name, scores.metrics[name]))
+            results.append(_judge_minimum(gate, gate.minimum, name, scores))
         if gate.margin is not None:
             results.append(_judge_margin(gate, gate.margin, name, scores))
         if gate.baseline:
@@ -87,9 +87,10 @@ def enforce_gates(folders: Sequence[Path]) -> None:
         )
 
 
-def _judge_minimum(gate: Gate, least: float, name: str, measure: Measure) -> GateResult:
+def _judge_minimum(gate: Gate, least: float, name: str, scores: Scores) -> GateResult:
+    measure = scores.metrics[name]
     return GateResult(
-        requirement=f"{METRIC_NAMES[name]} at least {least:g}",
+        requirement=f"{scores.label(name)} at least {least:g}",
         measured=f"{measure.value:.1f}",
         passed=measure.value >= least,
         action=gate.action,
@@ -104,7 +105,7 @@ def _judge_margin(gate: Gate, least: float, name: str, scores: Scores) -> GateRe
     best = max(rivals, key=lambda control: rivals[control])
     distance = scores.metrics[name].value - rivals[best]
     return GateResult(
-        requirement=f"{METRIC_NAMES[name]} at least {least:g} above the best control ({best}, {rivals[best]:.1f})",
+        requirement=f"{scores.label(name)} at least {least:g} above the best control ({best}, {rivals[best]:.1f})",
         measured=f"{distance:.1f}",
         passed=distance >= least,
         action=gate.action,
@@ -122,7 +123,7 @@ def _nearness(threshold: float, measure: Measure) -> str:
 def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples: "SampleScores") -> GateResult:
     from components.evaluate.paired import paired_tests, why_not_comparable
 
-    metric, where = METRIC_NAMES[name], f"{rival.name} (MLflow run {rival.run_id[:8]})"
+    metric, where = scores.label(name), f"{rival.name} (MLflow run {rival.run_id[:8]})"
     problem = why_not_comparable(rival.scores, scores, (rival.samples, samples))
     if not problem and not rival.samples.has(name):
         problem = f"it has no {metric}"

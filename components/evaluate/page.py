@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.evaluate.samples import ShownSample
-from components.evaluate.scores import METRIC_NAMES, Measure, Scores
+from components.evaluate.scores import Measure, Scores
 from components.evaluate.stage import PAGE_FILE
 from components.storage.atomic import write_text
 
@@ -23,9 +23,6 @@ LABELS = {
     "constant": "Best constant answer",
     "chance": "Guessing",
 }
-TITLES = {"captioning": "Captioning", "multiple_choice": "Multiple choice", "multiple_choice_text": "Multiple choice"}
-
-_FULL_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class EvaluationView:
     title: str
     scores: Scores
     bars: list[Bar]
-    categories: list[Bar]
+    categories: list[tuple[str, list[Bar]]]
     scale: str
     method: str
     cards: list[tuple[ShownSample, Markup]]
@@ -84,22 +81,20 @@ def evaluation_view(scores: Scores, samples: Sequence[ShownSample], folder: Path
         title=title_of(scores),
         scores=scores,
         bars=score_bars(scores),
-        categories=_bars(
-            [(f"{name} ({score.n})", score, True) for name, score in scores.categories.items()], _FULL_SCALE
-        ),
-        scale=("points" if scores.kind == "captioning" else "per cent right") + "; whiskers show the 95 % interval",
+        categories=_categories(scores),
+        scale=f"{scores.presentation.scale}; whiskers show the 95 % interval",
         method=_method(scores),
         cards=[(sample, data_uri(folder / sample.picture)) for sample in samples],
-        cards_lead=_cards_lead(scores),
+        cards_lead=scores.presentation.lead,
         labels=LABELS,
-        metric_names=METRIC_NAMES,
+        metric_names={name: scores.label(name) for name in scores.metrics},
     )
 
 
 def title_of(scores: Scores) -> str:
-    """Return the task's name for people."""
-    plain = scores.task.replace("_", " ").capitalize()
-    return TITLES.get(scores.task, plain)
+    """Return the task's name for people; it says so when the score is partial."""
+    title = scores.presentation.title or scores.task.replace("_", " ").capitalize()
+    return f"{title} (PARTIAL)" if scores.partial else title
 
 
 def score_bars(scores: Scores) -> list[Bar]:
@@ -107,7 +102,7 @@ def score_bars(scores: Scores) -> list[Bar]:
     rows = [(LABELS["none"], scores.metrics[scores.headline], True)]
     rows += [(LABELS[name], values[scores.headline], False) for name, values in scores.controls.items()]
     top = max(measure.high if measure.high is not None else measure.value for _, measure, _ in rows)
-    return _bars(rows, _FULL_SCALE if scores.kind == "multiple_choice" else nice_ceiling(top))
+    return _bars(rows, scores.presentation.full_scale or nice_ceiling(top))
 
 
 def nice_ceiling(value: float) -> float:
@@ -143,21 +138,26 @@ def _bars(rows: Sequence[tuple[str, Measure, bool]], top: float) -> list[Bar]:
     return bars
 
 
+def _categories(scores: Scores) -> list[tuple[str, list[Bar]]]:
+    """Return the bars of every level of groups."""
+    levels: dict[str, list[tuple[str, Measure, bool]]] = {}
+    for name, score in scores.categories.items():
+        levels.setdefault(score.level, []).append((f"{name} ({score.n})", score, True))
+    top = scores.presentation.full_scale
+    return [
+        (level, _bars(rows, top or nice_ceiling(max(row[1].high or row[1].value for row in rows))))
+        for level, rows in levels.items()
+    ]
+
+
 def _method(scores: Scores) -> str:
     share = "" if scores.n_expected == scores.n_dataset else f" (the first of {scores.n_dataset})"
-    text = f"{scores.n_scored} of {scores.n_expected} held-out samples scored{share}, each once; {scores.empties} empty answers. "
-    if scores.kind == "captioning":
-        text += f"95 % intervals: bootstrap over pictures, {scores.bootstrap_samples} resamples. Words: {scores.tokenizer}. "
-        if scores.constant:
-            text += f"Best constant answer, the training caption that scores best when given for every picture: “{scores.constant}”"
-        return text
-    unread = scores.unparsed.get("none", 0)
-    text += "95 % intervals: Wilson. "
-    text += f"{unread} answers had no readable letter and count as a fixed arbitrary one. "
-    return text + f"Best constant answer: always {scores.constant}."
-
-
-def _cards_lead(scores: Scores) -> str:
-    if scores.kind == "captioning":
-        return "Bold: the model's caption. Below: its reference captions. The choice is fixed and favours nothing."
-    return "Green: the true option; red: a wrong choice of the model. The choice of questions is fixed and favours nothing."
+    each = "" if scores.partial else ", each once"
+    text = (
+        f"{scores.n_scored} of {scores.n_expected} held-out samples scored{share}{each}; {scores.empties} empty answers. "
+        f"95 % intervals: Wilson's for shares of right answers, else bootstrap over {scores.noun}, "
+        f"{scores.bootstrap_samples} resamples. {scores.presentation.method}"
+    )
+    if scores.constant and scores.constant not in text:
+        text += f" Best constant answer: always “{scores.constant}”."
+    return text.strip()

@@ -9,34 +9,16 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.generate.dataset import HeldOutSample, Pictures
+from components.generate.dataset import Pictures
 from components.storage.atomic import open_atomic, write_text
+from components.tasks.kind import Answer as Answer
+from components.tasks.sample import HeldOutSample
 
 SAMPLES_FILE = "samples.json"
 PICTURES_FOLDER = "pictures"
 
 _THUMBNAIL_SIDE = 320
 _JPEG_QUALITY = 88
-
-
-class Answer(BaseModel):
-    """What the model said under one control.
-
-    Attributes:
-        text: The prediction.
-        letter: Multiple choice: the letter read from it.
-        parsed: Multiple choice: False where the letter only stands in for an unreadable answer.
-        correct: Multiple choice: whether the letter is right.
-        score: Captioning: CIDEr of this caption, in points.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: str
-    letter: str = ""
-    parsed: bool = True
-    correct: bool | None = None
-    score: float | None = None
 
 
 class ShownSample(BaseModel):
@@ -46,11 +28,11 @@ class ShownSample(BaseModel):
         id: The sample's id.
         picture: Path of the thumbnail, relative to the evaluation folder.
         prompt: The human turn; empty where the picture alone was shown.
-        question: Multiple choice: the question alone.
-        options: Multiple choice: texts of options A, B, ...
-        answer: Multiple choice: the right letter.
-        category: Multiple choice: its group.
-        references: Captioning: the true captions.
+        question: The question alone; empty where none was asked.
+        options: Texts of options A, B, ...; empty where the answer is open.
+        answer: The right letter, where there are options.
+        category: Its group.
+        references: True captions, or accepted answers.
         answers: "none" (the model proper) or control to what it said.
     """
 

@@ -7,19 +7,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
 from components.storage.atomic import write_text
+from components.tasks.registry import OWN_KINDS
 
 SCORES_FILE = "scores.json"
 
-METRIC_NAMES = {
-    "cider": "CIDEr",
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "meteor": "METEOR",
-    "accuracy": "Accuracy",
-}
+METRIC_NAMES = {name: metric.label for kind in OWN_KINDS.values() for name, metric in kind.metrics.items()}
+"""Names for people of the metrics of this package's kinds; `Scores.label` knows those of its own task, too."""
 
 
 class Measure(BaseModel):
@@ -33,9 +26,15 @@ class Measure(BaseModel):
 
 
 class CategoryScore(Measure):
-    """The headline metric of one category and how many samples it has."""
+    """The headline metric of one group of samples.
+
+    Attributes:
+        n: Samples.
+        level: What the group is ("subject", "discipline"); groups of one level don't overlap.
+    """
 
     n: int
+    level: str = ""
 
 
 class PairedTest(Measure):
@@ -79,31 +78,62 @@ class GateResult(BaseModel):
         return "pass" if self.passed else self.action
 
 
+class Presentation(BaseModel):
+    """How scores of a kind of task are put to people.
+
+    Attributes:
+        title: The task's name.
+        labels: Metric to its name.
+        noun: What a sample is called, in the plural.
+        scale: What the headline's values are.
+        full_scale: The largest value in points; None where there is none.
+        lead: How to read the shown samples.
+        method: How it was scored.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = ""
+    labels: dict[str, str] = {}
+    noun: str = "samples"
+    scale: str = "points"
+    full_scale: float | None = None
+    lead: str = ""
+    method: str = ""
+
+
 class Scores(BaseModel):
     """Scores of one model on one task.
 
     Attributes:
         task: Task name.
-        kind: "captioning" or "multiple_choice".
+        kind: Kind of the task.
         headline: The metric that stands for the task.
         unit: How values are to be read.
         n_expected: Samples that had to be answered.
-        n_scored: Samples that were; equal to `n_expected`, or there would be no scores.
+        n_scored: Samples that were; fewer than `n_expected` only where `allow_partial` said so.
         n_dataset: Samples of the whole ground truth; more than `n_expected` where generation was limited.
-        duplicates: Samples answered more than once; 0, or there would be no scores.
+        duplicates: Answers beyond the first of a sample; more than 0 only where `allow_partial` said so.
+        missing: What was not answered, where `allow_partial` said so: samples with control and partition.
         empties: Empty predictions; they are scored like any other.
         metrics: Metric to the model's value.
         controls: Control ("blank", "shuffled", "constant", "chance") to the same metrics.
         differences: Control to the headline's difference, model minus control; the interval is a paired bootstrap's.
-        categories: Category to its headline score.
-        unparsed: Multiple choice: "none" or control to the number of answers without a readable letter.
-        constant: The best constant caption, or the letter of the best constant answer.
-        tokenizer: Captioning: what cut captions into words. Scores of different tokenizers don't compare.
+        categories: Group of samples to its headline score.
+        unparsed: "none" or control to the number of answers without a readable choice.
+        constant: The best constant answer.
+        tokenizer: What cut captions into words. Scores of different tokenizers don't compare.
+        listed: What a reader may want to know by name: heading to ids.
         prompt: Prompt template; empty for the picture alone.
         prompt_version: Task name and version.
+        task_identity: Task name, version and content key of the whole task with its kind's version.
         dataset: SHA-256 of the ground truth file.
         dataset_file: Its name.
         checkpoint: Stage and key of the model folder.
+        checkpoint_files: Hash over names and SHA-256 of the model folder's files.
+        versions: "generate" and "evaluate" to library to version.
+        presentation: How this is put to people.
+        partial: Why this is not the score of the whole ground truth with each sample once; empty where it is.
         generation: Hash of the generation's settings.
         bootstrap_samples: Resamplings behind the intervals.
         git_commit: Commit of the code; empty when unknown.
@@ -114,13 +144,14 @@ class Scores(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    kind: Literal["captioning", "multiple_choice"]
+    kind: str
     headline: str
     unit: str = "points: 100 x the scorer's value"
     n_expected: int
     n_scored: int
     n_dataset: int
     duplicates: int
+    missing: list[str] = []
     empties: int
     metrics: dict[str, Measure]
     controls: dict[str, dict[str, Measure]]
@@ -129,11 +160,17 @@ class Scores(BaseModel):
     unparsed: dict[str, int] = {}
     constant: str = ""
     tokenizer: str = ""
+    listed: dict[str, list[str]] = {}
     prompt: str
     prompt_version: str
+    task_identity: str = ""
     dataset: str
     dataset_file: str
     checkpoint: str
+    checkpoint_files: str = ""
+    versions: dict[str, dict[str, str]] = {}
+    presentation: Presentation = Presentation()
+    partial: str = ""
     generation: str
     bootstrap_samples: int
     git_commit: str
@@ -146,11 +183,39 @@ class Scores(BaseModel):
         return max(self.controls, key=lambda name: self.controls[name][self.headline].value, default="")
 
     @property
+    def noun(self) -> str:
+        """What a sample is called, in the plural."""
+        return self.presentation.noun
+
+    def label(self, metric: str) -> str:
+        """Return a metric's name for people."""
+        return self.presentation.labels.get(metric) or METRIC_NAMES.get(metric, metric)
+
+    def kfp_metrics(self) -> dict[str, float]:
+        """Return what KFP's UI shows; the names say it when the score is partial."""
+        mark = " (PARTIAL)" if self.partial else ""
+        return {
+            **{f"{name}{mark}": measure.value for name, measure in self.metrics.items()},
+            **{
+                f"{self.headline} {control}{mark}": values[self.headline].value
+                for control, values in self.controls.items()
+            },
+            "samples scored": float(self.n_scored),
+            "samples expected": float(self.n_expected),
+        }
+
+    @property
     def meaning(self) -> str:
-        """One sentence that says what the headline score shows."""
-        name, score = METRIC_NAMES[self.headline], self.metrics[self.headline]
-        what = "pictures" if self.kind == "captioning" else "questions"
-        text = f"{name} {score.value:.1f} (95 % interval {score.low:.1f} to {score.high:.1f}) on {self.n_scored} held-out {what}"
+        """One sentence that says what the headline score shows; begins with PARTIAL where it is of a part."""
+        marked = f"PARTIAL ({self.partial}): " if self.partial else ""
+        return marked + self._meaning()
+
+    def _meaning(self) -> str:
+        name, score = self.label(self.headline), self.metrics[self.headline]
+        text = (
+            f"{name} {score.value:.1f} (95 % interval {score.low:.1f} to {score.high:.1f}) on {self.n_scored} held-out "
+            f"{self.noun}"
+        )
         if not self.differences:
             return f"{text}; nothing to compare it with was asked for."
         # The control that is hardest to tell from the model.
@@ -164,6 +229,18 @@ class Scores(BaseModel):
             )
             return f"{text}: {distance.value:.1f} points above {versus}, the closest control, so {shown}."
         return f"{text}: not reliably above {versus}, so there is no evidence here that the model uses the picture."
+
+
+def why_partial(scored: int, expected: int, available: int, duplicates: int, noun: str) -> str:
+    """Return why a score is not that of the whole ground truth with each sample once; empty where it is."""
+    reasons = []
+    if scored < expected:
+        reasons.append(f"{expected - scored} of {expected} {noun} are not scored")
+    if duplicates:
+        reasons.append(f"{duplicates} repeated answers were left out")
+    if expected < available:
+        reasons.append(f"only the first {expected} of {available} {noun} were asked")
+    return "; ".join(reasons)
 
 
 def _least(measure: Measure) -> float:

@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EvaluateConfig
 from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
+from components.storage.checksum import sha256_file
 
 if TYPE_CHECKING:
     from components.evaluate.gates import Rival
+    from components.evaluate.scores import GateResult, Scores
 
 VERSION = 2
 PAGE_FILE = "evaluation.html"
@@ -43,7 +46,7 @@ def run_evaluate(
     from components.evaluate.coverage import collect_partitions
 
     task = load_task(config.task)
-    generation = collect_partitions(predictions, task, model, raw)
+    generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
     baselines = find_baselines(context, config.gates, name or task.name)
 
     def body(work: StageWork) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def run_evaluate(
             "model": model,
             "raw": raw,
             "task": task.identity,
-            **{f"predictions {number}": folder for number, folder in enumerate(generation.folders)},
+            **{f"predictions {number}": folder for number, (_, folder) in enumerate(generation.folders)},
             # What a name or an alias stands for may change; the judgement belongs to what it stood for.
             **{f"baseline {reference}": baseline.identity for reference, baseline in baselines.items()},
         },
@@ -83,50 +86,75 @@ def _evaluate(
     from components.evaluate.page import write_page
     from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
     from components.evaluate.samples import Samples, ShownSample, choose_rows, save_thumbnail, write_samples
-    from components.evaluate.scores import Scores, write_scores
-    from components.evaluate.scoring import MODEL, score_captions, score_choices
+    from components.evaluate.scores import Presentation, Scores, why_partial, write_scores
+    from components.evaluate.scoring import score
     from components.generate.dataset import Pictures, load_samples
+    from components.stage.provenance import SCORING, library_versions, model_fingerprint
+    from components.tasks.kind import MODEL
 
     task = load_task(config.task)
-    generation = collect_partitions(predictions, task, model, raw)
-    samples = load_samples(raw, task)[: generation.expected]
-    merged = merge_predictions(generation, [sample.id for sample in samples])
-    texts = {control: [prediction.text for prediction in found] for control, found in merged.items()}
+    kind = task.rules
+    generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
+    if sha256_file(raw / task.dataset) != generation.dataset:
+        raise StageError(
+            f"{raw / task.dataset} is not the ground truth that the predictions were generated for: it was changed since. "
+            "Generate again."
+        )
+    expected = load_samples(raw, task, generation.expected)
+    merged = merge_predictions(generation, [sample.id for sample in expected], allow_partial=config.allow_partial)
+    samples = [expected[row] for row in merged.rows]
+    texts = {control: [prediction.text for prediction in found] for control, found in merged.predictions.items()}
     work.progress.start("scoring", None, "answers")
-    score = score_captions if task.kind == "captioning" else score_choices
     scored = score(config, task, samples, texts, raw)
-    for note in scored.notes:
+    findings = scored.findings
+    for note in findings.notes:
         print(f"WARNING: {note}", flush=True)
     scores = Scores(
         task=task.name,
         kind=task.kind,
         headline=task.headline,
-        n_expected=len(samples),
-        n_scored=len(texts[MODEL]),
+        n_expected=len(expected),
+        n_scored=len(samples),
         n_dataset=generation.available,
-        duplicates=0,
+        duplicates=merged.duplicates,
+        missing=list(merged.missing),
         empties=sum(not text for text in texts[MODEL]),
         metrics=scored.metrics,
         controls=scored.controls,
         differences=scored.differences,
         categories=scored.categories,
-        unparsed=scored.unparsed,
-        constant=scored.constant,
-        tokenizer=scored.tokenizer,
+        unparsed=findings.unparsed,
+        constant=findings.constant,
+        tokenizer=findings.tokenizer,
+        listed=findings.listed,
         prompt=task.prompt.template,
         prompt_version=f"{task.name} {task.version}",
+        task_identity=task.identity,
         dataset=generation.dataset,
         dataset_file=task.dataset,
         checkpoint=input_identity(model),
+        checkpoint_files=model_fingerprint(model),
+        versions={"generate": generation.versions, "evaluate": library_versions(SCORING)},
         generation=generation.identity,
         bootstrap_samples=config.bootstrap_samples,
         git_commit=context.git_commit,
-        notes=scored.notes,
+        notes=findings.notes,
+        presentation=Presentation(
+            title=task.title or task.name.replace("_", " ").capitalize(),
+            labels={name: metric.label for name, metric in kind.metrics.items()},
+            noun=kind.noun,
+            scale=kind.scale,
+            full_scale=kind.full_scale,
+            lead=kind.lead,
+            method=findings.method,
+        ),
+        partial=why_partial(len(samples), len(expected), generation.available, merged.duplicates, kind.noun),
     )
-    write_sample_scores(work.folder, samples, texts[MODEL], scored.statistics)
+    write_sample_scores(work.folder, samples, texts[MODEL], findings.statistics[MODEL])
     if config.gates:
         gates = judge(config.gates, scores, read_sample_scores(work.folder), rivals)
-        scores = scores.model_copy(update={"gates": gates})
+        refused = scores.partial and not config.gate_partial
+        scores = scores.model_copy(update={"gates": [_refused(gate) for gate in gates] if refused else gates})
     rows = choose_rows(samples, config.samples)
     work.progress.start("saving pictures", len(rows), "pictures")
     shown = []
@@ -143,7 +171,7 @@ def _evaluate(
                     answer=sample.answer,
                     category=sample.category,
                     references=sample.references,
-                    answers={control: answers[row] for control, answers in scored.answers.items()},
+                    answers={control: answers[row] for control, answers in findings.answers.items()},
                 )
             )
             work.progress.update(len(shown))
@@ -154,12 +182,20 @@ def _evaluate(
     return _facts(scores)
 
 
-def _facts(scores: Any) -> dict[str, Any]:
+def _refused(gate: "GateResult") -> "GateResult":
+    return gate.model_copy(update={"passed": False, "measured": f"{gate.measured} on a partial score"})
+
+
+def _facts(scores: "Scores") -> dict[str, Any]:
     """Return the scores as flat numbers, for lineage and tracking."""
     return {
         **{name: measure.value for name, measure in scores.metrics.items()},
         "controls": {control: values[scores.headline].value for control, values in scores.controls.items()},
+        **({"partial": scores.partial} if scores.partial else {}),
+        "n_expected": scores.n_expected,
         "n_scored": scores.n_scored,
+        "n_dataset": scores.n_dataset,
+        "duplicates": scores.duplicates,
         "empties": scores.empties,
         "gates_failed": sum(not gate.passed for gate in scores.gates),
     }

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from components.evaluate.scores import METRIC_NAMES, Scores, read_scores
+from components.evaluate.scores import Scores, read_scores
 from components.export.source import ModelSource
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.context import RunContext
@@ -64,7 +64,7 @@ def _score_rows(scores: Scores) -> list[list[str]]:
     for name, measure in scores.metrics.items():
         interval = "" if measure.low is None else f"{measure.low:.1f} to {measure.high:.1f}"
         samples = f"{scores.n_scored} of {scores.n_dataset}"
-        label = METRIC_NAMES.get(name, name)
+        label = scores.label(name) + (" (PARTIAL)" if scores.partial else "")
         rows.append([scores.prompt_version, label, f"{measure.value:.1f}", interval, samples, scores.dataset_file])
     return rows
 

@@ -2,7 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from components.generate.task import check_task_name
+from components.model.sampling_settings import Sampling
 
 Control = Literal["none", "blank", "shuffled"]
 
@@ -16,8 +19,11 @@ class GenerateConfig(BaseModel):
             "shuffled" the picture of another sample. A model that answers as well under a control does not look.
         partitions: Parts that the samples are generated in, each by its own task of the pipeline.
         tensor_parallel: Processes that share the model, on this machine.
-        batch_size: Samples that are generated together.
+        processes_per_node: Processes in all on this machine, one per GPU: a multiple of `tensor_parallel`, whose groups share
+            the work of a partition; 0 for as many as `tensor_parallel`.
+        batch_size: Samples that one copy of the model generates together.
         max_new_tokens: Most tokens of an answer; 0 for the task's own number.
+        sampling: How tokens are chosen: the most likely ones (temperature 0), or drawn.
         limit: Use only the first samples of the dataset; 0 for all. Published with the scores.
         seed: Decides whose picture a sample is shown under "shuffled".
     """
@@ -28,13 +34,27 @@ class GenerateConfig(BaseModel):
     controls: tuple[Control, ...] = ("none", "blank", "shuffled")
     partitions: int = Field(default=1, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
+    processes_per_node: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, ge=1)
     max_new_tokens: int = Field(default=0, ge=0)
+    sampling: Sampling = Sampling()
     limit: int = Field(default=0, ge=0)
     seed: int = 0
+
+    _task_exists = field_validator("task")(check_task_name)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if "none" not in self.controls or len(set(self.controls)) != len(self.controls):
             raise ValueError('controls: must name "none" and may name every other control once')
+        if self.processes_per_node % self.tensor_parallel:
+            raise ValueError(
+                f"processes_per_node ({self.processes_per_node}) must be a multiple of tensor_parallel "
+                f"({self.tensor_parallel})"
+            )
         return self
+
+    @property
+    def processes(self) -> int:
+        """Number of processes of one generating task."""
+        return self.processes_per_node or self.tensor_parallel

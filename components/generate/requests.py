@@ -2,12 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.generate.config import Control
 from components.generate.controls import other_pictures
 from components.generate.dataset import HeldOutSample
 
 BLANK = ""
+
+
+class ModelInput(NamedTuple):
+    """What decides an answer.
+
+    Attributes:
+        picture: Path of the picture that is shown; `BLANK` for the grey one.
+        prompt: The human turn.
+        draws: Id of the sample whose draws are used; empty where nothing is drawn.
+    """
+
+    picture: str
+    prompt: str
+    draws: str
 
 
 @dataclass(frozen=True)
@@ -24,10 +39,13 @@ class Request:
     control: Control
     picture: str
 
-    @property
-    def model_input(self) -> tuple[str, str]:
-        """What the model gets to see: picture and prompt. Equal inputs have equal greedy answers."""
-        return self.picture, self.sample.prompt
+    def model_input(self, *, drawn: bool) -> ModelInput:
+        """Return what decides the answer: requests with equal inputs share it.
+
+        Args:
+            drawn: Tokens are drawn, so that samples answer differently to the same picture and prompt.
+        """
+        return ModelInput(self.picture, self.sample.prompt, self.sample.id if drawn else "")
 
 
 def requests_of_partition(
@@ -48,3 +66,20 @@ def requests_of_partition(
         shown["shuffled"] = other_pictures(own, seed)
     rows = range(partition, len(samples), partitions)
     return [Request(samples[row], control, shown[control][row]) for control in controls for row in rows]
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Divide inputs into batches of about equally long prompts, so that little is padded.
+
+    The longest come first: if memory does not suffice, that shows at once. The result depends on the arguments alone, so
+    that a generation that goes on has the same batches.
+
+    Args:
+        lengths: Tokens of every input.
+        batch_size: Inputs of a batch.
+
+    Returns:
+        Indices of the inputs of every batch; equally long ones stay in order.
+    """
+    ordered = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [ordered[first : first + batch_size] for first in range(0, len(ordered), batch_size)]

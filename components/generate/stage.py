@@ -67,6 +67,8 @@ def _generate(
     # Imported here, so that a reused stage does not wait for torch and megatron-core.
     from components.generate.dataset import load_samples
     from components.generate.generation import FACTS_FILE, GenerationSpec, generate_partition
+    from components.generate.journal import JOURNAL_FOLDER
+    from components.stage.provenance import GENERATING, library_versions
 
     dataset_size = len(load_samples(raw, task))
     spec = GenerationSpec(
@@ -80,10 +82,11 @@ def _generate(
         progress_stage=work.progress.stage,
         progress_file=work.progress.path,
     )
-    if config.tensor_parallel == 1:
+    if config.processes == 1:
         generate_partition(spec)
     else:
         _generate_in_processes(spec, work)
+    shutil.rmtree(work.folder / JOURNAL_FOLDER)
     expected = min(dataset_size, config.limit or dataset_size)
     return {
         "task": task.identity,
@@ -95,12 +98,13 @@ def _generate(
         "samples": len(range(partition, expected, config.partitions)),
         "samples_expected": expected,
         "samples_dataset": dataset_size,
+        "versions": library_versions(GENERATING),
         **json.loads((work.folder / FACTS_FILE).read_text(encoding="utf-8")),
     }
 
 
 def _generate_in_processes(spec: Any, work: StageWork) -> None:
-    """Generate with one process per tensor-parallel rank on this machine."""
+    """Generate with several processes on this machine."""
     from components.launch.config import LaunchConfig
     from components.launch.job import TrainingJob
     from components.launch.local import run_local
@@ -108,14 +112,14 @@ def _generate_in_processes(spec: Any, work: StageWork) -> None:
     launch_folder = work.folder / "launch"
     path = launch_folder / "spec.json"
     write_text(path, spec.model_dump_json(indent=2))
-    size = spec.config.tensor_parallel
+    config = spec.config
     run_local(
         TrainingJob(
             name=f"generate-{spec.task.name}-{spec.partition}",
             module="components.generate.worker",
             arguments=[str(path)],
             log_folder=launch_folder / "logs",
-            config=LaunchConfig(processes_per_node=size, tensor_parallel=size),
+            config=LaunchConfig(processes_per_node=config.processes, tensor_parallel=config.tensor_parallel),
         )
     )
     shutil.rmtree(launch_folder)

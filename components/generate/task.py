@@ -1,43 +1,37 @@
 """Tasks as data: what is asked about the held-out pictures, and how the answers are scored."""
 
-import string
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.errors import ConfigurationError
 from components.storage.checksum import content_key
+from components.tasks.kind import Kind
+from components.tasks.registry import find_kind
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 
-LETTERS = string.ascii_uppercase
-
-CAPTIONING_METRICS = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor")
-MULTIPLE_CHOICE_METRICS = ("accuracy",)
-
-Kind = Literal["captioning", "multiple_choice"]
 Step = Literal["strip", "first_line"]
-
-_FIELDS: dict[str, tuple[str, ...]] = {"captioning": (), "multiple_choice": ("question", "options")}
-_OPTION_FIELDS = ("letter", "text")
 
 
 class TaskPrompt(BaseModel):
-    """How a sample is asked.
+    """How a sample is asked; which fields a template takes is up to the kind.
 
     Attributes:
         format: "plain" (the picture alone, as in pretraining; takes no words) or "instruct" (Mistral's turns).
-        template: The human turn. Multiple choice fills in `{question}` and `{options}`.
+        template: The human turn.
+        open_template: The human turn of questions without options, for kinds that have both sorts.
         option: One line of `{options}`: `{letter}` and `{text}`.
-        answer: Multiple choice: what the template asks for and the parser reads, the option's "letter" or its "text".
+        answer: What the template asks for and the parser reads, the option's "letter" or its "text".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["plain", "instruct"]
     template: str = ""
+    open_template: str = ""
     option: str = "({letter}) {text}"
     answer: Literal["letter", "text"] = "letter"
 
@@ -47,8 +41,9 @@ class Task(BaseModel):
 
     Attributes:
         name: Task name; part of the stage's folder.
+        title: Its name for people; empty to make it of `name`.
         version: Version of prompt and post-processing, published with the scores.
-        kind: What the ground truth looks like and which metrics there are.
+        kind: How ground truth is read, asked about, parsed and scored; see components/tasks/README.md.
         dataset: Ground truth file in the raw dataset folder.
         prompt: How a sample is asked.
         max_new_tokens: Most tokens of an answer; it ends earlier at `</s>`.
@@ -61,8 +56,9 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str = ""
     version: int = Field(ge=1)
-    kind: Kind
+    kind: str = Field(min_length=1)
     dataset: str = Field(min_length=1)
     prompt: TaskPrompt
     max_new_tokens: int = Field(ge=1)
@@ -70,37 +66,37 @@ class Task(BaseModel):
     metrics: tuple[str, ...] = Field(min_length=1)
     headline: str
 
+    @field_validator("dataset")
+    @classmethod
+    def _within_the_dataset(cls, dataset: str) -> str:
+        path = PurePosixPath(dataset)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("must be a file below the raw dataset folder, without '..'")
+        return dataset
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = CAPTIONING_METRICS if self.kind == "captioning" else MULTIPLE_CHOICE_METRICS
-        unknown = sorted(set(self.metrics) - set(known))
+        kind = self.rules
+        unknown = sorted(set(self.metrics) - set(kind.metrics))
         if unknown:
-            raise ValueError(f"metrics: {', '.join(unknown)} is not one of {', '.join(known)} ({self.kind})")
+            raise ValueError(f"metrics: {', '.join(unknown)} is not one of {', '.join(kind.metrics)} ({self.kind})")
         if self.headline not in self.metrics:
             raise ValueError(f"headline: {self.headline!r} is not among the metrics {', '.join(self.metrics)}")
-        if self.prompt.format == "plain" and (self.kind != "captioning" or self.prompt.template):
-            raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
         if self.prompt.format == "instruct" and not self.prompt.template:
             raise ValueError("prompt.template: the instruct format needs the human turn's text")
-        _check_fields("prompt.template", self.prompt.template, _FIELDS[self.kind])
-        if self.kind == "multiple_choice":
-            _check_fields("prompt.option", self.prompt.option, _OPTION_FIELDS)
+        kind.check(self)
         return self
 
     @property
-    def identity(self) -> str:
-        """Name, version and content key: what the predictions of one task have in common."""
-        return f"{self.name}@{self.version}:{content_key(self.model_dump(mode='json'))}"
+    def rules(self) -> Kind:
+        """What the task's kind does."""
+        return find_kind(self.kind)
 
-    def prompt_text(self, question: str = "", options: tuple[str, ...] = ()) -> str:
-        """Return the human turn for one sample."""
-        lines = [
-            self.prompt.option.format(letter=letter, text=text)
-            for letter, text in zip(LETTERS[: len(options)], options, strict=True)
-        ]
-        if self.kind == "captioning":
-            return self.prompt.template
-        return self.prompt.template.format(question=question, options="\n".join(lines))
+    @property
+    def identity(self) -> str:
+        """Name, version and content key, the kind's version included: what the predictions of one task have in common."""
+        content = {**self.model_dump(mode="json"), "kind_version": self.rules.version}
+        return f"{self.name}@{self.version}:{content_key(content)}"
 
     def clean(self, text: str) -> str:
         """Return the prediction that decoded text stands for."""
@@ -135,11 +131,17 @@ def load_task(name: str) -> Task:
         raise ConfigurationError(f"The task {path} can't be used: {problems}") from error
 
 
-def _check_fields(where: str, template: str, known: tuple[str, ...]) -> None:
-    """Check that a template uses exactly the known fields, without conversions or indices."""
-    if not known:
-        return
-    used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-    if used != set(known):
-        expected = ", ".join(f"{{{field}}}" for field in known)
-        raise ValueError(f"{where}: must use {expected}, each; it uses {', '.join(sorted(used)) or 'none'}")
+def check_task_name(name: str) -> str:
+    """Return the name of a task or the path of its file, if it can be one.
+
+    A file may be on another machine: it is read where the task runs.
+
+    Raises:
+        ValueError: It is neither a known name nor the path of a `.yaml` file, or a file that is here is no task.
+    """
+    if not name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        try:
+            load_task(name)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+    return name

@@ -24,7 +24,7 @@ from components.launch.pod import HASH_ANNOTATION, OWNER_ANNOTATION, RUN_LABEL, 
 from components.launch.waiting import reasons
 from components.storage.atomic import write_json
 
-_KINDS: dict[str, JobKind] = {"pytorchjob": pytorchjob.KIND, "trainjob": trainjob.KIND}
+JOB_KINDS: dict[str, JobKind] = {"pytorchjob": pytorchjob.KIND, "trainjob": trainjob.KIND}
 _RECORD = "job.json"
 _TAIL_LINES = 2000
 _LAST_LOGS_S = 30.0
@@ -49,7 +49,7 @@ def run_on_cluster(job: TrainingJob, connection: ApiClient | None = None) -> Non
         TrainingFailed: The training failed and would fail again.
         ClusterFailure: The cluster failed; another try may succeed.
     """
-    kind = _KINDS[job.config.backend]
+    kind = JOB_KINDS[job.config.backend]
     body = kind.render(job)
     settings = job.cluster.job
     api = ClusterApi(

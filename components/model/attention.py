@@ -1,10 +1,11 @@
-"""Core attention on `scaled_dot_product_attention`: packed training batches, pictures, and decoding with a cache.
+"""Core attention on `scaled_dot_product_attention`: packed batches and pictures.
 
 megatron-core's own `DotProductAttention` needs CUDA, and refuses packed input. This one plugs into the same place of
 the layer (`SelfAttentionSubmodules.core_attention`) and runs everywhere.
 """
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,29 +15,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-
-@dataclass
-class KeyValueCache:
-    """Keys and values of the samples that are being decoded.
-
-    Attributes:
-        capacity: Most tokens of a sample, prompt and answer together.
-        lengths: int64 [S], tokens of every sample that the cache holds.
-        keys: Layer number to keys [S, groups, capacity, head width].
-        values: Layer number to values, like `keys`.
-    """
-
-    capacity: int
-    lengths: Tensor
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-
-    def keep(self, samples: Tensor) -> None:
-        """Keep only the given samples (int64 indices), in that order."""
-        self.lengths = self.lengths[samples]
-        for layer in self.keys:
-            self.keys[layer] = self.keys[layer][samples]
-            self.values[layer] = self.values[layer][samples]
+from components.model.distributed import numbers_of_this_rank
 
 
 @dataclass
@@ -46,28 +25,19 @@ class PackedLayout(PackedSeqParams):
     Attributes:
         samples: Number of samples S.
         slots: int64 [T], place of every token in the padded grid [S x max_seqlen].
-        cache: Where keys and values are stored while decoding; None in training.
-        decoding: True when every sample brings exactly one new token, whose past is in the cache.
-        visible: bool [S, 1, 1, capacity], cache places that the new tokens attend to (only when `decoding`).
     """
 
     samples: int = 0
     slots: Tensor | None = None
-    cache: KeyValueCache | None = None
-    decoding: bool = False
-    visible: Tensor | None = None
 
 
-def packed_layout(
-    cu_seqlens: Tensor, positions: Tensor, max_seqlen: int, cache: KeyValueCache | None = None
-) -> PackedLayout:
+def packed_layout(cu_seqlens: Tensor, positions: Tensor, max_seqlen: int) -> PackedLayout:
     """Lay a packed batch out for attention.
 
     Args:
         cu_seqlens: int32 [S + 1], start of every sample and the end of the last.
         positions: int64 [T], position of every token within its sample.
         max_seqlen: Length of the longest sample.
-        cache: Filled by the layers with the batch's keys and values, if given.
     """
     samples = cu_seqlens.numel() - 1
     lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).to(torch.int64)
@@ -81,25 +51,6 @@ def packed_layout(
         max_seqlen_kv=max_seqlen,
         samples=samples,
         slots=slots,
-        cache=cache,
-    )
-
-
-def decoding_layout(cache: KeyValueCache) -> PackedLayout:
-    """Lay out one new token per sample of `cache`, each after its sample's past."""
-    samples, device = cache.lengths.numel(), cache.lengths.device
-    cu_seqlens = torch.arange(samples + 1, dtype=torch.int32, device=device)
-    visible = torch.arange(cache.capacity, device=device)[None, :] <= cache.lengths[:, None]
-    return PackedLayout(
-        qkv_format="thd",
-        cu_seqlens_q=cu_seqlens,
-        cu_seqlens_kv=cu_seqlens,
-        max_seqlen_q=1,
-        max_seqlen_kv=1,
-        samples=samples,
-        cache=cache,
-        decoding=True,
-        visible=visible[:, None, None, :],
     )
 
 
@@ -141,7 +92,7 @@ class SdpaCoreAttention(nn.Module):
 
     Args:
         config: The layer's transformer configuration.
-        layer_number: Number of the layer, from 1; names its place in the cache.
+        layer_number: Part of megatron's interface, not needed.
         attn_mask_type: Causal (language) or none (vision).
         attention_type: Always "self" here.
         cp_comm_type: Part of megatron's interface; context parallel is not supported.
@@ -160,7 +111,6 @@ class SdpaCoreAttention(nn.Module):
         pg_collection: Any = None,
     ) -> None:
         super().__init__()
-        self.layer_number = layer_number
         self.causal = attn_mask_type == AttnMaskType.causal
         self.softmax_scale = softmax_scale
         self.dropout = config.attention_dropout
@@ -196,21 +146,20 @@ class SdpaCoreAttention(nn.Module):
             query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
             output = self._attend(query, key, value, causal=self.causal)
             return output.permute(2, 0, 1, 3).flatten(2)
-        if packed_seq_params.decoding:
-            return self._decode(query, key, value, packed_seq_params)
         return self._packed(query, key, value, packed_seq_params)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-            scale=self.softmax_scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        with numbers_of_this_rank(query.device) if dropout else contextlib.nullcontext():
+            return F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.softmax_scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
 
     def _packed(self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
         samples, longest = layout.samples, layout.max_seqlen_q
@@ -224,24 +173,6 @@ class SdpaCoreAttention(nn.Module):
             return grid.view(samples, longest, *tensor.shape[1:]).transpose(1, 2)
 
         query_grid, key_grid, value_grid = padded(query), padded(key), padded(value)
-        if layout.cache is not None:
-            self._store(key_grid, value_grid, layout.cache)
         output = self._attend(query_grid, key_grid, value_grid, causal=self.causal)
         flat = output.transpose(1, 2).reshape(places, -1)
         return flat if flat.shape[0] == query.shape[0] else _ToPacked.apply(flat, slots)
-
-    def _store(self, key: Tensor, value: Tensor, cache: KeyValueCache) -> None:
-        samples, groups, longest, width = key.shape
-        for store, tensor in ((cache.keys, key), (cache.values, value)):
-            store[self.layer_number] = tensor.new_zeros(samples, groups, cache.capacity, width)
-            store[self.layer_number][:, :, :longest] = tensor
-
-    def _decode(self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
-        cache = layout.cache
-        assert cache is not None
-        keys, values = cache.keys[self.layer_number], cache.values[self.layer_number]
-        rows = torch.arange(layout.samples, device=query.device)
-        keys[rows, :, cache.lengths] = key
-        values[rows, :, cache.lengths] = value
-        output = self._attend(query.unsqueeze(2), keys, values, causal=False, mask=layout.visible)
-        return output.flatten(1)

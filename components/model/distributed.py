@@ -94,13 +94,31 @@ def initialize(
 def seed_everything(seed: int) -> None:
     """Seed torch's generators: dropout is equal on tensor-parallel ranks and differs between data-parallel ranks.
 
-    On CPU one generator serves all dropout: it acts on activations that every tensor-parallel rank holds whole. On
-    GPUs megatron's tracker adds the generator of the split activations.
+    One generator serves the dropout of activations that every tensor-parallel rank holds whole; attention draws from
+    `numbers_of_this_rank`. On GPUs megatron's tracker adds the generator of Transformer Engine's attention.
     """
     own_seed = seed + _SEED_STEP_PER_DATA_RANK * parallel_state.get_data_parallel_rank()
     torch.manual_seed(own_seed)
     if torch.cuda.is_available():
         model_parallel_cuda_manual_seed(own_seed)
+
+
+@contextlib.contextmanager
+def numbers_of_this_rank(device: torch.device) -> Iterator[None]:
+    """Draw other random numbers than the other tensor-parallel ranks within the block, for what is split over them.
+
+    Their seed is drawn from the generator that all ranks share, so that there is no further state to save.
+
+    Args:
+        device: Where the numbers are drawn.
+    """
+    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+        yield
+        return
+    seed = int(torch.randint(2**62, ())) + parallel_state.get_tensor_model_parallel_rank()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def destroy() -> None:

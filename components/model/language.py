@@ -8,9 +8,10 @@ from torch import Tensor
 
 from components.data.packing import IGNORED_LABEL
 from components.errors import StageError
-from components.model.attention import KeyValueCache, PackedLayout, decoding_layout
+from components.model.attention import PackedLayout
 from components.model.config import LanguageConfig
 from components.model.layer_specs import block_submodules
+from components.model.recompute import Recompute
 from components.model.transformer_config import BuildSettings, language_transformer_config
 
 
@@ -22,7 +23,7 @@ class LanguageModel(GPTModel):
         settings: How it is built.
         hidden_dropout: Dropout of embedding and residual branches.
         attention_dropout: Dropout of the attention weights.
-        recompute: Recompute the layers in the backward pass, to save memory.
+        recompute: What the backward pass computes again, to save memory.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class LanguageModel(GPTModel):
         *,
         hidden_dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        recompute: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__(
             config=language_transformer_config(
@@ -40,9 +41,10 @@ class LanguageModel(GPTModel):
                 settings,
                 hidden_dropout=hidden_dropout,
                 attention_dropout=attention_dropout,
-                recompute=recompute,
             ),
-            transformer_layer_spec=block_submodules(settings.backend, architecture.num_layers, AttnMaskType.causal),
+            transformer_layer_spec=block_submodules(
+                settings.backend, architecture.num_layers, AttnMaskType.causal, recompute
+            ),
             vocab_size=architecture.padded_vocabulary_size,
             max_sequence_length=architecture.max_position_embeddings,
             parallel_output=True,
@@ -78,15 +80,9 @@ class LanguageModel(GPTModel):
                 f"A sample has {longest} tokens, the language model was made for at most "
                 f"{self.architecture.max_position_embeddings} (max_position_embeddings). Shorten the sequence length."
             )
-        angles = self._rotary_angles(longest)
+        angles = self.rotary_angles(longest)
         # The fused kernel restarts at every sample by itself; the plain one takes the angle of every token.
         return self._run(embedded, angles if self.backend == "transformer_engine" else angles[positions], layout)
-
-    def run_decoding(self, embedded: Tensor, cache: KeyValueCache) -> Tensor:
-        """Run the layers over one new token per sample of the cache, [S, 1, hidden] to [S, hidden]."""
-        hidden = self._run(embedded, self._rotary_angles(cache.capacity)[cache.lengths], decoding_layout(cache))
-        cache.lengths = cache.lengths + 1
-        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute this rank's logits.
@@ -126,7 +122,7 @@ class LanguageModel(GPTModel):
         losses: Tensor = tensor_parallel.vocab_parallel_cross_entropy(logits, labels[places])
         return losses.new_zeros(labels.shape[0]).index_copy(0, places, losses)
 
-    def _rotary_angles(self, length: int) -> Tensor:
+    def rotary_angles(self, length: int) -> Tensor:
         """Return the angles of positions 0..length-1, float32 [length, 1, 1, head width]."""
         # The module's own forward would move the frequencies to the current CUDA device, wherever the model lies.
         angles = self.rotary_pos_emb.get_freqs_non_repeated(length)

@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from components.errors import ConfigurationError
 from components.model.attention import SdpaCoreAttention
+from components.model.recompute import LAYERS, Recompute
 
 Backend = Literal["local", "transformer_engine"]
 
@@ -49,18 +50,22 @@ def choose_backend(setting: Literal["auto", "local", "transformer_engine"]) -> B
     return setting
 
 
-def block_submodules(backend: Backend, num_layers: int, mask: AttnMaskType) -> TransformerBlockSubmodules:
+def block_submodules(
+    backend: Backend, num_layers: int, mask: AttnMaskType, recompute: Recompute = "none"
+) -> TransformerBlockSubmodules:
     """Return the modules of a transformer block.
 
     Args:
         backend: Which layers.
         num_layers: How many.
         mask: `causal` for the language model, `no_mask` for the vision tower.
+        recompute: What the backward pass computes again.
     """
     if backend == "transformer_engine":
         layer, norm = _engine_layer(mask)
     else:
         layer, norm = _local_layer(mask), WrappedTorchNorm
+    layer.module = LAYERS[recompute]
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 

@@ -9,7 +9,6 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from components.errors import ConfigurationError
 from components.model.config import LanguageConfig, ModelConfig, VisionConfig
 from components.model.layer_specs import Backend
 
@@ -46,16 +45,9 @@ def language_transformer_config(
     *,
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
-    recompute: bool = False,
 ) -> TransformerConfig:
-    """Return the configuration of the language model's layers.
-
-    Raises:
-        ConfigurationError: `recompute` without a GPU.
-    """
+    """Return the configuration of the language model's layers."""
     on_gpu = settings.device.type == "cuda"
-    if recompute and not on_gpu:
-        raise ConfigurationError("recompute needs a GPU: megatron-core replays the GPU's random numbers.")
     return TransformerConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
@@ -70,9 +62,6 @@ def language_transformer_config(
         activation_func=F.silu,
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
-        recompute_granularity="full" if recompute else None,
-        recompute_method="uniform" if recompute else None,
-        recompute_num_layers=1 if recompute else None,
         # Fusions are compiled kernels that pay on GPUs only.
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,

@@ -17,11 +17,12 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from components.errors import ConfigurationError, StageError
-from components.model.attention import KeyValueCache, PackedLayout, packed_layout
+from components.model.attention import packed_layout
 from components.model.clip import ClipVisionTower
 from components.model.config import ModelConfig
 from components.model.language import LanguageModel
 from components.model.layer_specs import choose_backend, projector_submodules
+from components.model.recompute import Recompute
 from components.model.streaming import outlined
 from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
 
@@ -103,62 +104,27 @@ class VisionLanguageModel(MegatronModule):
             StageError: Image tokens and pictures don't match, or a sample is longer than the model's positions.
         """
         layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen)
-        hidden = self._hidden_states(batch, pixel_values, layout)
+        hidden = self.language_model.run_packed(self.embed_inputs(batch, pixel_values), batch.positions, layout)
         if compute_loss:
             return self.language_model.token_losses(hidden, batch.labels)
         return self.language_model.logits(hidden)
 
-    @torch.no_grad()
-    def start_decoding(
-        self, batch: TokenBatch, pixel_values: Tensor | None, max_new_tokens: int
-    ) -> tuple[Tensor, KeyValueCache]:
-        """Read the prompts of a batch and keep their keys and values.
+    def embed_inputs(
+        self, batch: TokenBatch, pixel_values: Tensor | None = None, pictures: Tensor | None = None
+    ) -> Tensor:
+        """Return the language model's input, [T, 1, hidden]: embedded text, and projected features for image tokens.
 
         Args:
-            batch: The prompts, packed.
-            pixel_values: Their pictures, as in `forward`.
-            max_new_tokens: Most tokens that `decode` will be given per sample.
-
-        Returns:
-            Logits of the token after every prompt, [S, padded vocabulary / tensor-parallel size], and the cache.
+            batch: The packed batch.
+            pixel_values: Pictures, as in `forward`.
+            pictures: int64, for every picture of the batch its row of `pixel_values`, where some are shown several times;
+                None where `pixel_values` holds each as often as it is shown.
 
         Raises:
-            ConfigurationError: The model was not built with `layers="local"`.
-            StageError: As in `forward`.
+            StageError: Image tokens and pictures don't match.
         """
-        if self.language_model.backend != "local":
-            raise ConfigurationError('Decoding with a cache needs a model built with layers="local".')
-        lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).to(torch.int64)
-        cache = KeyValueCache(capacity=batch.max_seqlen + max_new_tokens, lengths=lengths)
-        layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen, cache)
-        hidden = self._hidden_states(batch, pixel_values, layout)
-        last_tokens = batch.cu_seqlens[1:].to(torch.int64) - 1
-        return self.language_model.logits(hidden[last_tokens]), cache
-
-    @torch.no_grad()
-    def decode(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Append one text token to every sample of the cache.
-
-        Args:
-            tokens: int64 [S].
-            cache: From `start_decoding`; one token longer afterwards.
-
-        Returns:
-            Logits of the next token, [S, padded vocabulary / tensor-parallel size].
-
-        Raises:
-            StageError: The cache is full.
-        """
-        if int(cache.lengths.max()) >= cache.capacity:
-            raise StageError(
-                f"The cache holds {cache.capacity} tokens per sample and is full: ask for more new tokens."
-            )
-        hidden = self.language_model.run_decoding(self.language_model.embed(tokens), cache)
-        return self.language_model.logits(hidden)
-
-    def _hidden_states(self, batch: TokenBatch, pixel_values: Tensor | None, layout: PackedLayout) -> Tensor:
         image_places = (batch.tokens == self.architecture.image_token_id).nonzero().flatten()
-        images = 0 if pixel_values is None else pixel_values.shape[0]
+        images = 0 if pixel_values is None else pixel_values.shape[0] if pictures is None else pictures.numel()
         if image_places.numel() != images * self.architecture.image.tokens:
             raise StageError(
                 f"A batch has {image_places.numel()} image tokens, but {images} pictures of "
@@ -167,8 +133,11 @@ class VisionLanguageModel(MegatronModule):
         # The image token has no row of its own: any row stands in until the features replace it.
         embedded = self.language_model.embed(batch.tokens.index_fill(0, image_places, 0))
         if pixel_values is not None and images:
-            embedded = embedded.index_copy(0, image_places, self._image_features(pixel_values).to(embedded.dtype))
-        return self.language_model.run_packed(embedded, batch.positions, layout)
+            features = self._image_features(pixel_values)
+            if pictures is not None:
+                features = features.unflatten(0, (pixel_values.shape[0], -1))[pictures].flatten(0, 1)
+            embedded = embedded.index_copy(0, image_places, features.to(embedded.dtype))
+        return embedded
 
     def _image_features(self, pixel_values: Tensor) -> Tensor:
         """Return the projected features of all patches, [N x patches, 1, hidden of the language model]."""
@@ -187,7 +156,7 @@ def build_model(
     attention_dropout: float = 0.0,
     device: torch.device | None = None,
     layers: Literal["auto", "local", "transformer_engine"] = "auto",
-    recompute: bool = False,
+    recompute: Recompute = "none",
     init_seed: int | None = None,
     init_std: float = DEFAULT_INIT_STD,
 ) -> VisionLanguageModel:
@@ -202,8 +171,8 @@ def build_model(
         attention_dropout: Dropout of the language model's attention weights.
         device: Where the parameters lie; None for the current GPU if there is one, else the CPU; "meta" for an outline
             without memory (see `outlined_model`).
-        layers: Transformer Engine's layers or plain ones; decoding with a cache needs "local".
-        recompute: Recompute the language model's layers in the backward pass, to save memory; needs a GPU.
+        layers: Transformer Engine's layers or plain ones; "auto" takes the former where there are any.
+        recompute: What of the language model the backward pass computes again, to save memory.
         init_seed: Draw all parameters from this seed; on CPU equally for every tensor-parallel size.
         init_std: Standard deviation of the drawn parameters.
 
@@ -211,7 +180,7 @@ def build_model(
         The model, in training mode.
 
     Raises:
-        ConfigurationError: The architecture can't be split over the tensor-parallel ranks, or `recompute` without a GPU.
+        ConfigurationError: The architecture can't be split over the tensor-parallel ranks.
     """
     _check_divisible(config)
     if device is None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from components.evaluate.page import EvaluationView, environment, evaluation_view, stylesheet
 from components.evaluate.samples import read_samples
-from components.evaluate.scores import METRIC_NAMES, read_scores
+from components.evaluate.scores import read_scores
 from components.report.charts import Point, Series, line_chart, smoothed, thinned
 from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
@@ -138,7 +138,7 @@ def _summary(view: EvaluationView) -> tuple[str, str, str]:
     measure = scores.metrics[scores.headline]
     best = scores.best_control
     beside = f"best control {scores.controls[best][scores.headline].value:.1f}" if best else "no control"
-    return view.title, f"{METRIC_NAMES[scores.headline]} {measure.value:.1f}", beside
+    return view.title, f"{scores.label(scores.headline)} {measure.value:.1f}", beside
 
 
 def _dataset(stages: Sequence[StageRecord]) -> str:
@@ -199,6 +199,12 @@ def _training_facts(facts: dict[str, Any], loss: Sequence[Point], validation: Se
     ):
         if isinstance(facts.get(name), int | float):
             shown.append((label, f"{facts[name]:,.0f}"))
+    for name, label in (
+        ("median_useful_token_share", "Useful tokens of all that are computed"),
+        ("median_mfu", "Model FLOP/s of the device's peak"),
+    ):
+        if isinstance(facts.get(name), int | float):
+            shown.append((label, f"{facts[name]:.0%}"))
     if isinstance(facts.get("tensor_parallel"), int):
         shown.append(("Tensor × data parallel", f"{facts['tensor_parallel']} × {facts.get('data_parallel', 1)}"))
     if isinstance(facts.get("device"), str):

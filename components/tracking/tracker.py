@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 REUSED_TAG = "vlm.reused"
 RUN_ID_TAG = "vlm.run_id"
+PARTIAL_TAG = "vlm.partial"
 
 _VALUE_LIMIT = 6000  # MLflow's limit of a parameter value, in characters
 _TAG_LIMIT = 8000
@@ -115,13 +116,26 @@ class StageTracker:
                 self._client.log_artifact(self.parent_run_id, str(path), parent_folder or None)
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
-        """Log the numeric facts of a finished stage as metrics, except where a curve of that name exists."""
+        """Log the numeric facts of a finished stage as metrics, except where a curve of that name exists.
+
+        A fact `partial` says that the numbers are of a part: it becomes a tag of the stage's run, and of the pipeline's.
+        """
         if self._client is None:
             return
         self.flush()
+        if facts.get("partial"):
+            self._mark_partial(str(facts["partial"]))
         with _tolerated("log the facts"):
             curves = self._client.get_run(self.mlflow_run_id).data.metrics
             self.log_metrics({name: value for name, value in _numbers(facts).items() if _name(name) not in curves})
+
+    def _mark_partial(self, why: str) -> None:
+        self.set_tag(PARTIAL_TAG, why)
+        if self._client is not None and self.parent_run_id:
+            with _tolerated(f"set the tag {PARTIAL_TAG}"):
+                self._client.set_tag(
+                    self.parent_run_id, f"{PARTIAL_TAG}.{self.prefix.rstrip('.')}", _cut(why, _TAG_LIMIT)
+                )
 
     def log_reused(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Give a pipeline run that reused a finished folder the same curves and facts as the run that wrote it.

@@ -28,8 +28,8 @@ class MetricsLog:
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step] if path.exists() else []
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Append one row."""
+    def log(self, step: int, values: dict[str, float | str]) -> None:
+        """Append one row; texts stay out of MLflow."""
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._tracker.log_metrics(values, step=step)
@@ -49,24 +49,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves_svg(rows: list[dict[str, Any]], title: str) -> str:
-    """Return an SVG with the loss (training and validation) above and the learning rate below, over the steps."""
+    """Return an SVG over the steps: the loss (training and validation), below it the learning rate and the speed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    loss_axes, rate_axes, speed_axes = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
     for key, label in (("loss", "training"), ("validation_loss", "validation")):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             loss_axes.plot(
                 *zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, linewidth=1.2
             )
-    rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
-    if rates:
-        rate_axes.plot(*zip(*rates, strict=True), color="tab:green", linewidth=1.2)
+    for axes, key, color in ((rate_axes, "learning_rate", "tab:green"), (speed_axes, "samples_per_s", "tab:purple")):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2)
     loss_axes.set(title=title, ylabel="loss per answer token")
     loss_axes.legend(frameon=False)
-    rate_axes.set(xlabel="step", ylabel="learning rate")
-    for axes in (loss_axes, rate_axes):
+    rate_axes.set(ylabel="learning rate")
+    speed_axes.set(xlabel="step", ylabel="samples/s")
+    speed_axes.set_ylim(bottom=0)
+    for axes in (loss_axes, rate_axes, speed_axes):
         axes.grid(alpha=0.3)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from components.training.config import Recipe
+from components.training.config import MemoryConfig, Recipe
 
 
 class TrackingTarget(BaseModel):
@@ -29,6 +29,7 @@ class TrainingSpec(BaseModel):
         dataset_folder: Output folder of the energon split.
         output_folder: The stage's folder: `training/` holds resumable checkpoints, `metrics.jsonl` the curves,
             `checkpoint/` the final weights.
+        memory: How it fits into the devices.
         progress_file: Progress file for displays, or None.
         tracking: Where curves go beside `metrics.jsonl`.
     """
@@ -41,5 +42,6 @@ class TrainingSpec(BaseModel):
     model_folder: Path
     dataset_folder: Path
     output_folder: Path
+    memory: MemoryConfig = MemoryConfig()
     progress_file: Path | None = None
     tracking: TrackingTarget = TrackingTarget()

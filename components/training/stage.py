@@ -1,5 +1,6 @@
 """Runs a training stage: writes the spec, launches the job, collects what it left."""
 
+import datetime
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from components.launch.config import ClusterConfig
 from components.launch.job import TrainingJob
 from components.launch.run import run_job
 from components.stage.context import RunContext
-from components.stage.manifest import read_manifest
-from components.stage.runner import StageOutput, StageWork, run_stage
+from components.stage.manifest import Manifest, list_files, read_manifest, write_manifest
+from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.training.config import TrainingConfig
+from components.training.layout import KEPT_FOLDER
 from components.training.spec import TrackingTarget, TrainingSpec
 from components.training.summary import TRAINING_FOLDER, read_summary
 
@@ -31,7 +33,8 @@ def run_training(
 ) -> StageOutput:
     """Train `model` on `dataset` and return the trained model folder.
 
-    A run that was stopped goes on from its newest checkpoint. The launch settings do not enter the content key: the
+    A run that was stopped goes on from its newest whole checkpoint. Checkpoints that `recipe.keep_every` and
+    `recipe.keep_best` keep stay below `kept/`, each a finished model folder of its own. The launch settings do not enter the content key: the
     same training may go on with another tensor-parallel size.
 
     Args:
@@ -55,6 +58,7 @@ def run_training(
             model_folder=model,
             dataset_folder=dataset,
             output_folder=work.folder,
+            memory=config.memory,
             progress_file=work.progress.path,
             tracking=TrackingTarget(
                 tracking_uri=context.tracking_uri,
@@ -63,23 +67,12 @@ def run_training(
                 prefix=work.tracker.prefix,
             ),
         )
-        launch_folder = work.folder / _LAUNCH_FOLDER
-        spec_path = launch_folder / "spec.json"
-        write_text(spec_path, spec.model_dump_json(indent=2) + "\n")
-        work.tracker.log_params({"launch": config.launch.model_dump()})
-        job = TrainingJob(
-            name=stage,
-            module="components.training.worker",
-            arguments=[str(spec_path)],
-            log_folder=launch_folder / "logs",
-            config=config.launch,
-            key=work.folder.name,
-            run_id=context.run_id,
-            workspace=context.workspace,
-            cluster=cluster or ClusterConfig(),
-        )
-        run_job(job)
-        return _collect(work.folder)
+        write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
+        work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
+        run_job(training_job(context, stage, config, work.folder, cluster))
+        facts = _collect(work.folder)
+        _finish_kept(work, stage, config, {"model": input_identity(model), "dataset": input_identity(dataset)})
+        return facts
 
     _check_dataset(dataset, stage)
     return run_stage(
@@ -92,12 +85,61 @@ def run_training(
     )
 
 
+def training_job(
+    context: RunContext, stage: str, config: TrainingConfig, folder: Path, cluster: ClusterConfig | None = None
+) -> TrainingJob:
+    """Return the job that trains into a stage folder.
+
+    Args:
+        context: The pipeline run.
+        stage: "pretrain" or "sft".
+        config: Recipe and launch.
+        folder: The stage folder; its name is the work's content key.
+        cluster: What the pods of a training job get.
+    """
+    return TrainingJob(
+        name=stage,
+        module="components.training.worker",
+        arguments=[str(_spec_path(folder))],
+        log_folder=folder / _LAUNCH_FOLDER / "logs",
+        config=config.launch,
+        key=folder.name,
+        run_id=context.run_id,
+        workspace=context.workspace,
+        cluster=cluster or ClusterConfig(),
+    )
+
+
+def _spec_path(folder: Path) -> Path:
+    return folder / _LAUNCH_FOLDER / "spec.json"
+
+
 def _collect(folder: Path) -> Mapping[str, Any]:
     """Remove what only an unfinished training needs and return the facts."""
     summary = read_summary(folder)
     shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
     shutil.rmtree(folder / _LAUNCH_FOLDER, ignore_errors=True)
     return summary
+
+
+def _finish_kept(work: StageWork, stage: str, config: TrainingConfig, inputs: dict[str, str]) -> None:
+    """Make finished stage folders of the checkpoints that stay, so that every later stage takes them."""
+    for folder in sorted((work.folder / KEPT_FOLDER).glob("step_*")):
+        files = list_files(folder)
+        manifest = Manifest(
+            stage=stage,
+            version=VERSION,
+            key=f"{work.folder.name}-{folder.name}",
+            inputs=inputs,
+            settings=config.recipe.model_dump(mode="json"),
+            facts={"step": int(folder.name.removeprefix("step_"))},
+            files=files,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            duration_s=0.0,
+        )
+        write_manifest(folder, manifest)
+        prefix = folder.relative_to(work.folder).as_posix()
+        work.known_files.update({f"{prefix}/{name}": entry for name, entry in files.items()})
 
 
 def _check_dataset(dataset: Path, stage: str) -> None:

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.storage.atomic import write_json
 from pipelines import doctor
 from pipelines.cli import main
 from pipelines.run_folder import RunFolder, new_run
+from tests.unit.kubernetes_schemas import custom_resource_errors
 
 Captured = pytest.CaptureFixture[str]
 
@@ -157,3 +159,17 @@ def test_stage_that_was_told_to_stop_did_not_fail(run: RunFolder) -> None:
     write_json(run.path / "progress" / "sft-dd.json", record)
     (row,) = (row for row in run.stages(over=True) if row.stage == "sft")
     assert (row.state, row.message) == ("interrupted", "")
+
+
+def test_job_shows_what_would_be_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = ["--set", "pretrain.launch.nodes=8"]
+    assert main(["job", "pretrain", "--preset", "mistral-clip-7b", *nodes]) == 0
+    body = yaml.safe_load(capsys.readouterr().out)
+    assert custom_resource_errors(body) == []
+    assert body["kind"] == "PyTorchJob"
+    assert body["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 7
+
+
+def test_job_of_a_stage_that_submits_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["job", "sft", "--preset", "laptop"]) == 1
+    assert "sft.launch.backend is local" in capsys.readouterr().err

@@ -19,13 +19,13 @@ SETTINGS = r"`((?:cluster|pretrain\.launch|sft\.launch)\.[\w.]+)(?:=[^`]*)?`"
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("vlm ")])
 def test_command_parses_and_its_settings_are_valid(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://localhost:8080")
-    options = _parser().parse_args(shlex.split(command)[1:])
+    options = _parser().parse_args(shlex.split(command.partition(" | ")[0])[1:])
     if hasattr(options, "preset"):
         _check(load_preset(options.preset, options.overrides))
 
 
 def test_files_that_are_named_exist() -> None:
-    paths = re.findall(r"apply -[kf] (\S+)", TEXT) + re.findall(r"\(\.\./([^)]+)\)", TEXT)
+    paths = re.findall(r"apply -[kf] (\w\S*)", TEXT) + re.findall(r"\(\.\./([^)]+)\)", TEXT)
     assert len(paths) >= 4
     for path in paths:
         assert (ROOT / path).exists(), path

@@ -20,8 +20,8 @@ from pipelines.opening import UI_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-PRESETS = ("laptop", "mistral-clip-7b")
-GPU_TASKS = {"exec-generate", "exec-generate-2"}
+PRESETS = ("laptop", "mistral-clip-7b", "h200-single")
+GPU_TASKS = {"exec-generate", "exec-generate-2", "exec-generate-3"}
 LAUNCHERS = {"exec-pretrain", "exec-sft"}
 
 

@@ -26,6 +26,7 @@ LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
 FREE_MAPPINGS = {
     "evaluations",
+    "data.evaluation.more",
     "cluster.node_selector",
     "energon_split.pretrain.subflavors",
     "energon_split.sft.subflavors",
@@ -51,8 +52,8 @@ def floats(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def test_both_presets_are_there() -> None:
-    assert {"laptop", "mistral-clip-7b"} <= set(preset_names())
+def test_shipped_presets_are_there() -> None:
+    assert {"laptop", "mistral-clip-7b", "h200-single"} <= set(preset_names())
 
 
 def test_reference_preset_has_the_references_figures() -> None:
@@ -70,6 +71,33 @@ def test_reference_preset_has_the_references_figures() -> None:
     assert (pretrain.clip_grad, sft.clip_grad, sft.weight_decay) == (1.0, 0.5, 0.1)
     assert config.combine.image.tokens == 576
     assert config.combine.projector.ffn_hidden_size == 14336
+
+
+def test_preset_of_one_gpu_has_the_references_recipe() -> None:
+    config, reference = load_preset("h200-single"), load_preset("mistral-clip-7b")
+    assert (config.pretrain.recipe, config.sft.recipe) == (reference.pretrain.recipe, reference.sft.recipe)
+    assert (config.weights, config.combine, config.data) == (reference.weights, reference.combine, reference.data)
+    for training in (config.pretrain, config.sft):
+        assert (training.launch.world_size, training.launch.tensor_parallel) == (1, 1)
+    assert config.sft.memory.recompute == "full"
+
+
+def test_preset_that_extends_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("{extends: laptop, name: mine, pretrain: {recipe: {iterations: 7}}}")
+    expected = load_preset("laptop", ["name=mine", "pretrain.recipe.iterations=7"])
+    assert load_preset(str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("extended", "message"),
+    [("{path}", "extend each other"), ("laptp", "did you mean laptop"), ("[laptop]", "must name one preset")],
+)
+def test_preset_that_extends_what_it_cant(tmp_path: Path, extended: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {extended.format(path=path)}")
+    with pytest.raises(ConfigurationError, match=message):
+        load_preset(str(path))
 
 
 def test_preset_from_a_file(tmp_path: Path) -> None:
@@ -115,9 +143,11 @@ def test_evaluation_asks_and_scores_one_task() -> None:
     asked = load_preset("laptop", ["evaluations={one: {model: sft, generate: {task: captioning}, evaluate: {}}}"])
     assert asked.evaluations["one"].evaluate.task == "captioning"
     with pytest.raises(
-        ConfigurationError, match=r"generate.task \(captioning\) and evaluate.task \(other\) must be the"
+        ConfigurationError, match=r"generate.task \(captioning\) and evaluate.task \(captioning_instruct\) must be the"
     ):
-        load_preset("laptop", ["evaluations.captioning.evaluate.task=other"])
+        load_preset("laptop", ["evaluations.captioning.evaluate.task=captioning_instruct"])
+    with pytest.raises(ConfigurationError, match="There is no task 'other'"):
+        load_preset("laptop", ["evaluations.captioning.generate.task=other"])
 
 
 def test_off_in_yaml_is_a_word_here() -> None:
@@ -234,6 +264,11 @@ def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
 
 
 CLUSTER = load_preset("mistral-clip-7b")
+
+
+def test_every_generating_process_needs_its_gpu() -> None:
+    with pytest.raises(ConfigurationError, match=r"evaluations\.captioning\.generate \(8\)"):
+        load_preset("mistral-clip-7b", ["cluster.gpus=4"])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[docker.DockerCl
     """A client of the daemon that is here, else of one that is started for these tests."""
     daemon = None
     if not answers():
-        daemon = start_daemon(tmp_path_factory.mktemp("docker"))
+        folder = tmp_path_factory.mktemp("docker")
+        daemon = start_daemon(folder)
     client = docker.from_env()
     try:
         client.api.import_image_from_data(shell_image(tmp_path_factory.mktemp("image")), "vlm-test/shell", "1")
@@ -37,6 +38,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[docker.DockerCl
             daemon.terminate()
             daemon.wait()
             del os.environ["DOCKER_HOST"]
+            # The daemon leaves it mounted, and pytest could not remove the folder.
+            subprocess.run(["umount", folder / "exec" / "netns" / "default"], check=False, capture_output=True)
 
 
 def answers() -> bool:

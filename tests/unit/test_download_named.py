@@ -18,6 +18,8 @@ from PIL import Image
 from components.download.config import DatasetConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError, StageError
+from components.generate.dataset import load_samples
+from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput
 from pipelines.config import load_preset
@@ -57,7 +59,7 @@ ROOTS = {  # prefix in the annotations -> (folder in its zip, names)
     "coco/train2017/": ("train2017/", ["000000000009.jpg"]),
     "gqa/images/": ("images/", ["2354786.jpg"]),
     "ocr_vqa/images/": ("some/where/else/", ["1437717772.jpg"]),
-    "textvqa/train_images/": ("train_images/", ["0054c91397f2fe05.jpg"]),
+    "textvqa/train_images/": ("train_images/", ["0054c91397f2fe05.jpg", "003a8ae2ef43b901.jpg"]),
     "vg/VG_100K/": ("VG_100K/", ["2.jpg"]),
     "vg/VG_100K_2/": ("VG_100K_2/", ["2.jpg"]),
 }
@@ -91,6 +93,35 @@ def mmmu_file(subject: str, rows: list[dict[str, Any]]) -> bytes:
 
 OPEN = {"question_type": "open", "options": "[]", "answer": "['4', 'four']"}
 SECOND = {"image_2": {"bytes": picture(99, "PNG"), "path": "b.png"}}
+TEXTVQA = {
+    "data": [
+        {
+            "question_id": 34602,
+            "image_id": "003a8ae2ef43b901",
+            "question": "what is the brand?",
+            "answers": ["nokia"] * 9 + ["toshiba"],
+        }
+    ]
+}
+VQAV2 = {
+    "questions": {
+        "questions": [
+            {"question_id": 1000 + row, "image_id": number, "question": "How many?"}
+            for row, number in enumerate(KARPATHY)
+        ]
+    },
+    "annotations": {
+        "annotations": [
+            {
+                "question_id": 1000 + row,
+                "image_id": number,
+                "answer_type": "number",
+                "answers": [{"answer_id": place, "answer": str(place % 2)} for place in range(1, 11)],
+            }
+            for row, number in reversed(list(enumerate(KARPATHY)))
+        ]
+    },
+}
 MMMU = {
     "Art/validation-00000-of-00001.parquet": mmmu_file("Art", [{}, SECOND]),
     "Math/validation-00000-of-00001.parquet": mmmu_file("Math", [{}, OPEN]),
@@ -169,6 +200,7 @@ def build_world(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
             json.dumps(truth).encode(),
         ),
         ("images.cocodataset.org", "/zips/val2014.zip", val2014),
+        ("dl.fbaipublicfiles.com", "/textvqa/data/TextVQA_0.5.1_val.json", json.dumps(TEXTVQA).encode()),
     ):
         web.serve(f"http://{host}{path}", content)
 
@@ -228,17 +260,91 @@ def test_reference_preset(reference: StageOutput) -> None:
 
 def test_mmmu(reference: StageOutput) -> None:
     folder = reference.folder
-    rows = lines(folder / "multiple_choice.jsonl")
+    rows = lines(folder / "mmmu.jsonl")
     assert [(row["id"], row["category"]) for row in rows] == [
         ("validation_Art_1", "Art"),
         ("validation_Art_2", "Art"),
         ("validation_Math_1", "Math"),
+        ("validation_Math_2", "Math"),
     ]
     assert (rows[0]["question"], rows[0]["options"], rows[0]["answer"]) == ("What is ?", ["one", "two", "three"], "B")
     assert stored(folder, rows[0]["image"]) == picture(1, "PNG")
     assert [stored(folder, name) for name in rows[1]["images"]] == [picture(2, "PNG"), picture(99, "PNG")]
-    (question,) = lines(folder / "open_questions.jsonl")
-    assert (question["id"], question["answers"]) == ("validation_Math_2", ["4", "four"])
+    assert (rows[3]["answers"], "options" in rows[3]) == (["4", "four"], False)
+    assert len(load_samples(folder, load_task("mmmu"))) == 4
+
+
+def test_textvqa(reference: StageOutput) -> None:
+    (row,) = lines(reference.folder / "textvqa.jsonl")
+    assert (row["id"], row["image"]) == ("34602", "textvqa/train_images/003a8ae2ef43b901.jpg")
+    assert stored(reference.folder, row["image"]) == picture(3)
+    (sample,) = load_samples(reference.folder, load_task("textvqa"))
+    assert (sample.question, sample.references.count("nokia")) == ("what is the brand?", 9)
+
+
+@pytest.fixture
+def vqav2(web: WebServer) -> dict[str, Any]:
+    """VQAv2 as it is published: both files in zips, pictures by their number."""
+    for name, content in VQAV2.items():
+        web.serve(f"http://vqa.example/{name}.zip", zipped({f"v2_{name}.json": json.dumps(content).encode()}))
+    captioning = preset().evaluation.captioning
+    assert captioning is not None
+    return {
+        "questions": "http://vqa.example/questions.zip",
+        "annotations": "http://vqa.example/annotations.zip",
+        "images": captioning.model_dump(mode="json", exclude_none=True)["images"],
+    }
+
+
+def test_vqav2(vqav2: dict[str, Any], tmp_path: Path) -> None:
+    folder = run(tmp_path, preset(evaluation={"vqav2": vqav2}, folder={"held_out_pictures": 6})).folder
+    samples = load_samples(folder, load_task("vqav2"))
+    assert [(sample.id, sample.category) for sample in samples] == [(str(1000 + row), "number") for row in range(3)]
+    assert samples[0].references == ("1", "0") * 5
+    for sample, number in zip(samples, KARPATHY, strict=True):
+        assert sample.image == f"coco/val2014/COCO_val2014_{number:012d}.jpg"
+        assert stored(folder, sample.image) == picture(number)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "annotations",
+            {"annotations": VQAV2["annotations"]["annotations"][:2]},
+            "no answers to 1 of 3 questions, 1000",
+        ),
+        ("annotations", [], "must be a JSON object with a list `annotations`"),
+        ("questions", {"questions": [{"question_id": 1000}]}, "not in VQAv2's layout"),
+        (
+            "questions",
+            {"questions": [{"question_id": 1000, "image_id": 77, "question": "?"}]},
+            "1 of 1 pictures are not",
+        ),
+    ],
+)
+def test_broken_vqav2(
+    vqav2: dict[str, Any], web: WebServer, tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    web.serve(f"http://vqa.example/{name}.zip", zipped({"a.json": json.dumps(content).encode()}), etag='"broken"')
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, preset(evaluation={"vqav2": vqav2}, folder={"held_out_pictures": 6}))
+
+
+def test_questions_of_your_own(tmp_path: Path) -> None:
+    """From their own source under a name, and from there again with the folder that the download left."""
+    (tmp_path / "a.zip").write_bytes(zipped({entry["image"]: picture(int(entry["id"])) for entry in PRETRAIN}))
+    rows = [{"id": "1", "image": PRETRAIN[3]["image"], "question": "How many?", "answers": ["3"], "mine": [1]}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"counting": {"annotations": (tmp_path / "questions.jsonl").as_uri()}}
+    config = small(tmp_path, [{"uri": (tmp_path / "a.zip").as_uri()}], evaluation={"more": more})
+    first = run(tmp_path, config).folder
+    again = run(tmp_path / "b", DatasetConfig(source=first.as_uri())).folder
+    for folder in (first, again):
+        assert lines(folder / "counting.jsonl") == rows
+        assert rows[0]["image"] not in {entry["image"] for entry in load(folder / "pretrain.json")}
+    with pytest.raises(ValueError, match="another file of the dataset"):
+        small(tmp_path, [], evaluation={"more": {"mmmu": more["counting"]}})
 
 
 def test_fetched_archives_are_linked_and_fetched_once(reference: StageOutput, web: WebServer) -> None:
@@ -280,7 +386,14 @@ def test_lock_of_a_download_checks_a_copy(reference: StageOutput, web: WebServer
 def test_raw_folder_of_a_download_is_a_source(reference: StageOutput, tmp_path: Path) -> None:
     first = reference.folder
     again = run(tmp_path / "b", DatasetConfig(source=first.as_uri())).folder
-    for name in ("pretrain.json", "sft.json", "captioning.json", "multiple_choice.jsonl"):
+    for name in (
+        "pretrain.json",
+        "sft.json",
+        "captioning.json",
+        "multiple_choice.jsonl",
+        "mmmu.jsonl",
+        "textvqa.jsonl",
+    ):
         assert (again / name).read_bytes() == (first / name).read_bytes(), name
     for entry in load(again / "sft.json")[:-1]:
         assert stored(again, entry["image"]) == stored(first, entry["image"])

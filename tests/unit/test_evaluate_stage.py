@@ -9,9 +9,10 @@ import pytest
 from evaluation_world import good_caption, good_choice, predictions, raw_dataset, stub_model
 
 from components.errors import StageError
-from components.evaluate import scoring
+from components.evaluate import java
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
+from components.evaluate.page import title_of
 from components.evaluate.sample_scores import read_sample_scores
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
@@ -19,6 +20,8 @@ from components.evaluate.stage import run_evaluate
 from components.evaluate.tokenization import WORDS
 from components.generate.config import GenerateConfig
 from components.stage.context import RunContext
+from components.tracking.tracker import open_pipeline_run
+from pipelines.display import score_table
 
 CHOICES = GenerateConfig(task="multiple_choice", partitions=3)
 COUNT = 33
@@ -73,6 +76,11 @@ def test_multiple_choice_scores_hold_controls_intervals_and_provenance(
     assert difference.low > 0
     assert (scores.git_commit, scores.prompt_version) == ("abc", "multiple_choice 1")
     assert scores.checkpoint.startswith("pretrain/")
+    assert len(scores.checkpoint_files) == 16
+    assert scores.task_identity.startswith("multiple_choice@1:")
+    assert {"python", "numpy", "pycocoevalcap"} <= set(scores.versions["evaluate"])
+    assert scores.partial == ""
+    assert "PARTIAL" not in (output.folder / "evaluation.html").read_text()
     assert "depend on what is in the picture" in scores.meaning
     assert run_evaluate(context, EvaluateConfig(task="multiple_choice", samples=6), folders, model, raw).reused
 
@@ -94,7 +102,7 @@ def test_shown_samples_have_pictures_answers_and_truth(context: RunContext, raw:
 @pytest.fixture
 def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave METEOR's slow start to one test."""
-    monkeypatch.setattr(scoring, "find_java", lambda: None)
+    monkeypatch.setattr(java, "find_java", lambda: None)
 
 
 @pytest.mark.usefixtures("without_java")
@@ -156,6 +164,7 @@ def test_a_limited_generation_is_scored_against_its_part_and_says_so(
     output = run_evaluate(context, EvaluateConfig(task="multiple_choice"), folders, model, raw)
     scores = read_scores(output.folder)
     assert (scores.n_expected, scores.n_scored, scores.n_dataset) == (10, 10, COUNT)
+    assert scores.partial == "only the first 10 of 33 questions were asked"
     assert "the first of 33" in (output.folder / "evaluation.html").read_text()
 
 
@@ -227,6 +236,123 @@ def test_predictions_of_another_model_or_task_are_refused(context: RunContext, r
         run_evaluate(context, EvaluateConfig(task="captioning"), folders, model, raw)
 
 
+def test_a_truncated_file_is_refused(context: RunContext, raw: Path, model: Path) -> None:
+    folders = predictions(context, CHOICES, model, raw, good_choice)
+    path = folders[1] / "predictions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    for allow in (False, True):
+        with pytest.raises(
+            StageError, match=r"predictions\.jsonl has \d+ bytes, its manifest says \d+: it was cut off"
+        ):
+            run_evaluate(context, EvaluateConfig(task="multiple_choice", allow_partial=allow), folders, model, raw)
+
+
+def test_another_dataset_and_a_changed_one_are_refused(context: RunContext, raw: Path, model: Path) -> None:
+    folders = predictions(context, CHOICES, model, raw, good_choice)
+    with pytest.raises(StageError, match="predictions for raw"):
+        run_evaluate(
+            context, EvaluateConfig(task="multiple_choice"), folders, model, raw_dataset(context, COUNT, seed=1)
+        )
+    path = raw / "multiple_choice.jsonl"
+    path.write_text(path.read_text().replace('"answer": "A"', '"answer": "B"'))
+    with pytest.raises(StageError, match="not the ground truth that the predictions were generated for"):
+        run_evaluate(context, EvaluateConfig(task="multiple_choice"), folders, model, raw)
+
+
+PARTIAL = EvaluateConfig(task="multiple_choice", allow_partial=True, gates=(Gate(minimum=1),))
+
+
+@pytest.mark.parametrize(
+    ("change", "parts", "why", "scored", "missing"),
+    [
+        (
+            lambda rows: [row for row in rows if (row["id"], row["control"]) != ("q-7", "blank")],
+            (0, 1, 2),
+            "1 of 33 questions are not scored",
+            32,
+            ["q-7 (blank, partition 1)"],
+        ),
+        (
+            lambda rows: [*rows, *[{**row, "text": "other"} for row in rows if row["id"] == "q-8"]],
+            (0, 1, 2),
+            "3 repeated answers were left out",
+            33,
+            [],
+        ),
+        (lambda rows: rows, (2, 0), "11 of 33 questions are not scored", 22, None),
+        (lambda rows: rows, (0, 1, 1, 2), "33 repeated answers were left out", 33, []),
+    ],
+    ids=["gap", "duplicate", "partition missing", "partition twice"],
+)
+def test_a_partial_score_needs_leave_and_says_so_everywhere(
+    context: RunContext,
+    raw: Path,
+    model: Path,
+    change: Change,
+    parts: tuple[int, ...],
+    why: str,
+    scored: int,
+    missing: list[str] | None,
+) -> None:
+    folders = predictions(context, CHOICES, model, raw, good_choice, change=change)
+    given_folders = [folders[part] for part in parts]
+    with pytest.raises(StageError):
+        run_evaluate(context, EvaluateConfig(task="multiple_choice"), given_folders, model, raw)
+    output = run_evaluate(context, PARTIAL, given_folders, model, raw)
+    scores = read_scores(output.folder)
+    assert scores.partial == why == output.manifest.facts["partial"]
+    assert missing is None or scores.missing == missing
+    assert (scores.n_expected, scores.n_scored) == (COUNT, scored)
+    assert scores.meaning.startswith("PARTIAL (")
+    assert all("PARTIAL" in name for name in scores.kfp_metrics() if "accuracy" in name)
+    assert (
+        f"PARTIAL</span> Not the score of the whole ground truth: {why}"
+        in (output.folder / "evaluation.html").read_text()
+    )
+    assert "PARTIAL" in title_of(scores)
+    assert f"PARTIAL: {why}" in str(score_table(json.loads((output.folder / "scores.json").read_text())).title)
+    assert [gate.passed for gate in scores.gates] == [False]
+    with pytest.raises(StageError, match="on a partial score"):
+        enforce_gates([output.folder])
+    told = run_evaluate(context, PARTIAL.model_copy(update={"gate_partial": True}), given_folders, model, raw)
+    enforce_gates([told.folder])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: [*rows, {**rows[0], "id": "q-99"}],
+        lambda rows: [{**rows[0], "generation": "other"}, *rows[1:]],
+        lambda rows: [{"id": "q-0"}, *rows[1:]],
+        lambda rows: [],
+    ],
+    ids=["unknown", "foreign", "broken", "nothing"],
+)
+def test_what_does_not_belong_here_is_refused_even_where_gaps_are_allowed(
+    context: RunContext, raw: Path, model: Path, change: Change
+) -> None:
+    folders = predictions(context, CHOICES, model, raw, good_choice, change=change)
+    with pytest.raises(StageError):
+        run_evaluate(context, PARTIAL, folders, model, raw)
+
+
+def test_mlflow_says_that_a_score_is_partial(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_id = open_pipeline_run(uri, "e", "t", "t", tmp_path, {})
+    context = RunContext(
+        run_id="t", run_name="t", workspace=tmp_path, tracking_uri=uri, experiment="e", mlflow_run_id=run_id
+    )
+    raw, model = raw_dataset(context, COUNT), stub_model(context)
+    folders = predictions(context, CHOICES, model, raw, good_choice)
+    for _ in range(2):  # the second one is reused
+        run_evaluate(context, PARTIAL, folders[:2], model, raw)
+    client = MlflowClient(uri)
+    tags = client.get_run(run_id).data.tags
+    assert tags["vlm.partial.evaluate.multiple_choice"] == "11 of 33 questions are not scored"
+
+
 @pytest.mark.parametrize(
     ("gate", "passes"),
     [
@@ -250,16 +376,9 @@ def test_gates_are_judged_in_points_and_enforced_last(
             enforce_gates([output.folder])
 
 
-def test_a_gate_on_what_was_not_computed_is_refused(context: RunContext, raw: Path, model: Path) -> None:
-    folders = predictions(context, CHOICES, model, raw, good_choice)
-    with pytest.raises(StageError, match="judges cider"):
-        run_evaluate(
-            context,
-            EvaluateConfig(task="multiple_choice", gates=(Gate(metric="cider", minimum=1),)),
-            folders,
-            model,
-            raw,
-        )
+def test_a_gate_on_another_metric_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="'cider' is not a metric of the task multiple_choice, which has accuracy"):
+        EvaluateConfig(task="multiple_choice", gates=(Gate(metric="cider", minimum=1),))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +386,6 @@ def test_a_gate_on_what_was_not_computed_is_refused(context: RunContext, raw: Pa
     [
         ({"minimum": 0.5}, "write 50"),
         ({}, "a minimum, a margin or a baseline"),
-        ({"metric": "spice", "minimum": 3}, "spice"),
     ],
 )
 def test_gates_that_can_not_be_meant_are_refused(settings: dict[str, Any], complaint: str) -> None:

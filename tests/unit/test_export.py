@@ -27,8 +27,8 @@ from components.errors import ConfigurationError, InputError, StageError
 from components.export import architecture, card, processing, tensors
 from components.export.config import ExportConfig
 from components.export.stage import export_to, run_export
-from components.generate.decoding import generate_greedy
 from components.model.config import read_model_config
+from components.model.decoding import generate
 from components.model.distributed import single_process
 from components.model.hf_mapping import language_rules
 from components.stage.runner import StageOutput
@@ -167,9 +167,7 @@ def compare(source: Path, cases: list[Case], found: list[dict[str, Any]], *, exa
             logits = model(batch, normalise(batch.pixels, batch.valid, config.image) if picture else None)
         assert logits[:, :rows].abs().max() > 0.5
         assert (logits[:, :rows] - answer["logits"][:, :rows]).abs().max() <= TOLERANCE
-        (tokens,) = generate_greedy(
-            model, [prompt], end_token=tokenizer.eos, max_new_tokens=NEW_TOKENS, device=torch.device("cpu")
-        )
+        (tokens,) = generate(model, [prompt], end_token=tokenizer.eos, max_new_tokens=NEW_TOKENS)
         ended = [tokenizer.eos] if len(tokens) < NEW_TOKENS else []
         assert answer["tokens"] == [*tokens, *ended]
         assert answer["text"].removeprefix(" ") == tokenizer.decode(tokens)

@@ -27,7 +27,9 @@ def test_every_task_of_the_package_loads_under_its_file_name(path: Path) -> None
 
 
 def test_multiple_choice_asks_as_the_training_data_does() -> None:
-    asked = load_task("multiple_choice").prompt_text("What is left?", ("a {red} circle", "nothing"))
+    task = load_task("multiple_choice")
+    sample = HeldOutSample("1", "a.jpg", question="What is left?", options=("a {red} circle", "nothing"))
+    asked = task.rules.ask(task, sample)
     assert asked == multiple_choice_prompt("What is left?", ["a {red} circle", "nothing"])
     assert asked == (
         "What is left?\n(A) a {red} circle\n(B) nothing\n\nAnswer with the option's letter from the given choices directly."
@@ -37,7 +39,7 @@ def test_multiple_choice_asks_as_the_training_data_does() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"kind": "vqa"}, "kind"),
+        ({"kind": "riddle"}, "no kind 'riddle'"),
         ({"metrics": ["cider"]}, "cider is not one of accuracy"),
         ({"headline": "cider"}, "not among the metrics"),
         ({"prompt": {"format": "plain"}}, "can ask nothing"),
@@ -46,6 +48,7 @@ def test_multiple_choice_asks_as_the_training_data_does() -> None:
             "must use {question}, {options}",
         ),
         ({"colour": "red"}, "colour"),
+        ({"dataset": "../secret.jsonl"}, "below the raw dataset folder"),
     ],
 )
 def test_a_wrong_task_file_is_explained(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
@@ -58,8 +61,8 @@ def test_a_wrong_task_file_is_explained(tmp_path: Path, change: dict[str, object
 
 
 def test_an_unknown_task_names_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="captioning, captioning_instruct, multiple_choice"):
-        load_task("vqa")
+    with pytest.raises(ConfigurationError, match="captioning, captioning_instruct, mmmu, multiple_choice"):
+        load_task("vqa_of_mine")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def test_ranks_agree_on_replicated_values(results: Path, two: dict[str, Any]) ->
     for name, gradient in two["replicated_gradients"].items():
         assert torch.equal(gradient, second["replicated_gradients"][name]), name
     assert torch.equal(two["dropout_losses"], second["dropout_losses"])
+    assert torch.equal(two["drawn"], second["drawn"])
+
+
+def test_split_attention_draws_other_numbers_and_leaves_the_common_ones_in_step(
+    results: Path, two: dict[str, Any]
+) -> None:
+    second = torch.load(results / "rank1.pt", weights_only=True)
+    assert not torch.equal(two["numbers_of_this_rank"], second["numbers_of_this_rank"])
+    assert torch.equal(two["numbers_of_all_ranks"], second["numbers_of_all_ranks"])
 
 
 def test_dropout_is_active_and_does_not_depend_on_the_size(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -83,6 +92,8 @@ def test_dropout_is_active_and_does_not_depend_on_the_size(one: dict[str, Any], 
 
 def test_decoding_does_not_depend_on_the_size(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert torch.equal(one["decoded"], two["decoded"])
+    assert torch.equal(one["drawn"], two["drawn"])
+    assert not torch.equal(one["drawn"], one["decoded"])
 
 
 def test_saved_at_size_two_loads_at_size_one(world: World, results: Path, one: dict[str, Any]) -> None:

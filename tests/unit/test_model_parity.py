@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from components.data.packing import EncodedSample, PackedBatch, pack
 from components.errors import ConfigurationError, InputError, StageError
 from components.model.checkpoint import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
-from components.model.distributed import initialize, single_process
+from components.model.decoding import Decoder, generate
+from components.model.distributed import initialize, seed_everything, single_process
+from components.model.recompute import Recompute
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
 from tests.model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
 from tests.model_world import World, build_world, projector_weights, reference_logits
@@ -115,30 +118,31 @@ def test_gradients_do_not_depend_on_the_packing(model: VisionLanguageModel, room
 def test_decoding_with_cache_equals_reading_everything_again(model: VisionLanguageModel) -> None:
     chosen = samples()
     batch = packed(chosen)
-    logits, cache = model.start_decoding(batch, pixel_values(batch), 3)
+    decoder = Decoder(model, batch, pixel_values(batch), 4)
     ends = batch.cu_seqlens[1:].long() - 1
     with torch.no_grad():
-        assert (logits - model(batch, pixel_values(batch))[ends])[:, :VOCABULARY].abs().max() <= TOLERANCE
+        expected = model(batch, pixel_values(batch))[ends]
+    assert (decoder.logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
     for step in range(3):
+        if step == 2:  # the last sample takes the place of the first, which is done
+            order = decoder.keep([1, 3])
+            assert order == [3, 1]
+            chosen = [chosen[place] for place in order]
         new = torch.arange(len(chosen)) + 10 * (step + 1)
-        logits = model.decode(new, cache)
+        decoder.step(new)
         chosen = [append(sample, int(token)) for sample, token in zip(chosen, new, strict=True)]
         again = packed(chosen)
         with torch.no_grad():
             expected = model(again, pixel_values(again))[again.cu_seqlens[1:].long() - 1]
-        assert (logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
+        assert (decoder.logits - expected)[:, :VOCABULARY].abs().max() <= TOLERANCE
     with pytest.raises(StageError, match="full"):
-        model.decode(new, cache)
+        decoder.step(new)
 
 
-def test_cache_keeps_chosen_samples(model: VisionLanguageModel) -> None:
-    batch = packed(samples())
-    _, cache = model.start_decoding(batch, pixel_values(batch), 2)
-    _, kept = model.start_decoding(batch, pixel_values(batch), 2)
-    kept.keep(torch.tensor([3, 1]))
-    new = torch.tensor([20, 21, 22, 23])
-    expected = model.decode(new, cache)[[3, 1]][:, :VOCABULARY]
-    assert (model.decode(new[[3, 1]], kept)[:, :VOCABULARY] - expected).abs().max() <= TOLERANCE
+def test_prompts_that_outgrow_the_positions_are_refused(model: VisionLanguageModel) -> None:
+    positions = model.architecture.language.max_position_embeddings
+    with pytest.raises(StageError, match="max_position_embeddings"):
+        generate(model, samples(), end_token=2, max_new_tokens=positions)
 
 
 def append(sample: EncodedSample, token: int) -> EncodedSample:
@@ -164,9 +168,55 @@ def test_frozen_parts_get_no_gradient_and_the_rest_does(world: World) -> None:
     assert all(parameter.grad.abs().max() > 0 for parameter in model.vision_projection.parameters())
 
 
-def test_recompute_is_refused_without_a_gpu(world: World) -> None:
-    with pytest.raises(ConfigurationError, match="needs a GPU"):
-        build_model(read_model_config(world.model), recompute=True, device=torch.device("cpu"))
+def test_recomputed_layers_give_the_same_bits_from_fewer_kept_tensors(world: World) -> None:
+    batch = packed(samples())
+    losses, gradients, kept = {}, {}, {}
+    for recompute in get_args(Recompute):
+        model = loaded(world, hidden_dropout=0.2, attention_dropout=0.1, recompute=recompute).train()
+        seed_everything(3)
+        kept[recompute] = KeptElements()
+        with torch.autograd.graph.saved_tensors_hooks(kept[recompute].pack, lambda tensor: tensor):
+            losses[recompute] = model(batch, pixel_values(batch), compute_loss=True)
+        losses[recompute].sum().backward()
+        gradients[recompute] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert kept["full"].total < kept["selective"].total < kept["none"].total
+    for recompute in ("selective", "full"):
+        assert torch.equal(losses[recompute], losses["none"])
+        for name, gradient in gradients["none"].items():
+            assert torch.equal(gradients[recompute][name], gradient), name
+
+
+class KeptElements:
+    """Counts the elements of what autograd keeps for the backward pass."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.total += tensor.numel()
+        return tensor
+
+
+def test_attention_dropout_acts_in_training_alone(world: World) -> None:
+    batch = packed(samples())
+    plain, dropping = loaded(world), loaded(world, attention_dropout=0.2)
+    expected = plain(batch, pixel_values(batch), compute_loss=True)
+    assert torch.equal(dropping(batch, pixel_values(batch), compute_loss=True), expected)
+    assert (dropping.train()(batch, pixel_values(batch), compute_loss=True) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_vision_keeps_nothing_for_a_backward_pass(world: World, frozen: bool) -> None:
+    model = loaded(world).train()
+    if frozen:
+        model.freeze(["vision"])
+    kept = KeptElements()
+    hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
+    model.vision_model.register_forward_pre_hook(lambda *_: hooks.__enter__())
+    model.vision_model.register_forward_hook(lambda *_: hooks.__exit__(None, None, None))
+    batch = packed(samples())
+    model(batch, pixel_values(batch), compute_loss=True)
+    assert (kept.total == 0) is frozen
 
 
 def test_nothing_is_compiled(model: VisionLanguageModel) -> None:

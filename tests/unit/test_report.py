@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import StageError
-from components.evaluate import scoring
+from components.evaluate import java
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
@@ -54,7 +54,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
 def report(context: RunContext) -> str:
     """The report of a run with hostile captions, a failed gate and a reused stage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "find_java", lambda: None)
+        patch.setattr(java, "find_java", lambda: None)
         raw = raw_dataset(context, 20)
         combined = stub_model(context, "combine")
         pretrain = trained(context, "pretrain", {"model": combined, "raw": raw})

@@ -1,0 +1,275 @@
+"""Generation with a cache of keys and values: prompts of different lengths are read at once, then grow a token at a time.
+
+Training runs megatron-core's layers with all that training needs. For one token per sample their bookkeeping takes
+longer than the arithmetic, so here the layers' own modules (norms and linear layers, plain or Transformer Engine's) are
+called one after the other. What comes out equals the training path's: tests compare the two.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.enums import AttnMaskType
+from torch import Tensor
+
+from components.data.image import normalise
+from components.data.packing import EncodedSample, pack
+from components.errors import StageError
+from components.model.attention import SdpaCoreAttention, packed_layout
+from components.model.sampling import Chooser
+from components.model.sampling_settings import GREEDY, Sampling
+from components.model.vlm import TokenBatch, VisionLanguageModel
+
+_ALIGNMENT = 8  # places; attention kernels on GPUs want masks of such a width
+
+
+@torch.no_grad()
+def generate(
+    model: VisionLanguageModel,
+    prompts: Sequence[EncodedSample],
+    *,
+    end_token: int,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+) -> list[list[int]]:
+    """Continue prompts; all tensor-parallel ranks call it and get the same.
+
+    Prompts of different lengths are read as one packed sequence. A picture that several prompts show is encoded once. A
+    finished answer leaves the batch, so that the others do not pay for it.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompts: Encoded prompts; the key of each decides its draws.
+        end_token: The token that ends an answer.
+        max_new_tokens: Most tokens of an answer.
+        sampling: How a token is chosen.
+
+    Returns:
+        The tokens of every answer, without the end token.
+
+    Raises:
+        StageError: A prompt and its answer are longer than the model's positions.
+    """
+    if not prompts:
+        return []
+    device = model.language_model.embedding.word_embeddings.weight.device
+    batch = pack(prompts, sequence_length=sum(prompt.length for prompt in prompts))[0].to(device)
+    rows, distinct = distinct_pictures(prompts)
+    pixels = None
+    if distinct:
+        chosen = torch.tensor(distinct, device=device)
+        pixels = normalise(batch.pixels[chosen], batch.valid[chosen], model.architecture.image)
+    decoder = Decoder(model, batch, pixels, max_new_tokens, pictures=torch.tensor(rows, device=device))
+    chooser = Chooser(sampling, [prompt.key for prompt in prompts])
+    answers: list[list[int]] = [[] for _ in prompts]
+    open_answers = list(range(len(prompts)))
+    for step in range(max_new_tokens):
+        tokens = chooser.choose(decoder.logits, open_answers)
+        going_on = []
+        for place, token in enumerate(tokens.tolist()):
+            if token != end_token:
+                answers[open_answers[place]].append(token)
+                going_on.append(place)
+        if not going_on or step + 1 == max_new_tokens:
+            break
+        if len(going_on) < len(open_answers):
+            order = decoder.keep(going_on)
+            tokens = tokens[torch.tensor(order, device=device)]
+            open_answers = [open_answers[place] for place in order]
+        decoder.step(tokens)
+    return answers
+
+
+def distinct_pictures(prompts: Sequence[EncodedSample]) -> tuple[list[int], list[int]]:
+    """Find pictures that several prompts show.
+
+    Returns:
+        For every picture of the prompts in order the row of its encoding, and for every row the first such picture.
+    """
+    rows: list[int] = []
+    distinct: list[int] = []
+    seen: dict[bytes, int] = {}
+    for prompt in prompts:
+        for pixels, valid in zip(prompt.pixels, prompt.valid, strict=True):
+            content = valid.numpy().tobytes() + pixels.numpy().tobytes()
+            if content not in seen:
+                seen[content] = len(distinct)
+                distinct.append(len(rows))
+            rows.append(seen[content])
+    return rows, distinct
+
+
+class Decoder:
+    """Samples that are being continued.
+
+    Prompts end at the same place of the cache, whatever their length: so the new tokens of all samples are stored side by
+    side, and where all prompts are equally long (captions) attention needs no mask.
+
+    Args:
+        model: The model, in evaluation mode; all its tensor-parallel ranks build the decoder.
+        batch: The prompts, packed.
+        pixel_values: Their distinct pictures, as in the model's `forward`.
+        max_new_tokens: Most tokens that `step` will be given per sample, plus one.
+        pictures: int64, for every picture of the batch its row of `pixel_values`; None where they are the same.
+
+    Attributes:
+        logits: Of every open sample's next token, [S, padded vocabulary / tensor-parallel size].
+
+    Raises:
+        StageError: Image tokens and pictures don't match, or a sample would be longer than the model's positions.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        batch: TokenBatch,
+        pixel_values: Tensor | None,
+        max_new_tokens: int,
+        *,
+        pictures: Tensor | None = None,
+    ) -> None:
+        language = model.language_model
+        architecture = language.architecture
+        longest = batch.max_seqlen + max_new_tokens - 1
+        if longest > architecture.max_position_embeddings:
+            raise StageError(
+                f"A prompt of {batch.max_seqlen} tokens and {max_new_tokens} new ones are more than the language model "
+                f"was made for ({architecture.max_position_embeddings}, max_position_embeddings). Shorten the prompt or "
+                "max_new_tokens."
+            )
+        self._language = language
+        self._layers = list(language.decoder.layers)
+        self._width = architecture.kv_channels
+        embedded = model.embed_inputs(batch, pixel_values, pictures).squeeze(1)
+        lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).to(torch.int64)
+        samples, device = lengths.numel(), lengths.device
+        self._capacity, self._filled = longest, batch.max_seqlen
+        width = -(-longest // _ALIGNMENT) * _ALIGNMENT
+        groups = architecture.num_query_groups // language.config.tensor_model_parallel_size
+        shape = (len(self._layers), 2, samples, width, groups, self._width)
+        # Zeros, not what lay there: a place that is masked still takes part, with weight 0.
+        self._cache = torch.zeros(shape, dtype=embedded.dtype, device=device)
+        self._first = batch.max_seqlen - lengths
+        self._mask: Tensor | None = None
+        if samples * batch.max_seqlen != batch.tokens.numel():
+            hidden = torch.arange(width, device=device) < self._first[:, None]
+            self._mask = torch.zeros_like(hidden, dtype=embedded.dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+        angles = language.rotary_angles(longest)[:, 0, 0]
+        self._cosines = angles.cos().to(embedded.dtype)
+        # Multiplied with the halves swapped: the first half of the result subtracts.
+        signs = torch.ones_like(angles).index_fill(-1, torch.arange(self._width // 2, device=device), -1.0)
+        self._sines = (angles.sin() * signs).to(embedded.dtype)
+        self.logits = self._read_prompts(embedded, batch)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> None:
+        """Append one text token to every open sample and compute the logits of the next.
+
+        Args:
+            tokens: int64 [S].
+
+        Raises:
+            StageError: The cache is full.
+        """
+        if self._filled >= self._capacity:
+            raise StageError(
+                f"The cache holds {self._capacity} tokens per sample and is full: ask for more new tokens."
+            )
+        positions = self._filled - self._first
+        cosines, sines = self._cosines[positions], self._sines[positions]
+        hidden = self._language.embed(tokens).squeeze(1)
+        samples, place = tokens.numel(), self._filled
+        self._filled += 1
+        for number, layer in enumerate(self._layers):
+            query, key, value = self._project(layer, hidden, cosines, sines)
+            cache = self._cache[number]
+            cache[0, :samples, place] = key
+            cache[1, :samples, place] = value
+            hidden = _finish(layer, hidden, self._attend(query, cache))
+        self.logits = self._language.logits(self._language.decoder.final_layernorm(hidden))
+
+    def keep(self, places: Sequence[int]) -> list[int]:
+        """Keep only some of the open samples; those at the end move into the gaps, so that little is copied.
+
+        Args:
+            places: Places of the samples, ascending.
+
+        Returns:
+            The former place of every sample that is open now.
+        """
+        count = len(places)
+        gaps = sorted(set(range(count)) - set(places))
+        moved = [place for place in places if place >= count]
+        order = list(range(count))
+        for gap, place in zip(gaps, moved, strict=True):
+            self._cache[:, :, gap] = self._cache[:, :, place]
+            order[gap] = place
+        kept = torch.tensor(order, device=self._first.device)
+        self._first = self._first[kept]
+        if self._mask is not None:
+            self._mask = self._mask[kept]
+        return order
+
+    def _read_prompts(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
+        layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen)
+        attention = SdpaCoreAttention(self._language.config, 1, AttnMaskType.causal, "self").eval()
+        cosines, sines = self._cosines[batch.positions], self._sines[batch.positions]
+        samples, width = self._cache.shape[2:4]
+        lengths = batch.cu_seqlens[1:].long() - batch.cu_seqlens[:-1].long()
+        starts = torch.arange(samples, device=lengths.device) * width + self._first
+        slots = torch.repeat_interleave(starts, lengths, output_size=batch.tokens.numel()) + batch.positions
+        ends = batch.cu_seqlens[1:].long() - 1
+        for number, layer in enumerate(self._layers):
+            query, key, value = self._project(layer, hidden, cosines, sines)
+            cache = self._cache[number]
+            cache[0].flatten(0, 1).index_copy_(0, slots, key)
+            cache[1].flatten(0, 1).index_copy_(0, slots, value)
+            if layer is self._layers[-1]:  # nothing but a prompt's last token is needed of the last layer
+                hidden, mixed = hidden[ends], self._attend(query[ends], cache)
+            else:
+                mixed = attention(query.flatten(1, 2), key, value, packed_seq_params=layout)
+            hidden = _finish(layer, hidden, mixed)
+        return self._language.logits(self._language.decoder.final_layernorm(hidden))
+
+    def _project(self, layer: Any, hidden: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [rows, groups, heads of a group, width], keys and values [rows, groups, width] of new tokens."""
+        mixed = _linear(layer.self_attention.linear_qkv, layer.input_layernorm(hidden))
+        # Per group: its query heads, its key, its value.
+        mixed = mixed.view(hidden.shape[0], self._cache.shape[4], -1, self._width)
+        turning = mixed[:, :, :-1]
+        turned = torch.addcmul(
+            turning * cosines[:, None, None], turning.roll(self._width // 2, dims=-1), sines[:, None, None]
+        )
+        return turned[:, :, :-1], turned[:, :, -1], mixed[:, :, -1]
+
+    def _attend(self, query: Tensor, cache: Tensor) -> Tensor:
+        """Attend with one token per sample to all that is cached; return [S, heads x width].
+
+        The heads of a group stand where other attention has a sample's tokens: they see the same keys.
+        """
+        keys, values = cache[:, : query.shape[0], : self._filled].transpose(2, 3)
+        mask = None if self._mask is None else self._mask[..., : self._filled]
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).flatten(1)
+
+
+def _finish(layer: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
+    """Return a layer's output, given its input and what its attention heads found."""
+    hidden = hidden + _linear(layer.self_attention.linear_proj, mixed)
+    gate, up = _linear(layer.mlp.linear_fc1, layer.pre_mlp_layernorm(hidden)).chunk(2, dim=-1)
+    return hidden + _linear(layer.mlp.linear_fc2, F.silu(gate) * up)
+
+
+def _linear(module: Any, inputs: Tensor) -> Tensor:
+    """Apply a layer's linear module (none has a bias); megatron-core's plain ones without what their backward needs."""
+    if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
+        output: Tensor = module(inputs)[0]
+        return output
+    output = F.linear(inputs, module.weight)
+    group = parallel_state.get_tensor_model_parallel_group()
+    if isinstance(module, RowParallelLinear) and group.size() > 1:
+        torch.distributed.all_reduce(output, group=group)
+    return output

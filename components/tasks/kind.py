@@ -1,0 +1,160 @@
+"""What a kind of task is: one object that reads, asks, parses and scores.
+
+A task (components/generate/task.py) is data; its `kind` names the object here that gives the data a meaning. Nothing
+else in the project knows one kind from another. Light on imports: scoring libraries are imported when something is scored.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from components.tasks.sample import HeldOutSample
+
+if TYPE_CHECKING:
+    from components.evaluate.intervals import Floats, Statistic
+    from components.generate.task import Task
+
+MODEL = "none"
+"""Control under which the model sees every sample's own picture."""
+
+CONSTANT = "constant"
+CHANCE = "chance"
+POINTS = 100.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a kind of task can compute.
+
+    Attributes:
+        label: Its name for people.
+        proportion: Whether it is the share of samples that are right: its interval is then Wilson's.
+    """
+
+    label: str
+    proportion: bool = False
+
+
+class Answer(BaseModel):
+    """What the model said under one control, and what became of it.
+
+    Attributes:
+        text: The prediction.
+        read: What was read from it, where that is another text: the letter's option, the normalised answer.
+        letter: The letter read from it, where the sample has options.
+        parsed: False where the letter only stands in for an unreadable answer.
+        correct: Whether it is right; None where an answer can be right in part.
+        score: Its own score in points, where right or wrong says too little (CIDEr, soft accuracy).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+    read: str = ""
+    letter: str = ""
+    parsed: bool = True
+    correct: bool | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is to be scored.
+
+    Attributes:
+        task: The task.
+        samples: Ground truth.
+        texts: `MODEL` and every generated control to the predictions, in the samples' order.
+        raw: Raw dataset folder.
+        seed: Decides whatever is drawn, such as the letter that stands for an unreadable answer.
+        constant_candidates: Most training captions that are tried as the best constant caption.
+        spice_jars: Folder with the parser that SPICE needs; None to go without SPICE.
+        resources: What statistics go on using is entered here; closed when they have been resampled.
+    """
+
+    task: "Task"
+    samples: Sequence[HeldOutSample]
+    texts: Mapping[str, Sequence[str]]
+    raw: Path
+    seed: int = 0
+    constant_candidates: int = 1000
+    spice_jars: Path | None = None
+    resources: ExitStack = field(default_factory=ExitStack)
+
+
+@dataclass
+class Findings:
+    """What a kind of task found in predictions, before intervals.
+
+    Attributes:
+        statistics: `MODEL` and every control (generated ones, `CONSTANT`, `CHANCE`) to metric to statistic.
+        answers: `MODEL` and every generated control to what became of each answer.
+        marks: Headline value of every sample under `MODEL`, 0..1 or the scorer's scale; for scores of groups.
+        groups: Level ("subject") to the group of every sample; empty strings belong to none.
+        constant: The best constant answer; empty for none.
+        unparsed: `MODEL` and every generated control to the number of unreadable answers.
+        tokenizer: What cut texts into words, where that matters.
+        listed: What a reader may want to know by name: heading to ids.
+        notes: What a reader must know.
+        method: Sentences on how it was scored, for the page.
+    """
+
+    statistics: "dict[str, dict[str, Statistic]]"
+    answers: dict[str, list[Answer]]
+    marks: "Floats"
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    constant: str = ""
+    unparsed: dict[str, int] = field(default_factory=dict)
+    tokenizer: str = ""
+    listed: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    method: str = ""
+
+
+class Kind(ABC):
+    """A kind of task. Stateless: one object serves all tasks of its kind.
+
+    Attributes:
+        version: Raised whenever the same predictions would be read or scored otherwise; part of a task's identity.
+        metrics: What it can compute, by the name that tasks and gates use.
+        noun: What a sample is called, in the plural.
+        scale: What the headline's values are.
+        full_scale: The largest value in points, where there is one.
+        lead: Says above the shown samples how to read them.
+    """
+
+    version: ClassVar[int] = 1
+    metrics: ClassVar[Mapping[str, Metric]]
+    noun: ClassVar[str] = "questions"
+    scale: ClassVar[str] = "per cent right"
+    full_scale: ClassVar[float | None] = 100.0
+    lead: ClassVar[str] = "The choice of samples is fixed and favours nothing."
+
+    @abstractmethod
+    def check(self, task: "Task") -> None:
+        """Check that a task's prompt fits.
+
+        Raises:
+            ValueError: What is wrong with it.
+        """
+
+    @abstractmethod
+    def load(self, path: Path) -> list[HeldOutSample]:
+        """Read ground truth; prompts are filled in later.
+
+        Raises:
+            InputError: The file has another layout.
+        """
+
+    @abstractmethod
+    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+        """Return the human turn; empty to show the picture alone."""
+
+    @abstractmethod
+    def examine(self, examination: Examination) -> Findings:
+        """Parse and score predictions, beside the best constant answer."""

@@ -1,0 +1,219 @@
+"""Kinds whose answers are read and marked one by one; each says how, everything else is here."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.errors import InputError
+from components.tasks.kind import CHANCE, CONSTANT, MODEL, POINTS, Answer, Examination, Findings, Kind, Metric
+from components.tasks.sample import HeldOutSample
+from components.tasks.template import LETTERS
+
+if TYPE_CHECKING:
+    from components.generate.task import Task
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read from an answer.
+
+    Attributes:
+        value: What is marked: a letter, a normalised text.
+        readable: False where the value only stands in for what could not be read.
+        candidates: Everything that the answer may mean, where that is more than one text or number.
+    """
+
+    value: str
+    readable: bool = True
+    candidates: tuple[str | float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One answer for all samples, and its mark on each."""
+
+    text: str
+    marks: tuple[float, ...]
+
+
+class QuestionRow(BaseModel):
+    """A line of a file of questions; fields that it does not name are left alone.
+
+    Attributes:
+        id: Unique in the file.
+        image: The picture.
+        images: All pictures, where there are several; `image` is the first.
+        question: The question.
+        options: Texts of options A, B, ...; none for an open question.
+        answer: The right letter, where there are options.
+        answers: Accepted answers of an open question; with repetitions, where several people were asked.
+        category: Group that is scored on its own.
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    id: str
+    image: str
+    images: tuple[str, ...] = ()
+    question: str
+    options: tuple[str, ...] = Field(default=(), max_length=len(LETTERS))
+    answer: str = ""
+    answers: tuple[str, ...] = ()
+    category: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "QuestionRow":
+        letters = LETTERS[: len(self.options)]
+        if self.options and self.answer not in set(letters):
+            raise ValueError(f"answer {self.answer!r} is not one of the letters {letters}")
+        return self
+
+    def sample(self) -> HeldOutSample:
+        """Return the sample of this line."""
+        return HeldOutSample(
+            self.id,
+            self.image,
+            references=self.answers,
+            question=self.question,
+            options=self.options,
+            answer=self.answer,
+            category=self.category,
+            images=self.images,
+        )
+
+
+def read_questions(path: Path, what: str) -> list[HeldOutSample]:
+    """Read a file of JSON lines in the layout of `QuestionRow`.
+
+    Args:
+        path: The file.
+        what: What a line is, for errors.
+
+    Raises:
+        InputError: A line has another layout.
+    """
+    samples = []
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                samples.append(QuestionRow.model_validate(json.loads(line)).sample())
+            except (ValidationError, json.JSONDecodeError) as error:
+                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                raise InputError(f"{path}, line {number} is not {what} ({reason}).") from error
+    return samples
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where the first problem of a validation is, and what it is."""
+    problem: Any = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, problem['loc']))}: {message}" if problem["loc"] else message
+
+
+class QuestionKind(Kind):
+    """Questions with answers that are read and marked one by one; the only metric is the mean mark.
+
+    Attributes:
+        level: What the samples' categories are.
+    """
+
+    metrics: ClassVar[Mapping[str, Metric]] = {"accuracy": Metric("Accuracy", proportion=True)}
+    level: ClassVar[str] = "kind of question"
+
+    @abstractmethod
+    def parse(self, task: "Task", sample: HeldOutSample, text: str, seed: int) -> Reading:
+        """Read an answer."""
+
+    @abstractmethod
+    def mark(self, sample: HeldOutSample, reading: Reading) -> float:
+        """Return how right a reading is, 0..1."""
+
+    @abstractmethod
+    def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
+        """Return the one answer that is marked best when it is given to every question: chosen with the truth in sight."""
+
+    def chance(self, sample: HeldOutSample) -> float | None:
+        """Return the expected mark of guessing; None where nothing can be guessed."""
+        return None
+
+    def groups(self, sample: HeldOutSample) -> Mapping[str, str]:
+        """Return level to the sample's group."""
+        return {self.level: sample.category}
+
+    def listed(self, samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
+        """Return what a reader may want to know by name: heading to ids."""
+        return {}
+
+    def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
+        """Return what is shown of an answer."""
+        return Answer(text=text, read=reading.value, parsed=reading.readable, correct=mark == 1)
+
+    def explain(self, unparsed: int) -> str:
+        """Return how answers were read and marked, for the page."""
+        return ""
+
+    def examine(self, examination: Examination) -> Findings:
+        """Mark every answer."""
+        import numpy as np
+
+        from components.evaluate.intervals import mean_statistic
+
+        samples, task = examination.samples, examination.task
+        readings = {
+            control: [
+                self.parse(task, sample, text, examination.seed) for sample, text in zip(samples, texts, strict=True)
+            ]
+            for control, texts in examination.texts.items()
+        }
+        marks = {
+            control: [self.mark(sample, reading) for sample, reading in zip(samples, found, strict=True)]
+            for control, found in readings.items()
+        }
+        answers = {
+            control: [
+                self.note(sample, text, reading, mark)
+                for sample, text, reading, mark in zip(
+                    samples, examination.texts[control], readings[control], marks[control], strict=True
+                )
+            ]
+            for control in marks
+        }
+        constant = self.constant(samples)
+        every = {**marks, CONSTANT: list(constant.marks)}
+        guesses = [self.chance(sample) for sample in samples]
+        known = [guess for guess in guesses if guess is not None]
+        if len(known) == len(samples):
+            every[CHANCE] = known
+        unparsed = {control: sum(not reading.readable for reading in found) for control, found in readings.items()}
+        grouped = [self.groups(sample) for sample in samples]
+        levels = dict.fromkeys(level for groups in grouped for level in groups)
+        return Findings(
+            statistics={
+                name: {task.headline: mean_statistic(np.array(values, float))} for name, values in every.items()
+            },
+            answers=answers,
+            marks=np.array(marks[MODEL], dtype=np.float64),
+            groups={level: [groups.get(level, "") for groups in grouped] for level in levels},
+            constant=constant.text,
+            unparsed=unparsed,
+            listed=self.listed(samples),
+            method=self.explain(unparsed[MODEL]),
+        )
+
+
+def several_pictures(samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
+    """List the questions that are about several pictures, of which only the first is shown."""
+    names = [sample.id for sample in samples if len(sample.images) > 1]
+    return {"Questions about several pictures, of which the first is shown": names} if names else {}
+
+
+def points(mark: float) -> float:
+    """Return a mark in points, rounded to what is worth storing."""
+    return round(POINTS * mark, 4)

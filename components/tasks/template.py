@@ -1,0 +1,25 @@
+"""Prompt templates: which fields they may use, and the letters of options."""
+
+import string
+from collections.abc import Sequence
+
+LETTERS = string.ascii_uppercase
+
+
+def check_fields(where: str, template: str, known: Sequence[str]) -> None:
+    """Check that a template uses exactly the known fields, without conversions or indices.
+
+    Raises:
+        ValueError: It does not.
+    """
+    used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    if used != set(known):
+        expected = ", ".join(f"{{{field}}}" for field in known)
+        raise ValueError(f"{where}: must use {expected}, each; it uses {', '.join(sorted(used)) or 'none'}")
+
+
+def option_lines(option: str, options: Sequence[str]) -> str:
+    """Return one line for every option, from a template with `{letter}` and `{text}`."""
+    return "\n".join(
+        option.format(letter=letter, text=text) for letter, text in zip(LETTERS[: len(options)], options, strict=True)
+    )

@@ -1,0 +1,181 @@
+"""Evaluation while training: the model as it is describes held-out pictures, which are scored and shown.
+
+It draws no random numbers and leaves the model as it was: a run with it has the losses of a run without.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from components.data.packing import IGNORED_LABEL, EncodedSample
+from components.data.tokenizer import ChatTokenizer
+from components.errors import StageError
+from components.model.decoding import generate
+from components.model.distributed import ParallelState
+from components.model.vlm import VisionLanguageModel
+from components.storage.atomic import write_text
+from components.tracking.tracker import StageTracker
+
+ZERO_SHOT_FOLDER = "zero_shot"
+METRIC = "zero_shot_cider"
+MAX_NEW_TOKENS = 64
+_BATCH_SIZE = 16
+_SAMPLES_LOOKED_AT = 20  # times those that are wanted: validation splits hold texts too
+_POINTS = 100.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of one held-out sample.
+
+    Attributes:
+        question: Text before the answer; empty where the picture stands alone.
+        answer: The sample's first answer.
+        picture: What the model sees, as a JPEG data URI.
+    """
+
+    question: str
+    answer: str
+    picture: str
+
+
+class ZeroShot:
+    """Lets the model describe the same held-out pictures again and again; all ranks build and call it.
+
+    Args:
+        samples: This data-parallel rank's part of the validation split, on every tensor-parallel rank.
+        count: Pictures over all data-parallel ranks.
+        tokenizer: The model's tokenizer.
+        parallel: Where this process stands.
+        output: Gets `zero_shot/step_0000500.html`.
+        title: Heading of the pages.
+
+    Raises:
+        StageError: There is no picture among the samples looked at.
+    """
+
+    def __init__(
+        self,
+        samples: Iterable[EncodedSample],
+        count: int,
+        *,
+        tokenizer: ChatTokenizer,
+        parallel: ParallelState,
+        output: Path,
+        title: str,
+    ) -> None:
+        share = len(range(parallel.data_rank, count, parallel.data_parallel))
+        pictured = (sample for sample in islice(samples, _SAMPLES_LOOKED_AT * share) if len(sample.pixels))
+        asked = [ask(sample, tokenizer) for sample in islice(pictured, share)]
+        self._prompts = [prompt for prompt, _ in asked]
+        self._tokenizer, self._parallel, self._output, self._title = tokenizer, parallel, output, title
+        self._shown = self._gather([shown for _, shown in asked])
+        if not self._shown:
+            raise StageError(
+                f"The validation split has no picture among its first {_SAMPLES_LOOKED_AT * count} samples, but "
+                "recipe.caption_interval asks for captions. Set it to 0."
+            )
+
+    def measure(self, model: VisionLanguageModel, step: int, tracker: StageTracker) -> dict[str, float]:
+        """Describe the pictures, write the page of this step, and return the metrics.
+
+        Args:
+            model: The model in training mode, in which it is left.
+            step: Number of the step.
+            tracker: Receives the page.
+
+        Returns:
+            `zero_shot_cider`: CIDEr against the samples' own answers, in points, on words without punctuation (no Java).
+        """
+        model.eval()
+        texts: list[str] = []
+        for first in range(0, len(self._prompts), _BATCH_SIZE):
+            prompts = self._prompts[first : first + _BATCH_SIZE]
+            room = model.architecture.language.max_position_embeddings - max(prompt.length for prompt in prompts)
+            limit = max(1, min(MAX_NEW_TOKENS, room))
+            found = generate(model, prompts, end_token=self._tokenizer.eos, max_new_tokens=limit)
+            texts += [self._tokenizer.decode(tokens).strip() for tokens in found]
+        model.train()
+        every = self._gather(texts)
+        score = cider(every, [shown.answer for shown in self._shown])
+        if self._parallel.rank == 0:
+            path = self._output / ZERO_SHOT_FOLDER / f"step_{step:07d}.html"
+            write_text(path, page(f"{self._title}, step {step}: CIDEr {score:.1f}", self._shown, every))
+            tracker.log_artifact(path, ZERO_SHOT_FOLDER)
+        return {METRIC: score}
+
+    def _gather(self, own: list[Any]) -> list[Any]:
+        """Return what all data-parallel ranks have, on every rank, in the order of ranks."""
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, own if self._parallel.tensor_rank == 0 else [])
+        return [item for part in parts for item in part]
+
+
+def ask(sample: EncodedSample, tokenizer: ChatTokenizer) -> tuple[EncodedSample, Shown]:
+    """Return the prompt of a training sample with a picture, and what is shown of it: its first answer counts."""
+    trained = (sample.labels != IGNORED_LABEL).tolist()
+    start = trained.index(True)
+    end = start + [*trained[start:], False].index(False)
+    # The label at a place is the token after it.
+    tokens = sample.tokens[: start + 1]
+    prompt = replace(sample, tokens=tokens, labels=torch.full_like(tokens, IGNORED_LABEL))
+    height, width = sample.valid[0].tolist()
+    picture = Image.fromarray(sample.pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=85)
+    return prompt, Shown(
+        question=tokenizer.decode(tokens.tolist()).strip(),
+        answer=tokenizer.decode(sample.labels[start:end].tolist()).strip(),
+        picture=f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
+    )
+
+
+def cider(texts: Sequence[str], answers: Sequence[str]) -> float:
+    """Return CIDEr in points of texts against one reference each."""
+    # Imported here: training without captions does not need the scorer.
+    from components.evaluate.captioning import CaptionScorer
+    from components.evaluate.tokenization import tokenise
+
+    references = [[answer] for answer in tokenise(answers, java=None)]
+    with CaptionScorer(references, ("cider",), java=None) as scorer:
+        return _POINTS * scorer.score(tokenise(texts, java=None))["cider"].value()
+
+
+def page(title: str, samples: Sequence[Shown], texts: Sequence[str]) -> str:
+    """Return an HTML page with every picture, what the model says of it, and the sample's own answer."""
+    figures = "\n".join(
+        f'<figure><img src="{one.picture}" alt=""><figcaption>'
+        + (f"<p class=question>{html.escape(one.question)}</p>" if one.question else "")
+        + f"<p>{html.escape(text) or '(nothing)'}</p><p class=answer>{html.escape(one.answer)}</p></figcaption></figure>"
+        for one, text in zip(samples, texts, strict=True)
+    )
+    return _PAGE.format(title=html.escape(title), figures=figures)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.5rem; }}
+figure {{ margin: 0; }}
+img {{ width: 100%; border-radius: 4px; }}
+p {{ margin: .3rem 0; }}
+.question, .answer {{ color: #767676; }}
+</style>
+<h1>{title}</h1>
+<p class="answer">Black: what the model says. Grey below it: the sample's own answer.</p>
+<main>
+{figures}
+</main>
+</html>
+"""

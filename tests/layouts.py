@@ -1,0 +1,127 @@
+"""The same training in several parallel layouts: what the test of their equality and the table of it share."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+
+from components.tracking.tracker import METRICS_FILE
+from components.training.metrics import read_metrics
+from components.training.spec import TrainingSpec
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+# Imported once, by the server that all processes are forked from: a start costs a fork.
+_PROCESSES.set_forkserver_preload(["components.training.trainer"])
+_STREAMS = 2
+
+
+class Layout(NamedTuple):
+    """How many processes share one copy of the model, and how many copies there are."""
+
+    tensor_parallel: int
+    data_parallel: int
+
+    def __str__(self) -> str:
+        return f"TP {self.tensor_parallel} x DP {self.data_parallel}"
+
+
+REFERENCE = Layout(1, 1)
+OTHERS = [Layout(2, 1), Layout(4, 1), Layout(1, 2), Layout(2, 2)]
+
+
+class Difference(NamedTuple):
+    """How far a run is from another one.
+
+    Attributes:
+        loss: Largest absolute difference of a step's loss.
+        gradient_norm: Largest relative difference of a step's gradient norm.
+        weights: Largest absolute difference of a final weight.
+    """
+
+    loss: float
+    gradient_norm: float
+    weights: float
+
+
+def _train(spec: TrainingSpec) -> None:
+    from components.training.trainer import train
+
+    assert train(spec)
+
+
+def _join(train: Callable[[TrainingSpec], object], spec: str, rank: int, world_size: int, port: int) -> None:
+    """What torchrun does for a process, and the worker's work."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )
+    torch.set_num_threads(1)
+    train(TrainingSpec.model_validate_json(spec))
+
+
+def same_batches(layout: Layout, spec: TrainingSpec) -> TrainingSpec:
+    """Return the training with the number of loader processes that gives every layout the same global batches.
+
+    The order of samples follows from the number of streams: data-parallel ranks x loader processes.
+    """
+    recipe = spec.recipe.model_copy(update={"loader_workers": _STREAMS // layout.data_parallel})
+    return spec.model_copy(update={"recipe": recipe})
+
+
+def train_in(
+    layout: Layout, spec: TrainingSpec, folder: Path, train: Callable[[TrainingSpec], object] = _train
+) -> Path:
+    """Train in real processes (gloo) to the end, or go on with what is in the folder.
+
+    Args:
+        layout: The processes.
+        spec: The training, but for its layout and its output folder.
+        folder: The output folder.
+        train: What every process runs; a function of a module.
+
+    Returns:
+        The output folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = spec.model_copy(update={"tensor_parallel": layout.tensor_parallel, "output_folder": folder})
+    world_size = layout.tensor_parallel * layout.data_parallel
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [
+        _PROCESSES.Process(target=_join, args=(train, own.model_dump_json(), rank, world_size, store.port))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
+    assert not failed, f"{layout}: ranks {failed} failed"
+    return folder
+
+
+def difference(folder: Path, reference: Path) -> Difference:
+    """Compare two finished trainings step by step, and their weights."""
+    rows, expected = read_metrics(folder / METRICS_FILE), read_metrics(reference / METRICS_FILE)
+    assert [row["consumed_samples"] for row in rows] == [row["consumed_samples"] for row in expected]
+    pairs = list(zip(rows, expected, strict=True))
+    found_weights, weights = read_weights(folder), read_weights(reference)
+    assert found_weights.keys() == weights.keys()
+    return Difference(
+        loss=max(abs(row["loss"] - other["loss"]) for row, other in pairs),
+        gradient_norm=max(abs(row["gradient_norm"] / other["gradient_norm"] - 1) for row, other in pairs),
+        weights=max(float((found_weights[name] - weights[name]).abs().max()) for name in weights),
+    )
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read a distributed checkpoint whole, by PyTorch's own reader."""
+    return _load_state_dict_from_keys(storage_reader=FileSystemReader(folder / "checkpoint"))
