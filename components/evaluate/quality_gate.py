@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.evaluate.gates import enforce_gates
-from components.evaluate.scores import METRIC_NAMES, Measure, Scores, read_scores
+from components.evaluate.scores import Measure, Scores, read_scores
 from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.stage.runner import input_identity
@@ -73,6 +73,7 @@ def _tags(context: RunContext, scores: dict[str, Scores], exported: Path) -> dic
         tags[f"vlm.checkpoint.{name}"] = found.checkpoint
         tags[f"vlm.dataset.{name}"] = found.dataset
         tags[f"vlm.prompt.{name}"] = found.prompt_version
+        tags[f"vlm.partial.{name}"] = found.partial
         for metric, measure in found.metrics.items():
             tags[f"vlm.score.{name}.{metric}"] = _text(measure)
     return {name: value for name, value in tags.items() if value}
@@ -80,7 +81,7 @@ def _tags(context: RunContext, scores: dict[str, Scores], exported: Path) -> dic
 
 def _description(context: RunContext, scores: dict[str, Scores], exported: Path) -> str:
     rows = [
-        f"| {name} | {METRIC_NAMES[metric]} | {_text(measure)} | {found.n_scored} of {found.n_dataset} |"
+        f"| {name} | {found.label(metric)} | {_text(measure)} | {found.n_scored} of {found.n_dataset}{' (PARTIAL)' if found.partial else ''} |"
         for name, found in scores.items()
         for metric, measure in found.metrics.items()
     ]
