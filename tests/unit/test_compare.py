@@ -80,7 +80,7 @@ class World:
         return context
 
     def compared(self, *references: str) -> Comparison:
-        return compare(load_runs(references, self.workspace, self.uri), samples=12)
+        return compare(load_runs(references, self.workspace, self.uri), samples=8)
 
 
 def _train(work: StageWork, rate: float) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def test_settings_scores_and_samples_that_differ(world: World, comparison: Compa
     first, second = rights(world, "first"), rights(world, "second")
     expected = {sample for sample in first if first[sample] != second[sample]}
     assert task.disagreeing == len(expected)
-    assert len(task.disagreements) == min(12, len(expected))
+    assert len(task.disagreements) == min(8, len(expected))
     assert {item.id for item in task.disagreements} <= expected
     test = task.pairs[1].tests["accuracy"]
     assert test.value == pytest.approx(100 * (sum(second.values()) - sum(first.values())) / COUNT, abs=1e-3)
@@ -148,11 +148,11 @@ def test_the_page_is_well_formed_and_shows_every_part(page: Path) -> None:
     for text in (
         "first and second", "0123456789ab", "Settings that differ", "learning_rate", "exact McNemar test", "second − first",
         "Blank picture", "Best constant answer", "By category", "colour (", "Where they disagree", "✓ right", "✗ wrong",
-        "Loss per answer token", "Tokens per second", "one result",
+        "Loss per answer token", "tokens per second", "one result",
     ):  # fmt: skip
         assert text in shown.text, text
     tags = [tag for tag, _ in shown.tags]
-    assert tags.count("article") == tags.count("img") == 12
+    assert tags.count("article") == tags.count("img") == 8
     assert tags.count("svg") == 4
     assert HOSTILE in shown.text
     assert not {"script", "iframe", "link", "object"} & set(tags)
@@ -238,13 +238,13 @@ def browser() -> Iterator[Browser]:
 
 def test_the_page_in_a_browser(browser: Browser, page: Path, tmp_path: Path) -> None:
     browser.open(page.as_uri())
-    browser.wait_for("document.readyState == 'complete' && document.images.length == 12")
+    browser.wait_for("document.readyState == 'complete' && document.images.length == 8")
     browser.wait_for("[...document.images].slice(0, 3).every(image => image.naturalWidth > 0)")
     visible = "[...document.querySelectorAll('.pair')].filter(card => card.offsetParent !== null).length"
     kept = "[...document.querySelectorAll('.pair.c1')].length"
-    assert browser.evaluate(visible) == 12
+    assert browser.evaluate(visible) == 8
     browser.evaluate("document.querySelector('label[for$=\"-c1\"]').click()")
-    assert 0 < browser.evaluate(visible) == browser.evaluate(kept) < 12
+    assert 0 < browser.evaluate(visible) == browser.evaluate(kept) < 8
     assert browser.evaluate("document.querySelector('.mark circle').getBoundingClientRect().width") > 4
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert browser.errors == []

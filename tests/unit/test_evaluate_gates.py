@@ -233,7 +233,7 @@ def test_a_model_that_passes_is_registered_once_with_scores_and_lineage(world: W
     client = connect(world.uri)
     context, number = ended(world, good_choice, Gate(minimum=10), "a")
     version = client.get_model_version_by_alias("registered", "champion")
-    assert (version.version, version.run_id) == (number, context.mlflow_run_id)
+    assert (str(version.version), version.run_id) == (number, context.mlflow_run_id)
     assert version.source == Path(version.tags["vlm.folder"]).as_uri()
     assert Path(version.tags["vlm.folder"]).is_dir()
     assert re.fullmatch(r"\d+\.\d \(\d+\.\d to \d+\.\d\)", version.tags["vlm.score.multiple_choice.accuracy"])
@@ -244,7 +244,7 @@ def test_a_model_that_passes_is_registered_once_with_scores_and_lineage(world: W
     _, again = ended(world, good_choice, Gate(minimum=10), "a")
     assert again == number
     _, other = ended(world, good_choice, Gate(minimum=10), "b")
-    assert client.get_model_version_by_alias("registered", "champion").version == other != number
+    assert str(client.get_model_version_by_alias("registered", "champion").version) == other != number
 
 
 def test_a_model_that_misses_a_gate_is_not_registered(world: World, capsys: pytest.CaptureFixture[str]) -> None:
