@@ -2,9 +2,10 @@
 
 import multiprocessing
 import multiprocessing.process
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -138,6 +139,7 @@ class TrainingLoader:
                 self._iterator = iter(self._loader)
                 chunks = [self._draw()]
                 self._processes = [process for process in multiprocessing.active_children() if process not in others]
+                _shield(self._processes)
             else:
                 chunks = [self._draw()]
             chunks += [self._draw() for _ in range(1, self._layout.chunks)]
@@ -256,6 +258,18 @@ class TrainingLoader:
             f"{counts.skipped} of {counts.drawn + counts.skipped} samples could not be used, more than max_skip_share "
             f"({self._settings.max_skip_share:g}) allows. The first: {examples}. Repair the dataset, or raise max_skip_share."
         )
+
+
+def _shield(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Give worker processes process groups of their own.
+
+    torchrun hands a SIGTERM to the process group of each rank. The rank saves a checkpoint then, for which it needs
+    its workers: they would end at once, and end the rank with an error.
+    """
+    for process in processes:
+        if process.pid is not None:
+            with suppress(ProcessLookupError):  # ended already; the loader says so with the next batch
+                os.setpgid(process.pid, process.pid)
 
 
 class _OwnGenerators:

@@ -24,7 +24,7 @@ from components.export.loading import exported_outline, load_processor
 from components.export.pixels import compare_pixels
 from components.export.source import ModelSource
 from components.export.tensors import TensorPlan
-from components.generate.decoding import generate_greedy
+from components.model.decoding import generate
 from components.model.streaming import Read, layers_streamed
 from components.model.vlm import VisionLanguageModel
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
@@ -176,14 +176,8 @@ def _own_side(
 ) -> tuple[list[list[int]], list[Tensor]]:
     """Return the greedy answers, and the logits of prompts and answers."""
     layers = nn.ModuleList([*outline.language_model.decoder.layers, *outline.vision_model.decoder.layers])
-    with layers_streamed(outline, layers, read) as model:
-        answers = generate_greedy(
-            model,
-            prompts,
-            end_token=source.tokenizer.eos,
-            max_new_tokens=new_tokens,
-            device=torch.device("cpu"),
-        )
+    with layers_streamed(outline, layers, read, entry=lambda layer: layer.input_layernorm) as model:
+        answers = generate(model, prompts, end_token=source.tokenizer.eos, max_new_tokens=new_tokens)
         whole = [_continued(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         (batch,) = pack(whole, sequence_length=sum(sample.length for sample in whole))
         logits = model(batch, normalise(batch.pixels, batch.valid, source.config.image))

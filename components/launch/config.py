@@ -103,7 +103,7 @@ class JobConfig(BaseModel):
         resources: Additional resources of each pod, as `rdma/hca: "1"`.
         annotations: Annotations of each pod, as `k8s.v1.cni.cncf.io/networks` or Kueue's topology requests.
         lock_memory: Give the pods the capability IPC_LOCK, which InfiniBand's memory registration needs.
-        grace_s: Seconds that a pod gets to save a checkpoint on SIGTERM.
+        grace_s: Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too.
         rendezvous_timeout_s: Seconds that a node waits for the others once its pod runs (slow image pulls).
         runtime: ClusterTrainingRuntime of a TrainJob; its replicated job and container must be named "node".
         poll_s: Seconds between two looks at the job.

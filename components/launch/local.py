@@ -15,17 +15,16 @@ import psutil
 
 from components.errors import ConfigurationError, StageError
 from components.launch.job import TrainingJob
-from components.launch.pod import RANK_PREFIX
+from components.launch.pod import RANK_PREFIX, SHUTDOWN_VARIABLE
 
 _LAST_LINES = 20
-_GRACE_S = 20.0
 
 
 def run_local(job: TrainingJob) -> None:
     """Run the job with torchrun and wait for it.
 
     The output of all ranks is passed on line by line, the rank named. A SIGTERM or SIGINT that reaches this process
-    is handed to every process of the job, which gets 20 s to save before it is killed.
+    is handed to every rank, which gets `cluster.job.grace_s` seconds to save before it is killed.
 
     Raises:
         ConfigurationError: The job asks for several machines.
@@ -58,6 +57,7 @@ def run_local(job: TrainingJob) -> None:
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
+        SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
         **job.environment,
     }
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -65,7 +65,7 @@ def run_local(job: TrainingJob) -> None:
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     reader = threading.Thread(target=_pass_on, args=(process, last_lines), daemon=True)
-    with _terminated_with_us(process):
+    with _terminated_with_us(process, job.cluster.job.grace_s):
         reader.start()
         code = process.wait()
         reader.join(timeout=5)
@@ -91,7 +91,7 @@ def _why(job: TrainingJob, last_lines: deque[str]) -> str:
 
 
 @contextmanager
-def _terminated_with_us(process: "subprocess.Popen[str]") -> Iterator[None]:
+def _terminated_with_us(process: "subprocess.Popen[str]", grace_s: float) -> Iterator[None]:
     """Let no process of the job outlive this one: torchrun starts its ranks in sessions of their own."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
@@ -105,18 +105,25 @@ def _terminated_with_us(process: "subprocess.Popen[str]") -> Iterator[None]:
         if in_main_thread:
             signal.signal(signal.SIGTERM, previous)
         if process.poll() is None:
-            terminate_tree(process.pid)
+            terminate_tree(process.pid, grace_s)
 
 
-def terminate_tree(pid: int, grace_s: float = _GRACE_S) -> None:
-    """Send SIGTERM to a process and all its descendants, then SIGKILL to those that are left after `grace_s` seconds."""
+def terminate_tree(pid: int, grace_s: float) -> None:
+    """Send SIGTERM to torchrun, then SIGKILL to it and its descendants that are left after `grace_s` seconds.
+
+    torchrun hands the signal to its ranks. Their own children (loader processes) must not get it: a rank that loses
+    them can't save.
+
+    Args:
+        pid: torchrun's process.
+        grace_s: Seconds for all of them to end.
+    """
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for process in processes:
-        _signal(process, signal.SIGTERM)
+    _signal(root, signal.SIGTERM)
     _, alive = psutil.wait_procs(processes, timeout=grace_s)
     for process in alive:
         _signal(process, signal.SIGKILL)

@@ -16,6 +16,8 @@ PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 # What torchrun puts before each line of a rank's output; `${rank}` is torchrun's, Kubernetes leaves it alone.
 RANK_PREFIX = "[rank ${rank}] "
+# How long torchrun waits for its ranks after a SIGTERM before it kills them; its own default of 30 s is less than a pod's.
+SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _USER = 10001  # the images' own user
 
 
@@ -89,6 +91,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
+        SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
         **({"NCCL_DEBUG": "WARN"} if job.cluster.gpus else {}),
         **job.cluster.job.environment,
         **job.environment,

@@ -1,8 +1,8 @@
 """Generation with a cache of keys and values: prompts of different lengths are read at once, then grow a token at a time.
 
 Training runs megatron-core's layers with all that training needs. For one token per sample their bookkeeping takes
-longer than the arithmetic, so here the layers' own modules (norms, linear layers, MLP; plain or Transformer Engine's)
-are called one after the other. What comes out equals the training path's: tests compare the two.
+longer than the arithmetic, so here the layers' own modules (norms and linear layers, plain or Transformer Engine's) are
+called one after the other. What comes out equals the training path's: tests compare the two.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def generate(
     """
     if not prompts:
         return []
-    device = next(model.parameters()).device
+    device = model.language_model.embedding.word_embeddings.weight.device
     batch = pack(prompts, sequence_length=sum(prompt.length for prompt in prompts))[0].to(device)
     rows, distinct = distinct_pictures(prompts)
     pixels = None
@@ -235,7 +237,7 @@ class Decoder:
 
     def _project(self, layer: Any, hidden: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [rows, groups, heads of a group, width], keys and values [rows, groups, width] of new tokens."""
-        mixed = layer.self_attention.linear_qkv(layer.input_layernorm(hidden))[0]
+        mixed = _linear(layer.self_attention.linear_qkv, layer.input_layernorm(hidden))
         # Per group: its query heads, its key, its value.
         mixed = mixed.view(hidden.shape[0], self._cache.shape[4], -1, self._width)
         turning = mixed[:, :, :-1]
@@ -256,6 +258,18 @@ class Decoder:
 
 def _finish(layer: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
     """Return a layer's output, given its input and what its attention heads found."""
-    hidden = hidden + layer.self_attention.linear_proj(mixed)[0]
-    output: Tensor = hidden + layer.mlp(layer.pre_mlp_layernorm(hidden))[0]
+    hidden = hidden + _linear(layer.self_attention.linear_proj, mixed)
+    gate, up = _linear(layer.mlp.linear_fc1, layer.pre_mlp_layernorm(hidden)).chunk(2, dim=-1)
+    return hidden + _linear(layer.mlp.linear_fc2, F.silu(gate) * up)
+
+
+def _linear(module: Any, inputs: Tensor) -> Tensor:
+    """Apply a layer's linear module (none has a bias); megatron-core's plain ones without what their backward needs."""
+    if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
+        output: Tensor = module(inputs)[0]
+        return output
+    output = F.linear(inputs, module.weight)
+    group = parallel_state.get_tensor_model_parallel_group()
+    if isinstance(module, RowParallelLinear) and group.size() > 1:
+        torch.distributed.all_reduce(output, group=group)
     return output

@@ -118,13 +118,16 @@ class ParameterReader:
 
 
 @contextlib.contextmanager
-def layers_streamed(module: Module, layers: nn.ModuleList, read: Read) -> Iterator[Module]:
-    """Let a module without memory run: the layers hold their parameters only while each of them runs.
+def layers_streamed(
+    module: Module, layers: nn.ModuleList, read: Read, entry: Callable[[Any], nn.Module] = lambda layer: layer
+) -> Iterator[Module]:
+    """Let a module without memory run: the layers hold their parameters only from their turn to that of the next.
 
     Args:
         module: The outline; everything outside `layers` is filled for the whole block.
         layers: The repeated layers within the module, run one after the other.
         read: Name of a parameter within `module` to its value.
+        entry: The part of a layer that is called first, where layers are not called as a whole (decoding).
 
     Yields:
         The module, ready for a forward pass without gradients.
@@ -135,26 +138,27 @@ def layers_streamed(module: Module, layers: nn.ModuleList, read: Read) -> Iterat
         name for name, _ in module.named_parameters() if not any(name.startswith(layer_name) for layer_name in held)
     ]
     module.load_state_dict({name: read(name) for name in outside}, strict=False, assign=True)
+    filled: list[nn.Module] = []
 
-    def fill(layer: nn.Module, _: Any) -> None:
+    def fill(layer: nn.Module) -> None:
+        empty()
         prefix = names[id(layer)]
         values = {name: read(f"{prefix}.{name}") for name, _ in layer.named_parameters()}
         layer.load_state_dict(values, strict=False, assign=True)
+        filled.append(layer)
 
-    def empty(layer: nn.Module, _arguments: Any, _output: Any) -> None:
-        for child in layer.modules():
-            for name, parameter in child.named_parameters(recurse=False):
-                setattr(child, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+    def empty() -> None:
+        while filled:
+            for child in filled.pop().modules():
+                for name, parameter in child.named_parameters(recurse=False):
+                    setattr(child, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
 
-    handles = [
-        handle
-        for layer in layers
-        for handle in (layer.register_forward_pre_hook(fill), layer.register_forward_hook(empty))
-    ]
+    handles = [entry(layer).register_forward_pre_hook(lambda *_, layer=layer: fill(layer)) for layer in layers]
     try:
         with torch.no_grad():
             yield module
     finally:
+        empty()
         for handle in handles:
             handle.remove()
 

@@ -35,6 +35,11 @@ class Recipe(BaseModel):
         caption_samples: Validation samples with a picture that are described each time.
         save_interval: Steps between two checkpoints.
         keep_checkpoints: Number of newest training checkpoints that stay until the stage is finished.
+        keep_every: Checkpoints of every so many steps stay for good, as model folders `kept/step_*`; 0 for none.
+        keep_best: Number of checkpoints with the lowest validation loss that stay for good likewise; the finished model
+            is one of them if its loss is among the lowest.
+        divergence_factor: Loss, as a multiple of its running median, that counts as too high; 0 watches for NaN alone.
+        divergence_steps: Steps in a row with such a loss that stop the run.
         log_interval: Steps between two rows of metrics.
         shuffle_buffer: Samples that the loader shuffles among.
         loader_workers: Loader processes per data-parallel rank; they decide the order of samples. A run that goes on with
@@ -69,6 +74,10 @@ class Recipe(BaseModel):
     caption_samples: int = Field(default=16, ge=2)
     save_interval: int = Field(ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    keep_every: int = Field(default=0, ge=0)
+    keep_best: int = Field(default=0, ge=0)
+    divergence_factor: float = Field(default=0.0, ge=0)
+    divergence_steps: int = Field(default=10, ge=1)
     log_interval: int = Field(default=10, ge=1)
     shuffle_buffer: int = Field(default=1000, ge=1)
     loader_workers: int = Field(default=0, ge=0)
@@ -83,22 +92,37 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"min_learning_rate ({self.min_learning_rate}) is above learning_rate ({self.learning_rate})"
             )
+        if self.keep_every % self.save_interval:
+            raise ValueError(
+                f"keep_every ({self.keep_every}) must be a multiple of save_interval ({self.save_interval}): only "
+                "checkpoints that are saved can be kept"
+            )
+        if self.keep_best and (not self.evaluation_interval or self.save_interval % self.evaluation_interval):
+            raise ValueError(
+                f"keep_best needs the validation loss of every checkpoint: save_interval ({self.save_interval}) must be "
+                f"a multiple of evaluation_interval ({self.evaluation_interval}), which must not be 0"
+            )
+        if 0 < self.divergence_factor <= 1:
+            raise ValueError(f"divergence_factor ({self.divergence_factor}) must be above 1, or 0 for none")
         return self
 
 
 class MemoryConfig(BaseModel):
-    """How device memory is saved; it changes the speed and not what is learnt, and may change in a run that goes on.
+    """How memory is saved, of devices and hosts; it changes the speed and not what is learnt, and may change in a run that goes on.
 
     Attributes:
         recompute: What of the language model the backward pass computes again instead of keeping it: "none"; "selective",
             the MLPs; "full", whole layers (a third more work).
         shard_optimizer: Spread master weights and moments over the data-parallel ranks (ZeRO stage 1).
+        background_saving: Copy a checkpoint to host memory and write it while training goes on. Without, steps wait for the
+            disk, and hosts need no memory for copies.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recompute: Literal["none", "selective", "full"] = "none"
     shard_optimizer: bool = False
+    background_saving: bool = True
 
 
 class TrainingConfig(BaseModel):

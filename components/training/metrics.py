@@ -28,8 +28,8 @@ class MetricsLog:
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step] if path.exists() else []
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Append one row."""
+    def log(self, step: int, values: dict[str, float | str]) -> None:
+        """Append one row; texts stay out of MLflow."""
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._tracker.log_metrics(values, step=step)

@@ -1,5 +1,6 @@
 """Runs a training stage: writes the spec, launches the job, collects what it left."""
 
+import datetime
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from components.launch.config import ClusterConfig
 from components.launch.job import TrainingJob
 from components.launch.run import run_job
 from components.stage.context import RunContext
-from components.stage.manifest import read_manifest
-from components.stage.runner import StageOutput, StageWork, run_stage
+from components.stage.manifest import Manifest, list_files, read_manifest, write_manifest
+from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.training.config import TrainingConfig
+from components.training.layout import KEPT_FOLDER
 from components.training.spec import TrackingTarget, TrainingSpec
 from components.training.summary import TRAINING_FOLDER, read_summary
 
@@ -31,7 +33,8 @@ def run_training(
 ) -> StageOutput:
     """Train `model` on `dataset` and return the trained model folder.
 
-    A run that was stopped goes on from its newest checkpoint. The launch settings do not enter the content key: the
+    A run that was stopped goes on from its newest whole checkpoint. Checkpoints that `recipe.keep_every` and
+    `recipe.keep_best` keep stay below `kept/`, each a finished model folder of its own. The launch settings do not enter the content key: the
     same training may go on with another tensor-parallel size.
 
     Args:
@@ -67,7 +70,9 @@ def run_training(
         write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
         work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
         run_job(training_job(context, stage, config, work.folder, cluster))
-        return _collect(work.folder)
+        facts = _collect(work.folder)
+        _finish_kept(work, stage, config, {"model": input_identity(model), "dataset": input_identity(dataset)})
+        return facts
 
     _check_dataset(dataset, stage)
     return run_stage(
@@ -115,6 +120,26 @@ def _collect(folder: Path) -> Mapping[str, Any]:
     shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
     shutil.rmtree(folder / _LAUNCH_FOLDER, ignore_errors=True)
     return summary
+
+
+def _finish_kept(work: StageWork, stage: str, config: TrainingConfig, inputs: dict[str, str]) -> None:
+    """Make finished stage folders of the checkpoints that stay, so that every later stage takes them."""
+    for folder in sorted((work.folder / KEPT_FOLDER).glob("step_*")):
+        files = list_files(folder)
+        manifest = Manifest(
+            stage=stage,
+            version=VERSION,
+            key=f"{work.folder.name}-{folder.name}",
+            inputs=inputs,
+            settings=config.recipe.model_dump(mode="json"),
+            facts={"step": int(folder.name.removeprefix("step_"))},
+            files=files,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            duration_s=0.0,
+        )
+        write_manifest(folder, manifest)
+        prefix = folder.relative_to(work.folder).as_posix()
+        work.known_files.update({f"{prefix}/{name}": entry for name, entry in files.items()})
 
 
 def _check_dataset(dataset: Path, stage: str) -> None:

@@ -1,6 +1,7 @@
 """How fast training is: samples, tokens and floating-point operations per second, and how many of them are of use."""
 
 import time
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -24,12 +25,14 @@ class StepWork:
         samples: Samples.
         slots: Places of the attention's grid, one row per sample, as long as the longest of its sequence. A kernel for
             sequences of variable length computes less, never more.
+        keys_checksum: Sum of the CRC-32 of the samples' keys, whatever rank has them.
         forward: The forward pass.
         backward: The batches that have a gradient: texts alone do not touch a projector that trains alone.
     """
 
     samples: int
     slots: int
+    keys_checksum: int
     forward: Work
     backward: Work
 
@@ -49,6 +52,7 @@ def step_work(batches: Sequence[PackedBatch], trained: Collection[Part], device:
         [
             sum(len(batch.keys) for batch in batches),
             sum(len(batch.keys) * batch.max_seqlen for batch in batches),
+            sum(zlib.crc32(key.encode()) for batch in batches for key in batch.keys),
         ],
         device=device,
     )
@@ -56,7 +60,7 @@ def step_work(batches: Sequence[PackedBatch], trained: Collection[Part], device:
     if parallel_state.get_data_parallel_world_size() > 1:
         torch.distributed.all_reduce(counts, group=parallel_state.get_data_parallel_group())
     numbers: list[int] = counts.tolist()
-    return StepWork(numbers[0], numbers[1], Work(*numbers[2:6]), Work(*numbers[6:10]))
+    return StepWork(numbers[0], numbers[1], numbers[2], Work(*numbers[3:7]), Work(*numbers[7:11]))
 
 
 def _work(batch: PackedBatch, device: torch.device) -> torch.Tensor:
@@ -85,7 +89,7 @@ class Throughput:
     def restart(self) -> None:
         """Begin anew."""
         self._samples = self._tokens = self._slots = self._flops = 0
-        self._data_wait_s = 0.0
+        self._data_wait_s = self._save_stall_s = 0.0
         self._start = time.perf_counter()
 
     def add(self, work: StepWork, data_wait_s: float) -> None:
@@ -102,6 +106,10 @@ class Throughput:
         self._flops += backward_flops(self._config, work.backward, self._trained)
         self._data_wait_s += data_wait_s
 
+    def add_save(self, stall_s: float) -> None:
+        """Count the seconds that a step waited for a checkpoint."""
+        self._save_stall_s += stall_s
+
     def rates(self) -> dict[str, float]:
         """Return the metrics of the steps so far; `mfu` (model FLOP/s over the peak, from 0 to 1) only with a peak."""
         elapsed = time.perf_counter() - self._start
@@ -113,6 +121,8 @@ class Throughput:
             "useful_token_share": self._tokens / max(self._slots, 1),
             "tflops_per_device": per_device / 1e12,
         }
+        if self._save_stall_s:
+            rates["save_stall_s"] = self._save_stall_s
         if self._peak is not None:
             rates["mfu"] = per_device / self._peak
         return rates

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -27,23 +26,33 @@ from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint import load_model, save_model
-from components.model.config import CHECKPOINT_FOLDER, MODEL_FILE, TOKENIZER_FOLDER, ModelConfig, read_model_config
+from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
 from components.model.distributed import ParallelState, destroy, initialize, seed_everything
 from components.model.vlm import Part, build_model, count_parameters
 from components.stage.progress import Progress
+from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
 from components.tracking.tracker import METRICS_FILE, StageTracker, attach
 from components.training.batches import share_batches
-from components.training.checkpoints import Counters, checkpoints, load_checkpoint, save_checkpoint
+from components.training.checkpoints import Counters, load_checkpoint
 from components.training.config import Recipe
 from components.training.devices import bf16_peak, memory_in_use
+from components.training.divergence import SpikeGuard
+from components.training.integrity import newest_whole
+from components.training.kept import copy_description, write_kept_models
+from components.training.layout import checkpoints, clear_unfinished, kept_folder
 from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, read_metrics
 from components.training.optimizer import MasterWeightAdamW
+from components.training.retention import Mark, Retention
+from components.training.saving import CheckpointSaver
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
 from components.training.throughput import RATES, Throughput, step_work
 from components.training.zero_shot import ZeroShot
+
+_FINGERPRINT_FACTOR = 1_000_003
+_FINGERPRINT_MODULUS = 2**61 - 1
 
 
 def train(spec: TrainingSpec) -> bool:
@@ -56,7 +65,8 @@ def train(spec: TrainingSpec) -> bool:
         True when finished, False when a SIGTERM stopped it after a checkpoint was saved.
 
     Raises:
-        StageError: The loss is not finite, or a checkpoint can't be restored.
+        StageError: The loss is not finite or stays far above the usual, a checkpoint can't be written, or none of those
+            that there are can be restored.
     """
     parallel = initialize(spec.tensor_parallel)
     try:
@@ -110,6 +120,12 @@ class _Training:
         self.trained = _trained_parts(self.recipe)
         self.model.freeze(set(get_args(Part)) - self.trained)
         self.counters = Counters()
+        self.start = input_identity(spec.model_folder)
+        self.retention = Retention(self.recipe.keep_checkpoints, self.recipe.keep_every, self.recipe.keep_best)
+        self.saver = CheckpointSaver(
+            self.folder / TRAINING_FOLDER, self.retention, self.start, background=spec.memory.background_saving
+        )
+        self.spike_guard = SpikeGuard(self.recipe.divergence_factor, self.recipe.divergence_steps)
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()
         self.tracker = self._attach() if self.rank == 0 else StageTracker()
@@ -135,35 +151,45 @@ class _Training:
         while self.counters.step < self.recipe.iterations:
             result = self._step(batches)
             step = self.counters.step
-            row: dict[str, float] = {}
+            row: dict[str, float | str] = {}
+            validation_loss: float | None = None
             if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
+                rates = self.throughput.rates()
+                speed = {"samples/s": rates["samples_per_s"]}
                 row = {
                     "loss": result.loss,
                     "learning_rate": self._learning_rate(step),
                     "gradient_norm": result.gradient_norm,
                     "consumed_samples": float(self.counters.samples),
-                    **self.throughput.rates(),
+                    "samples_fingerprint": f"{self.counters.fingerprint:016x}",
+                    **rates,
                     **memory_in_use(self.device),
                 }
             if self._reached(step, self.recipe.evaluation_interval):
-                row["validation_loss"] = self._validation_loss()
+                row["validation_loss"] = validation_loss = self._validation_loss()
             if self.zero_shot is not None and self._reached(step, self.recipe.caption_interval):
                 row.update(self.zero_shot.measure(self.model, step, self.tracker))
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
             if "loss" in row:
-                speed = {"samples/s": row["samples_per_s"]}
                 self.throughput.restart()
             if progress is not None:
                 progress.update(step, force=False, loss=result.loss, **speed)
-            if self._agreed_to_stop():
-                self._save()
+            stall = time.perf_counter()
+            stop, writing = self._agree()
+            if not writing:
+                self.saver.finish()
+            if stop:
+                self._save(validation_loss)
+                self.saver.finish()
+                self.saver.close()
                 self.tracker.flush()
                 return False
             if step % self.recipe.save_interval == 0 and step < self.recipe.iterations:
-                self._save()
+                self._save(validation_loss)
                 gc.collect()
-        self._finish()
+                self.throughput.add_save(time.perf_counter() - stall)
+        self._finish(validation_loss)
         return True
 
     def close(self) -> None:
@@ -189,13 +215,19 @@ class _Training:
         _sum_over_data_parallel(loss)
         step = self.counters.step + 1
         if not math.isfinite(float(loss)):
-            kept = checkpoints(self.folder / TRAINING_FOLDER)
-            raise StageError(
-                f"The loss of step {step} is {float(loss)}: training diverged. Lower recipe.learning_rate. "
-                f"Last good checkpoint: {kept[-1] if kept else 'none yet'}."
+            raise self._diverged(f"The loss of step {step} is {float(loss)}")
+        if self.spike_guard.diverges(float(loss)):
+            raise self._diverged(
+                f"The loss was more than recipe.divergence_factor ({self.recipe.divergence_factor:g}) times the usual for "
+                f"{self.recipe.divergence_steps} steps; that of step {step} is {float(loss):.4g}"
             )
         norm = self.optimizer.step(self._learning_rate(step))
+        if not math.isfinite(norm):
+            raise self._diverged(f"The gradient norm of step {step} is {norm}")
         self.counters.step = step
+        self.counters.fingerprint = (
+            self.counters.fingerprint * _FINGERPRINT_FACTOR + work.keys_checksum
+        ) % _FINGERPRINT_MODULUS
         self.counters.samples += work.samples
         self.counters.tokens += work.forward.tokens
         self.throughput.add(work, waited)
@@ -219,7 +251,10 @@ class _Training:
         _sum_over_data_parallel(total)
         if total[1] == 0:
             raise StageError(f"The validation split of {self.spec.dataset_folder} has no answer tokens.")
-        return float(total[0] / total[1])
+        loss = float(total[0] / total[1])
+        if not math.isfinite(loss):
+            raise self._diverged(f"The validation loss of step {self.counters.step} is {loss}")
+        return loss
 
     def _validation_batches(self) -> list[PackedBatch]:
         share = math.ceil(self.recipe.evaluation_samples / self.parallel.data_parallel)
@@ -277,17 +312,22 @@ class _Training:
         )
 
     def _restore(self) -> MasterWeightAdamW:
-        """Load the starting weights, or everything of the newest training checkpoint."""
-        kept = checkpoints(self.folder / TRAINING_FOLDER)
-        if not kept:
-            load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
-            return self._make_optimizer()
-        optimizer = self._make_optimizer()
-        self.counters, loader_states = load_checkpoint(kept[-1], self.model, optimizer, self.recipe.seed)
+        """Load the starting weights, and over them everything of the newest whole training checkpoint, if there is one."""
+        folder = self.folder / TRAINING_FOLDER
+        if self.rank == 0:
+            clear_unfinished(folder)
+        newest = newest_whole(folder, self.spec.stage)
+        load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
+        optimizer = MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
+        if newest is None:
+            return optimizer
+        self.counters, loader_states = load_checkpoint(
+            newest, self.model, optimizer, start=self.start, seed=self.recipe.seed
+        )
         if self.loader is not None:
             self.loader.restore(loader_states)
         if self.rank == 0:
-            print(f"{self.spec.stage}: resumed at step {self.counters.step} from {kept[-1]}", flush=True)
+            print(f"{self.spec.stage}: resumed at step {self.counters.step} from {newest}", flush=True)
             if self.loader is not None and len(loader_states) != self.parallel.data_parallel:
                 print(
                     f"{self.spec.stage}: {self.parallel.data_parallel} data-parallel ranks go on where {len(loader_states)} "
@@ -296,26 +336,40 @@ class _Training:
                 )
         return optimizer
 
-    def _make_optimizer(self) -> MasterWeightAdamW:
-        return MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
-
-    def _save(self) -> None:
+    def _save(self, validation_loss: float | None) -> None:
         loader_state = self.loader.state() if self.loader is not None else None
-        folder = self.folder / TRAINING_FOLDER
-        save_checkpoint(folder, self.counters, self.model, self.optimizer, loader_state, self.recipe.keep_checkpoints)
+        self.saver.save(self.counters, self.model, self.optimizer, loader_state, validation_loss)
 
-    def _finish(self) -> None:
-        """Write the model folder; the resumable checkpoints have done their work and are removed by the stage."""
+    def _diverged(self, what: str) -> StageError:
+        """Return the error that ends a diverging run; a checkpoint that is being written becomes the last good one."""
+        self.saver.finish()
+        kept = checkpoints(self.folder / TRAINING_FOLDER)
+        return StageError(
+            f"{what}: training diverged. Lower recipe.learning_rate. "
+            f"Last good checkpoint: {kept[-1] if kept else 'none yet'}."
+        )
+
+    def _finish(self, validation_loss: float | None) -> None:
+        """Write the model folders; the resumable checkpoints have done their work and are removed by the stage."""
+        self.saver.finish()
         save_model(self.model, self.folder / CHECKPOINT_FOLDER)
+        models = write_kept_models(
+            self.folder,
+            self.folder / TRAINING_FOLDER,
+            self.spec.model_folder,
+            self.model,
+            self.retention,
+            Mark(self.counters.step, validation_loss),
+        )
+        self.saver.close()
         counts = self._loader_counts()
         if self.rank != 0:
             return
-        shutil.copytree(self.spec.model_folder / TOKENIZER_FOLDER, self.folder / TOKENIZER_FOLDER, dirs_exist_ok=True)
-        shutil.copy(self.spec.model_folder / MODEL_FILE, self.folder / MODEL_FILE)
+        copy_description(self.spec.model_folder, self.folder)
         rows = read_metrics(self.folder / METRICS_FILE)
         write_text(self.folder / CURVES_NAME, curves_svg(rows, self.spec.stage))
         write_json(self.folder / SKIPPED_NAME, counts.reasons)
-        write_json(self.folder / SUMMARY_NAME, self._summary(rows, counts))
+        write_json(self.folder / SUMMARY_NAME, {**self._summary(rows, counts), **self._best(models)})
         self.tracker.log_artifact(self.folder / CURVES_NAME)
         self.tracker.flush()
 
@@ -331,7 +385,8 @@ class _Training:
 
     def _summary(self, rows: list[dict[str, float]], counts: LoaderCounts) -> dict[str, Any]:
         summary: dict[str, Any] = {
-            **{name: value for name, value in vars(self.counters).items()},
+            **self.counters.model_dump(exclude={"fingerprint"}),
+            "samples_fingerprint": f"{self.counters.fingerprint:016x}",
             "tensor_parallel": self.spec.tensor_parallel,
             "data_parallel": self.parallel.data_parallel,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -352,6 +407,17 @@ class _Training:
             if values:
                 summary[f"peak_{key}"] = max(values)
         return summary
+
+    def _best(self, models: list[Mark]) -> dict[str, Any]:
+        """Return which of the models that stay is the best, where recipe.keep_best asks for it; MLflow is told too."""
+        if not self.recipe.keep_best:
+            return {}
+        best = self.retention.ranked(models)[0]
+        folder = self.folder if best.step == self.counters.step else kept_folder(self.folder, best.step)
+        found = {"best_step": best.step, "best_validation_loss": best.validation_loss, "best_model": str(folder)}
+        for name, value in found.items():
+            self.tracker.set_tag(f"vlm.{name}", str(value))
+        return found
 
     def _reached(self, step: int, interval: int) -> bool:
         """Return whether something that is done every `interval` steps and at the end is due; 0 for never."""
@@ -380,11 +446,15 @@ class _Training:
     def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         self.stop_requested = True
 
-    def _agreed_to_stop(self) -> bool:
-        """Return whether any rank was asked to stop, so that all stop after the same step."""
-        flag = torch.tensor(int(self.stop_requested), device=self.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag)
+    def _agree(self) -> tuple[bool, bool]:
+        """Return whether any rank was asked to stop, and whether any still writes a checkpoint.
+
+        All ranks get the same answer, so that they stop, and complete the checkpoint, after the same step.
+        """
+        flags = torch.tensor([self.stop_requested, self.saver.writing], dtype=torch.int32, device=self.device)
+        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        stop, writing = flags.tolist()
+        return bool(stop), bool(writing)
 
 
 def _trained_parts(recipe: Recipe) -> set[Part]:

@@ -31,6 +31,20 @@ from tests.small_chain import prepare
 _RESULT = "profile.json"
 _STEP = "step"
 _WARM_UP_STEPS = 5
+_REGIONS = (
+    "data",
+    "packing",
+    "sharing batches",
+    "counting",
+    "pixels",
+    "vision forward",
+    "projector forward",
+    "language forward",
+    "logits and loss",
+    "backward",
+    "optimizer",
+    "communication",
+)
 _DATA = ["data.scenes.pictures=600", "data.scenes.held_out_pictures=20"]
 _SCALED_DOWN = [
     "weights.language.hidden_size=512",
@@ -47,8 +61,8 @@ _SCALED_DOWN = [
     "combine.image.size=168",
     "combine.image.patch=14",
 ]
-_PROJECTOR_ALONE = {"train_language": False, "train_vision": False, "global_batch_size": 8}
-_SFT = {"train_language": True, "train_vision": False, "prompt_format": "instruct", "global_batch_size": 8}
+_PROJECTOR_ALONE = {"train_language": False, "train_vision": False, "global_batch_size": 4}
+_SFT = {"train_language": True, "train_vision": False, "prompt_format": "instruct", "global_batch_size": 4}
 _CASES: dict[str, tuple[list[str], dict[str, Any], Layout]] = {
     "laptop": ([], {}, Layout(1, 1)),
     "laptop, TP 2": ([], {}, Layout(2, 1)),
@@ -107,14 +121,13 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(_CASES), choices=list(_CASES))
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    profiles = {name: _profile(name, arguments.iterations, folder) for name in arguments.cases}
-    shutil.rmtree(folder)
-    regions = sorted({region for profile in profiles.values() for region in profile if region != _STEP})
-    print(f"\n| case | step, ms | {' | '.join(regions)} | rest |\n|{'---|' * (len(regions) + 3)}")
-    for name, profile in profiles.items():
+    print(f"| case | step, ms | {' | '.join(_REGIONS)} | rest |\n|{'---|' * (len(_REGIONS) + 3)}", flush=True)
+    for name in arguments.cases:
+        profile = _profile(name, arguments.iterations, folder)
         whole = sum(profile.values())
-        shares = [f"{profile.get(region, 0.0) / whole:.1%}" for region in [*regions, _STEP]]
-        print(f"| {name} | {whole * 1000:.0f} | {' | '.join(shares)} |")
+        shares = [f"{profile.get(region, 0.0) / whole:.1%}" for region in [*_REGIONS, _STEP]]
+        print(f"| {name} | {whole * 1000:.0f} | {' | '.join(shares)} |", flush=True)
+    shutil.rmtree(folder)
 
 
 def _profile(name: str, iterations: int, folder: Path) -> dict[str, float]:
@@ -134,7 +147,7 @@ def _profile(name: str, iterations: int, folder: Path) -> dict[str, float]:
     )
     output = train_in(layout, spec, folder / name.replace(" ", "-"), _train_watched)
     steps: list[dict[str, float]] = json.loads((output / _RESULT).read_text())[_WARM_UP_STEPS:]
-    return {region: sum(step.get(region, 0.0) for step in steps) / len(steps) for region in steps[0]}
+    return {region: sum(step.get(region, 0.0) for step in steps) / len(steps) for region in (*_REGIONS, _STEP)}
 
 
 def _train_watched(spec: TrainingSpec) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,14 +15,21 @@ import pytest
 import torch
 
 from components.errors import StageError
+from components.export.source import ModelSource
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local, terminate_tree
+from components.model.distributed import single_process
+from components.stage.context import RunContext
+from components.stage.manifest import check_files, read_manifest
+from components.stage.runner import input_identity
 from components.tracking.tracker import METRICS_FILE
-from components.training.checkpoints import checkpoints
-from components.training.config import MemoryConfig, Recipe
+from components.training.config import MemoryConfig, Recipe, TrainingConfig
+from components.training.integrity import problems
+from components.training.layout import checkpoints
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
+from components.training.stage import run_training
 from components.training.summary import read_summary
 from components.training.worker import PREEMPTED_EXIT_CODE
 from components.training.zero_shot import METRIC
@@ -58,14 +66,7 @@ STEADY: dict[str, object] = {
 }
 
 
-def _spec(
-    chain: Chain,
-    folder: Path,
-    tensor_parallel: int,
-    dataset: Path | None = None,
-    memory: MemoryConfig | None = None,
-    **recipe: object,
-) -> Path:
+def _spec(chain: Chain, folder: Path, tensor_parallel: int, dataset: Path | None = None, **recipe: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     spec = TrainingSpec(
         stage="pretrain",
@@ -74,7 +75,6 @@ def _spec(
         model_folder=chain.model,
         dataset_folder=dataset or chain.dataset,
         output_folder=folder,
-        memory=memory or MemoryConfig(),
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json())
@@ -104,6 +104,7 @@ def _train(chain: Chain, folder: Path, processes: int = 2, tensor_parallel: int 
 def _curve(folder: Path) -> list[tuple[float, ...]]:
     """Return what must be equal in an interrupted run: everything but times."""
     keys = ("step", "loss", "gradient_norm", "learning_rate", "consumed_samples", "validation_loss")
+    keys += ("samples_fingerprint",)
     return [tuple(row[key] for key in keys if key in row) for row in read_metrics(folder / METRICS_FILE)]
 
 
@@ -115,13 +116,7 @@ def _rows(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def uninterrupted(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run at tensor parallel 2 that was never stopped, with dropout so that random state matters."""
-    return _train(chain, tmp_path_factory.mktemp("uninterrupted"), hidden_dropout=0.1)
-
-
-@pytest.fixture(scope="module")
-def without_dropout(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run at tensor parallel 1 whose losses other parallel layouts must reach."""
-    return _train(chain, tmp_path_factory.mktemp("alone"), processes=1, tensor_parallel=1)
+    return _train(chain, tmp_path_factory.mktemp("uninterrupted"), hidden_dropout=0.1, keep_every=6)
 
 
 def _start(spec: Path) -> subprocess.Popen[bytes]:
@@ -142,27 +137,39 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def _wait_for_rows(folder: Path, rows: int) -> None:
+    _wait_for(lambda: _rows(folder) >= rows, f"row {rows}")
+
+
+def _wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 120
-    while _rows(folder) < rows:
-        assert time.monotonic() < deadline, "training did not get going"
-        time.sleep(0.01)
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.001)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        victim.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
     chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     spec = _spec(chain, tmp_path, 2, hidden_dropout=0.1)
-    moments = random.Random(time.time_ns())
-    for first_row in (4, 8):
-        process = _start(spec)
-        started.append(process)
-        # The extra delay may fall into a step, into a checkpoint that is being written, or between the two.
-        _wait_for_rows(tmp_path, first_row)
-        time.sleep(moments.uniform(0, 0.6))
-        for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            victim.send_signal(signal.SIGKILL)
-        process.wait()
-        assert checkpoints(tmp_path / "training")
+    training = tmp_path / "training"
+    process = _start(spec)
+    started.append(process)
+    _wait_for_rows(tmp_path, 4)
+    time.sleep(random.Random(time.time_ns()).uniform(0, 0.6))
+    _kill(process)
+    # While a checkpoint is written: its tensors are on the disk in part, and nothing but the rename makes it complete.
+    process = _start(spec)
+    started.append(process)
+    _wait_for(lambda: _rows(tmp_path) >= 5 and any(training.glob("*.tmp/checkpoint/*.distcp")), "checkpoint in writing")
+    _kill(process)
+    assert [path.suffix for path in training.iterdir() if path.suffix] == [".tmp"]
+    assert checkpoints(training)
     _train(chain, tmp_path, hidden_dropout=0.1)
     assert _curve(tmp_path) == _curve(uninterrupted)
     expected, found = read_weights(uninterrupted), read_weights(tmp_path)
@@ -226,16 +233,77 @@ def test_sharded_optimizer_trains_bit_for_bit_like_the_whole_one(chain: Chain, t
     assert difference(*went_on) == Difference(0, 0, 0)
 
 
-def test_training_goes_on_at_another_tensor_parallel_size(
-    chain: Chain, without_dropout: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+def test_killed_and_gone_on_at_another_tensor_parallel_size(
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    process = _start(_spec(chain, tmp_path, 2))
+    killed, handed_over = tmp_path / "killed", tmp_path / "handed_over"
+    process = _start(_spec(chain, killed, 2, hidden_dropout=0.1))
     started.append(process)
-    _wait_for_rows(tmp_path, 7)
-    terminate_tree(process.pid, grace_s=0)
-    folder = _train(chain, tmp_path, processes=1, tensor_parallel=1)
-    losses = [row["loss"] for row in read_metrics(folder / METRICS_FILE)]
-    assert losses == pytest.approx([row["loss"] for row in read_metrics(without_dropout / METRICS_FILE)], abs=2e-4)
+    _wait_for(lambda: (killed / "training" / "iter_0000006").exists(), "checkpoint of step 6")
+    _kill(process)
+    shutil.rmtree(killed / "training" / "iter_0000009", ignore_errors=True)
+    # The same step of a run that was never killed.
+    shutil.copytree(uninterrupted / "training" / "iter_0000006", handed_over / "training" / "iter_0000006")
+    shutil.copy(uninterrupted / METRICS_FILE, handed_over)
+    for folder in (killed, handed_over):
+        _train(chain, folder, processes=1, tensor_parallel=1, hidden_dropout=0.1)
+    assert _curve(killed) == _curve(handed_over)
+    assert len(_curve(killed)) == ITERATIONS
+    losses, expected = ([row["loss"] for row in read_metrics(at / METRICS_FILE)] for at in (killed, uninterrupted))
+    assert losses == pytest.approx(expected, abs=2e-4)
+
+
+def test_terminated_launcher_lets_the_ranks_save(chain: Chain, tmp_path: Path) -> None:
+    spec = _spec(chain, tmp_path, 2, loader_workers=1, save_interval=1000)
+    code = f"""
+from pathlib import Path
+from components.launch.config import LaunchConfig
+from components.launch.job import TrainingJob
+from components.launch.local import run_local
+launch = LaunchConfig(processes_per_node=2, tensor_parallel=2)
+run_local(TrainingJob("test", "components.training.worker", [{str(spec)!r}], Path({str(tmp_path / "logs")!r}), launch))
+"""
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        _wait_for_rows(tmp_path, 3)
+        launcher.send_signal(signal.SIGTERM)
+        output, _ = launcher.communicate(timeout=60)
+    finally:
+        terminate_tree(launcher.pid, grace_s=0)
+    # torchrun hands the signal to the ranks' process groups: the loader's processes must outlive it.
+    assert "DataLoader worker" not in output
+    (saved,) = checkpoints(tmp_path / "training")
+    assert saved.name == f"iter_{_rows(tmp_path):07d}"
+    assert problems(saved) == []
+
+
+def test_kept_checkpoints_become_models_of_their_own(chain: Chain, uninterrupted: Path, tmp_path: Path) -> None:
+    kept = uninterrupted / "kept" / "step_0000006"
+    model, checkpoint = read_weights(kept), read_weights(uninterrupted / "training" / "iter_0000006")
+    assert model.keys() == read_weights(uninterrupted).keys()
+    assert all(torch.equal(model[name], checkpoint[name]) for name in model)
+    context = RunContext(run_id="t", run_name="t", workspace=tmp_path)
+    recipe = {**RECIPE, "iterations": 5, "save_interval": 2, "evaluation_interval": 2, "keep_best": 2}
+    config = TrainingConfig(recipe=Recipe.model_validate({**recipe, "train_vision": False}))
+    output = run_training(context, "pretrain", config, chain.model, chain.dataset)
+    assert [path.name for path in (output.folder / "kept").iterdir()] == ["step_0000004"]
+    assert not (output.folder / "training").exists()
+    facts = output.manifest.facts
+    losses = {
+        row["step"]: row["validation_loss"]
+        for row in read_metrics(output.folder / METRICS_FILE)
+        if "validation_loss" in row
+    }
+    assert facts["best_validation_loss"] == min(losses.values())
+    assert losses[facts["best_step"]] == min(losses.values())
+    best = Path(facts["best_model"])
+    # What every stage and `vlm export` ask of a model folder.
+    check_files(best, read_manifest(best))
+    with single_process():
+        assert ModelSource(output.folder / "kept" / "step_0000004").dtype == torch.float32
+    assert input_identity(output.folder / "kept" / "step_0000004").endswith("-step_0000004")
 
 
 def test_speed_and_memory_are_in_every_row_and_in_the_summary(uninterrupted: Path) -> None:
@@ -311,10 +379,11 @@ def test_texts_without_a_picture_train(chain: Chain, tmp_path: Path, texts: str)
 def test_fewer_data_parallel_ranks_go_on_with_the_same_global_batches(
     chain: Chain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole = _train(chain, tmp_path / "whole", 2, 1, **STEADY)
+    spec = _read_spec(_spec(chain, tmp_path, 1, **STEADY))
+    two = Layout(tensor_parallel=1, data_parallel=2)
+    whole = train_in(two, spec, tmp_path / "whole")
     # The optimizer's state lies on two ranks, and then on one.
-    sharded = MemoryConfig(shard_optimizer=True)
-    folder = _train(chain, tmp_path / "changed", 2, 1, **STEADY, iterations=7, memory=sharded)
+    folder = train_in(two, _with_iterations(_sharded(spec), 7), tmp_path / "changed")
     assert checkpoints(folder / "training")[-1].name == "iter_0000006"
     _train(chain, folder, 1, 1, **STEADY)
     assert "the same global batches, from 2 loader processes per rank" in capfd.readouterr().out

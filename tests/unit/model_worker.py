@@ -10,7 +10,7 @@ import torch
 
 from components.model.checkpoint import load_model, save_model
 from components.model.config import read_model_config
-from components.model.distributed import destroy, initialize
+from components.model.distributed import destroy, initialize, numbers_of_this_rank, seed_everything
 from components.model.vlm import build_model
 from tests.model_samples import measure
 
@@ -23,6 +23,10 @@ def main(model_folder: Path, results: Path) -> None:
     for built in (model, dropout_model):
         load_model(built, model_folder / "checkpoint")
     measured = measure(model, dropout_model)
+    seed_everything(5)
+    with numbers_of_this_rank(parallel.device):
+        measured["numbers_of_this_rank"] = torch.rand(4)
+    measured["numbers_of_all_ranks"] = torch.rand(4)
     save_model(model, results / "saved")
     torch.save(measured, results / f"rank{parallel.rank}.pt")
     destroy()

@@ -93,6 +93,9 @@ def test_pytorchjob_for_8_nodes_of_8_gpus() -> None:
         assert variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "s3"
         assert "value" not in variables["AWS_SECRET_ACCESS_KEY"]
         assert variables["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"]["value"] == RANK_PREFIX
+        # The pod's end leaves the ranks as much time as the pod has.
+        grace = template["spec"]["terminationGracePeriodSeconds"]
+        assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]["value"] == str(grace)
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
         assert volumes[mounts["/workspace"]]["persistentVolumeClaim"] == {"claimName": "vlm-workspace"}

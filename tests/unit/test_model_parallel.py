@@ -77,6 +77,14 @@ def test_ranks_agree_on_replicated_values(results: Path, two: dict[str, Any]) ->
     assert torch.equal(two["drawn"], second["drawn"])
 
 
+def test_split_attention_draws_other_numbers_and_leaves_the_common_ones_in_step(
+    results: Path, two: dict[str, Any]
+) -> None:
+    second = torch.load(results / "rank1.pt", weights_only=True)
+    assert not torch.equal(two["numbers_of_this_rank"], second["numbers_of_this_rank"])
+    assert torch.equal(two["numbers_of_all_ranks"], second["numbers_of_all_ranks"])
+
+
 def test_dropout_is_active_and_does_not_depend_on_the_size(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert (one["dropout_losses"] - two["dropout_losses"]).abs().max() <= TOLERANCE
     assert (one["dropout_losses"] - one["losses"]).abs().max() > 0.01

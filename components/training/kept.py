@@ -1,0 +1,48 @@
+"""Checkpoints that stay after the training, as model folders that every later stage takes."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from components.model.checkpoint import save_model
+from components.model.config import CHECKPOINT_FOLDER, MODEL_FILE, TOKENIZER_FOLDER
+from components.model.vlm import VisionLanguageModel
+from components.training.checkpoints import load_trained, read_facts
+from components.training.layout import checkpoint_folder, checkpoints, kept_folder
+from components.training.retention import Mark, Retention
+
+
+def write_kept_models(
+    output: Path, training: Path, source: Path, model: VisionLanguageModel, retention: Retention, final: Mark
+) -> list[Mark]:
+    """Write the checkpoints that stay for good as model folders `kept/step_*`; every rank calls this.
+
+    Args:
+        output: The stage's folder.
+        training: Its folder of training checkpoints.
+        source: The model folder that training started from: its architecture and tokenizer go along.
+        model: The model, with the frozen parts; what trains has the values of the last kept checkpoint afterwards.
+        retention: Which stay.
+        final: The finished model, which is no training checkpoint but may be the best.
+
+    Returns:
+        The models that there are in the end, the final one included, by step.
+    """
+    rank = torch.distributed.get_rank()
+    found = [[read_facts(path).mark for path in checkpoints(training)] if rank == 0 else []]
+    torch.distributed.broadcast_object_list(found, src=0)
+    stay = retention.for_good([*found[0], final])
+    for mark in (mark for mark in stay if mark.step != final.step):
+        folder = kept_folder(output, mark.step)
+        load_trained(checkpoint_folder(training, mark.step), model)
+        save_model(model, folder / CHECKPOINT_FOLDER)
+        if rank == 0:
+            copy_description(source, folder)
+    return [mark for mark in stay if mark.step != final.step] + [final]
+
+
+def copy_description(source: Path, folder: Path) -> None:
+    """Copy architecture and tokenizer of a model folder beside another checkpoint."""
+    shutil.copytree(source / TOKENIZER_FOLDER, folder / TOKENIZER_FOLDER, dirs_exist_ok=True)
+    shutil.copy(source / MODEL_FILE, folder / MODEL_FILE)

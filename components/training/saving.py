@@ -1,0 +1,260 @@
+"""Saves training checkpoints in the background: a step waits for a copy to host memory, not for the disk."""
+
+import shutil
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from torch.distributed.checkpoint.storage import WriteResult
+
+from components.errors import StageError
+from components.model.background import BackgroundWrite, HostBuffers
+from components.model.checkpoint import save_sharded
+from components.model.vlm import VisionLanguageModel
+from components.stage.manifest import FileEntry
+from components.storage.atomic import flush_folder, write_bytes, write_text
+from components.training.checkpoints import (
+    TENSORS_FOLDER,
+    CheckpointFacts,
+    Counters,
+    bytes_to_write,
+    loader_name,
+    random_name,
+    random_state,
+    read_facts,
+    training_state,
+)
+from components.training.integrity import file_entry, write_file_list
+from components.training.layout import FACTS_NAME, checkpoint_folder, checkpoints, unfinished
+from components.training.optimizer import MasterWeightAdamW
+from components.training.retention import Retention
+
+_SPARE_SHARE = 0.02  # what serialisation and the file system add to the tensors
+_SPARE_BYTES = 1 << 20
+
+
+class CheckpointSaver:
+    """Writes the checkpoints of one training, at most one at a time; every rank has one and calls the same methods.
+
+    Files go to `iter_*.tmp`, which is renamed when all ranks are done. Whatever goes wrong before leaves the older
+    checkpoints as they were.
+
+    Args:
+        folder: `<output>/training`.
+        retention: Which checkpoints stay.
+        start: Identity of the model that training started from.
+        background: Copy to host memory and write while training goes on; without, `save` returns when all is written.
+    """
+
+    def __init__(self, folder: Path, retention: Retention, start: str, *, background: bool = True) -> None:
+        self._folder = folder
+        self._retention = retention
+        self._start = start
+        self._buffers = HostBuffers() if background else None
+        self._pending: _Pending | None = None
+        self._removal: threading.Thread | None = None
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's files are still being written."""
+        return self._pending is not None and self._pending.thread.is_alive()
+
+    def save(
+        self,
+        counters: Counters,
+        model: VisionLanguageModel,
+        optimizer: MasterWeightAdamW,
+        loader_state: bytes | None,
+        validation_loss: float | None = None,
+    ) -> None:
+        """Begin to write a checkpoint; the model may change afterwards. Waits for the one before.
+
+        Args:
+            counters: Progress after the step that was just finished.
+            model: The model.
+            optimizer: Its optimizer.
+            loader_state: State of the loader on ranks that load, None on the others.
+            validation_loss: Validation loss at this step, if it was measured.
+
+        Raises:
+            StageError: The space that is left does not suffice, or the checkpoint before could not be written.
+        """
+        self.finish()
+        rank = torch.distributed.get_rank()
+        own_files: dict[str, bytes] = {}
+        if parallel_state.get_tensor_model_parallel_rank() == 0:
+            if loader_state is None:
+                raise StageError(f"rank {rank} loads data but gave no loader state to save")
+            data_rank = parallel_state.get_data_parallel_rank()
+            own_files = {random_name(data_rank): random_state(), loader_name(data_rank): loader_state}
+        state = training_state(model, optimizer)
+        self._check_space(counters.step, bytes_to_write(state) + sum(map(len, own_files.values())))
+        final = checkpoint_folder(self._folder, counters.step)
+        temporary = unfinished(final)
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        write = BackgroundWrite(self._buffers)
+        try:
+            save_sharded(state, temporary / TENSORS_FOLDER, strategy=write)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise self._not_written(final, [f"rank {rank}: {error}"]) from error
+        facts = CheckpointFacts(
+            counters=counters.model_copy(),
+            data_parallel=parallel_state.get_data_parallel_world_size(),
+            model=self._start,
+            validation_loss=validation_loss,
+        )
+        self._pending = _Pending(final, facts, write, own_files)
+        self._pending.thread.start()
+        if self._buffers is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and make it the newest.
+
+        Raises:
+            StageError: A rank could not write its part. The part is removed, the older checkpoints stay.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        pending.thread.join()
+        outcomes: list[_Written | str] = [""] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(outcomes, pending.outcome)
+        failures = [f"rank {rank}: {outcome}" for rank, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+        written = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+        if not failures:
+            said = [self._complete(pending, written) if torch.distributed.get_rank() == 0 else ""]
+            torch.distributed.broadcast_object_list(said, src=0)
+            failures = [f"rank 0: {said[0]}"] if said[0] else []
+        if failures:
+            if torch.distributed.get_rank() == 0:
+                shutil.rmtree(unfinished(pending.final), ignore_errors=True)
+            raise self._not_written(pending.final, failures)
+
+    def close(self) -> None:
+        """Wait until superseded checkpoints are removed."""
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
+
+    def _check_space(self, step: int, own_bytes: int) -> None:
+        """Compare what all ranks will write with what is free, before anything is written or removed."""
+        sizes = [0] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(sizes, own_bytes)
+        needed = int(sum(sizes) * (1 + _SPARE_SHARE)) + _SPARE_BYTES
+        said = [""]
+        if torch.distributed.get_rank() == 0:
+            self.close()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._folder).free
+            if free < needed:
+                said = [
+                    f"Too little space for the checkpoint of step {step}: it needs {needed / 1e6:,.1f} MB, "
+                    f"{free / 1e6:,.1f} MB are free at {self._folder}. Free some, or lower recipe.keep_checkpoints, "
+                    f"and run again. {self._whole()}"
+                ]
+        torch.distributed.broadcast_object_list(said, src=0)
+        if said[0]:
+            raise StageError(said[0])
+
+    def _complete(self, pending: "_Pending", written: "list[_Written]") -> str:
+        """Write what makes a checkpoint of all ranks' files, rename it, and drop superseded ones; the first rank's part.
+
+        Returns:
+            What went wrong, or an empty text.
+        """
+        temporary = unfinished(pending.final)
+        try:
+            pending.write.finish([part.results for part in written])
+            write_text(temporary / FACTS_NAME, pending.facts.model_dump_json(indent=2) + "\n")
+            entries = {name: entry for part in written for name, entry in part.entries.items()}
+            for path in (path for path in temporary.rglob("*") if path.is_file()):
+                name = path.relative_to(temporary).as_posix()
+                entries[name] = entries.get(name) or file_entry(path)
+            write_file_list(temporary, entries)
+            flush_folder(temporary / TENSORS_FOLDER)
+            flush_folder(temporary)
+            temporary.rename(pending.final)
+            flush_folder(self._folder)
+            self._drop_superseded()
+        except (OSError, StageError) as error:
+            return str(error)
+        return ""
+
+    def _drop_superseded(self) -> None:
+        """Take superseded checkpoints out of sight at once, and remove their files in the background."""
+        marks = [read_facts(path).mark for path in checkpoints(self._folder)]
+        old = [checkpoint_folder(self._folder, mark.step) for mark in self._retention.superseded(marks)]
+        moved = [path.rename(unfinished(path)) for path in old]
+        self.close()
+        self._removal = threading.Thread(target=_remove, args=(moved,), daemon=True)
+        self._removal.start()
+
+    def _not_written(self, final: Path, failures: list[str]) -> StageError:
+        free = shutil.disk_usage(self._folder).free
+        return StageError(
+            f"The checkpoint {final} could not be written: {'; '.join(failures)} ({free / 1e6:,.1f} MB are free there). "
+            f"{self._whole()}"
+        )
+
+    def _whole(self) -> str:
+        kept = checkpoints(self._folder)
+        return f"Training goes on from {kept[-1]}." if kept else "There is no checkpoint before it."
+
+
+@dataclass
+class _Written:
+    """What one rank has written.
+
+    Attributes:
+        results: Where its tensors are.
+        entries: Its files, by their path relative to the checkpoint.
+    """
+
+    results: list[WriteResult]
+    entries: dict[str, FileEntry]
+
+
+class _Pending:
+    """One rank's part of a checkpoint that is being written.
+
+    Args:
+        final: The checkpoint's folder when it is complete.
+        facts: What it says of itself.
+        write: The tensors, copied.
+        own_files: Name to content of what this rank writes beside the tensors.
+    """
+
+    def __init__(
+        self, final: Path, facts: CheckpointFacts, write: BackgroundWrite, own_files: dict[str, bytes]
+    ) -> None:
+        self.final = final
+        self.facts = facts
+        self.write = write
+        self.outcome: _Written | str = "the writing thread ended without a word"
+        self.thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._own_files = own_files
+
+    def _run(self) -> None:
+        folder = unfinished(self.final)
+        try:
+            results = self.write.write()
+            for name, content in self._own_files.items():
+                write_bytes(folder / name, content)
+            names = {f"{TENSORS_FOLDER}/{result.storage_data.relative_path}" for result in results}
+            self.outcome = _Written(results, {name: file_entry(folder / name) for name in [*names, *self._own_files]})
+        except OSError as error:
+            self.outcome = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            self.outcome = repr(error)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
