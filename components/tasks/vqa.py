@@ -7,6 +7,7 @@ three people gave it; averaged over the ten sets of nine people that leave one o
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -115,6 +116,7 @@ def soft_accuracy(matches: int, people: int) -> float:
     return among_others / people
 
 
+@lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
     """Return an answer as the VQA challenge compares it.
 
