@@ -24,6 +24,7 @@ from components.export.config import ExportConfig
 from components.generate.config import GenerateConfig
 from components.launch.config import ClusterConfig
 from components.report.config import ReportConfig
+from components.tracking.registry import RegistryConfig
 from components.training.config import TrainingConfig
 from components.wds_conversion.config import WdsConversionConfig
 from components.weight_conversion.config import WeightConversionConfig
@@ -137,6 +138,7 @@ class RunConfig(_Section):
         evaluations: Name to what a trained model is asked; any number.
         report: The report.
         export: The tuned model in Hugging Face layout.
+        registry: Where a model that passes its gates is registered.
     """
 
     name: str = Field(min_length=1)
@@ -154,6 +156,7 @@ class RunConfig(_Section):
     evaluations: dict[EvaluationName, EvaluationConfig] = Field(min_length=1)
     report: ReportConfig
     export: ExportConfig = ExportConfig()
+    registry: RegistryConfig = RegistryConfig()
 
     def evaluations_of(self, model: TrainingStage) -> list[str]:
         """Return the names of a training stage's evaluations."""
@@ -167,6 +170,12 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"wds_conversion.{use}.min_shards ({conversion.min_shards}) is too low for energon_split.{use}.ratio: {problem}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tracked(self) -> "RunConfig":
+        if self.registry.name and self.tracking.uri in ("none", ""):
+            raise ValueError("registry.name needs MLflow, but tracking.uri is none")
         return self
 
     @model_validator(mode="after")

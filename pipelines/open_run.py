@@ -47,6 +47,7 @@ def open_run(
         ("evaluations", dict),
         ("report", dict),
         ("export", dict),
+        ("registry", dict),
         ("cluster", dict),
     ],
 ):

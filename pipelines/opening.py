@@ -187,7 +187,18 @@ def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
     """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
     tree = stored_settings(config)
     outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in ("data", "weights", "combine", "pretrain", "sft", "evaluations", "report", "export", "cluster"):
+    for stage in (
+        "data",
+        "weights",
+        "combine",
+        "pretrain",
+        "sft",
+        "evaluations",
+        "report",
+        "export",
+        "registry",
+        "cluster",
+    ):
         outputs[stage] = tree[stage]
     for stage in ("wds_conversion", "energon_split", "weight_conversion"):
         for use, settings in tree[stage].items():

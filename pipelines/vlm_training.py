@@ -194,7 +194,14 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 )
             )
             exported = cpu(export(context=context, settings=run["export"], model=tuned, evaluations=tuned_scores))
-            cpu(quality_gate(evaluations=[*pretrained_scores, *tuned_scores])).after(written, exported)
+            cpu(
+                quality_gate(
+                    context=context,
+                    settings=run["registry"],
+                    evaluations=[*pretrained_scores, *tuned_scores],
+                    exported=exported.outputs["exported"],
+                )
+            ).after(written)
 
     return vlm_training
 

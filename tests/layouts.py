@@ -111,7 +111,8 @@ def train_in(
 def difference(folder: Path, reference: Path) -> Difference:
     """Compare two finished trainings step by step, and their weights."""
     rows, expected = read_metrics(folder / METRICS_FILE), read_metrics(reference / METRICS_FILE)
-    assert [row["consumed_samples"] for row in rows] == [row["consumed_samples"] for row in expected]
+    drawn = [[(row["consumed_samples"], row["samples_fingerprint"]) for row in run] for run in (rows, expected)]
+    assert drawn[0] == drawn[1]
     pairs = list(zip(rows, expected, strict=True))
     found_weights, weights = read_weights(folder), read_weights(reference)
     assert found_weights.keys() == weights.keys()

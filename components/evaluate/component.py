@@ -62,16 +62,27 @@ def evaluate(
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def quality_gate(evaluations: list):
-    """End the run in failure if a model misses a gate; runs after the report, so that there is something to look at.
+def quality_gate(context: dict, settings: dict, evaluations: list, exported: dsl.Input[dsl.Model]):
+    """End the run in failure if a model misses a gate, else register it; runs when there is something to look at.
 
     Args:
+        context: Run context from open_run.
+        settings: `RegistryConfig`: where a model that passes is registered.
         evaluations: Stage folders of the evaluations.
+        exported: The exported model.
     """
     from pathlib import Path
 
-    from components.evaluate.gates import enforce_gates
+    from components.evaluate.quality_gate import run_quality_gate
+    from components.stage.context import RunContext
+    from components.stage.pointer import folder_of
     from components.stage.shell import reported_errors
+    from components.tracking.registry import RegistryConfig
 
     with reported_errors():
-        enforce_gates([Path(folder) for folder in evaluations])
+        run_quality_gate(
+            RunContext.model_validate(context),
+            RegistryConfig.model_validate(settings),
+            evaluations=[Path(folder) for folder in evaluations],
+            exported=folder_of(exported),
+        )

@@ -79,6 +79,7 @@ def why_not_comparable(first: Scores, second: Scores, samples: tuple[SampleScore
         ("task", first.task, second.task),
         ("task version", first.prompt_version, second.prompt_version),
         ("prompt", repr(first.prompt), repr(second.prompt)),
+        ("task's settings", first.task_identity, second.task_identity),
         ("ground truth (SHA-256)", first.dataset[:16], second.dataset[:16]),
         ("way to cut captions into words", first.tokenizer, second.tokenizer),
         ("number of samples", str(first.n_scored), str(second.n_scored)),

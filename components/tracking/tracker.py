@@ -41,6 +41,8 @@ _RETRY_INTERVAL_S = 60.0
 _PENDING_LIMIT = 200_000
 _REPLAY_POINTS = 1000
 _REACH_TIMEOUT_S = 10.0
+# MLflow's pages then show trainings: charts, metrics, registered models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PICTURES = {".html", ".png", ".jpg", ".jpeg", ".svg"}
 
 
@@ -360,7 +362,7 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str, workspace: Path)
         # A server decides itself where artifacts go; a bare database has nobody who could.
         location = (workspace / "mlartifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:

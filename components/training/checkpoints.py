@@ -52,6 +52,7 @@ class CheckpointFacts(BaseModel):
     Attributes:
         counters: Progress after its step.
         data_parallel: Number of data-parallel ranks that wrote it.
+        tensor_parallel: Tensor-parallel size that wrote it.
         model: Identity of the model that training started from, whose frozen parts belong to the checkpoint.
         validation_loss: Validation loss at its step, None where it was not measured.
     """
@@ -60,6 +61,7 @@ class CheckpointFacts(BaseModel):
 
     counters: Counters
     data_parallel: int
+    tensor_parallel: int
     model: str
     validation_loss: float | None = None
 
@@ -87,7 +89,8 @@ def load_checkpoint(
 ) -> tuple[Counters, list[bytes]]:
     """Restore what trains, the optimizer and the random state in place. Every rank calls this.
 
-    With another number of data-parallel ranks the saved random states fit nobody: all are seeded anew.
+    With another number of data-parallel ranks the saved random states fit nobody: all are seeded anew. At another
+    tensor-parallel size this holds for the generators of split activations alone.
 
     Args:
         path: The checkpoint.
@@ -115,11 +118,12 @@ def load_checkpoint(
     state = load_sharded(training_state(model, optimizer), path / TENSORS_FOLDER)
     fill_trained(model, state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    seed_everything(seed + facts.counters.step)
     if facts.data_parallel == parallel_state.get_data_parallel_world_size():
-        data_rank = parallel_state.get_data_parallel_rank()
-        _restore_random_state(torch.load(path / random_name(data_rank), weights_only=True))
-    else:
-        seed_everything(seed + facts.counters.step)
+        same_split = facts.tensor_parallel == parallel_state.get_tensor_model_parallel_world_size()
+        tensor_rank = parallel_state.get_tensor_model_parallel_rank() if same_split else 0
+        name = random_name(parallel_state.get_data_parallel_rank(), tensor_rank)
+        _restore_random_state(torch.load(path / name, weights_only=True), split=same_split)
     return facts.counters, loader_states
 
 
@@ -158,9 +162,9 @@ def bytes_to_write(state: ShardedStateDict) -> int:
     )
 
 
-def random_name(data_rank: int) -> str:
-    """Return the file of a data-parallel rank's random-number state."""
-    return f"random_dp{data_rank}.pt"
+def random_name(data_rank: int, tensor_rank: int) -> str:
+    """Return the file of a rank's random-number state."""
+    return f"random_dp{data_rank}_tp{tensor_rank}.pt"
 
 
 def loader_name(data_rank: int) -> str:
@@ -181,9 +185,11 @@ def random_state() -> bytes:
     return content.getvalue()
 
 
-def _restore_random_state(state: dict[str, Any]) -> None:
+def _restore_random_state(state: dict[str, Any], *, split: bool) -> None:
+    """Restore the generators; those of split activations only where the split is the same."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-        tracked = {name.removeprefix(_TRACKED): value for name, value in state.items() if name.startswith(_TRACKED)}
-        get_cuda_rng_tracker().set_states(tracked)
+        if split:
+            tracked = {name.removeprefix(_TRACKED): value for name, value in state.items() if name.startswith(_TRACKED)}
+            get_cuda_rng_tracker().set_states(tracked)

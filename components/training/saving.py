@@ -84,12 +84,13 @@ class CheckpointSaver:
         """
         self.finish()
         rank = torch.distributed.get_rank()
-        own_files: dict[str, bytes] = {}
-        if parallel_state.get_tensor_model_parallel_rank() == 0:
+        data_rank = parallel_state.get_data_parallel_rank()
+        tensor_rank = parallel_state.get_tensor_model_parallel_rank()
+        own_files = {random_name(data_rank, tensor_rank): random_state()}
+        if tensor_rank == 0:
             if loader_state is None:
                 raise StageError(f"rank {rank} loads data but gave no loader state to save")
-            data_rank = parallel_state.get_data_parallel_rank()
-            own_files = {random_name(data_rank): random_state(), loader_name(data_rank): loader_state}
+            own_files[loader_name(data_rank)] = loader_state
         state = training_state(model, optimizer)
         self._check_space(counters.step, bytes_to_write(state) + sum(map(len, own_files.values())))
         final = checkpoint_folder(self._folder, counters.step)
@@ -105,6 +106,7 @@ class CheckpointSaver:
         facts = CheckpointFacts(
             counters=counters.model_copy(),
             data_parallel=parallel_state.get_data_parallel_world_size(),
+            tensor_parallel=parallel_state.get_tensor_model_parallel_world_size(),
             model=self._start,
             validation_loss=validation_loss,
         )

@@ -91,7 +91,7 @@ def pipeline(world: World, raw: Path, captions: str, questions: str) -> Any:
             )
             folders.append(scored.outputs["folder"])
         written = report(context=context, settings={"preset": "test"}, pretrain=model, sft=model, evaluations=folders)
-        quality_gate(evaluations=folders).after(written)
+        quality_gate(context=context, settings={}, evaluations=folders, exported=model).after(written)
 
     return evaluation
 

@@ -1,6 +1,7 @@
 """Gates against an earlier run: paired tests, and baselines in a real MLflow store."""
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_world import Answerer, good_choice, predictions, raw_dataset, stub_model
+from evaluation_world import Answerer, finished_stage, good_choice, predictions, raw_dataset, stub_model
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -18,12 +19,14 @@ from components.errors import ConfigurationError, StageError
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
 from components.evaluate.paired import BOOTSTRAP, MCNEMAR, paired_tests
+from components.evaluate.quality_gate import run_quality_gate
 from components.evaluate.sample_scores import SampleScore, SampleScores
 from components.evaluate.scores import GateResult, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.generate.dataset import HeldOutSample
 from components.stage.context import RunContext
+from components.tracking.registry import RegistryConfig
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 
 COUNT = 60
@@ -213,3 +216,46 @@ def test_a_threshold_within_the_interval_is_said_to_be_noise(world: World) -> No
     far = world.judged(good_choice, Gate(minimum=10))
     assert "noise could decide" in near.note
     assert far.note == ""
+
+
+REGISTRY = RegistryConfig(name="registered", alias="champion")
+
+
+def ended(world: World, answer: Answerer, gate: Gate, export: str) -> tuple[RunContext, str]:
+    """Evaluate a run and put it through its quality gate; return the registered version's number."""
+    context = world.opened("ended")
+    evaluation = world.evaluated(context, answer, gate)
+    exported = finished_stage(context, "export", lambda work: {"tensors": 1}, {"model": "sft/00"}, model=export)
+    return context, run_quality_gate(context, REGISTRY, [evaluation], exported)
+
+
+def test_a_model_that_passes_is_registered_once_with_scores_and_lineage(world: World) -> None:
+    client = connect(world.uri)
+    context, number = ended(world, good_choice, Gate(minimum=10), "a")
+    version = client.get_model_version_by_alias("registered", "champion")
+    assert (str(version.version), version.run_id) == (number, context.mlflow_run_id)
+    assert version.source == Path(version.tags["vlm.folder"]).as_uri()
+    assert Path(version.tags["vlm.folder"]).is_dir()
+    assert re.fullmatch(r"\d+\.\d \(\d+\.\d to \d+\.\d\)", version.tags["vlm.score.multiple_choice.accuracy"])
+    assert version.tags["vlm.made_from.model"] == "sft/00"
+    assert len(version.tags["vlm.dataset.multiple_choice"]) == 64
+    assert "| multiple_choice | Accuracy |" in version.description
+    assert client.get_run(context.mlflow_run_id).data.tags["vlm.gate.multiple_choice"] == "pass"
+    _, again = ended(world, good_choice, Gate(minimum=10), "a")
+    assert again == number
+    _, other = ended(world, good_choice, Gate(minimum=10), "b")
+    assert str(client.get_model_version_by_alias("registered", "champion").version) == other != number
+
+
+def test_a_model_that_misses_a_gate_is_not_registered(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    client = connect(world.uri)
+    before = len(client.search_model_versions("name = 'registered'"))
+    context, number = ended(world, always_a, Gate(baseline="first", action="warn"), "warned")
+    assert number == ""
+    assert "not registered as registered: multiple_choice missed a gate" in capsys.readouterr().out
+    tags = client.get_run(context.mlflow_run_id).data.tags
+    assert tags["vlm.gate.multiple_choice"] == "warn"
+    assert "the drop is significant" in tags["vlm.gate.multiple_choice.judged"]
+    with pytest.raises(StageError, match="does not pass its quality gates"):
+        ended(world, always_a, Gate(baseline="first"), "failed")
+    assert len(client.search_model_versions("name = 'registered'")) == before

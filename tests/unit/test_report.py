@@ -1,12 +1,12 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_world import finished_stage, good_caption, good_choice, predictions, raw_dataset, stub_model
+from html_pages import HOSTILE, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,40 +23,6 @@ from components.report.stage import run_report
 from components.stage.context import RunContext
 from components.stage.progress import progress_folder
 from components.stage.runner import StageWork
-
-HOSTILE = '<script>alert(1)</script> & "quotes" <img src=x onerror=y>'
-VOID = {"meta", "img"}
-
-
-class Strict(HTMLParser):
-    """Checks that tags nest, and collects tags with attributes and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def parsed(page: str) -> Strict:
-    parser = Strict()
-    parser.feed(page)
-    assert parser.open == []
-    return parser
 
 
 def trained(context: RunContext, stage: str, inputs: dict[str, Path | str]) -> Path:

@@ -259,7 +259,9 @@ def test_removing_step_by_step_keeps_what_the_whole_history_says(
 
 
 def test_facts_survive_the_disk() -> None:
-    facts = CheckpointFacts(counters=Counters(step=3, fingerprint=2**60), data_parallel=2, model=START)
+    facts = CheckpointFacts(
+        counters=Counters(step=3, fingerprint=2**60), data_parallel=2, tensor_parallel=1, model=START
+    )
     assert CheckpointFacts.model_validate_json(facts.model_dump_json()) == facts
 
 

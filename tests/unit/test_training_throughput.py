@@ -1,6 +1,7 @@
 """What a step is counted to be, and the rates that follow."""
 
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,7 @@ def test_step_is_counted_sample_by_sample() -> None:
         images=sum(len(sample.pixels) for sample in chosen),
     )
     assert (work.samples, work.forward, work.backward) == (len(chosen), expected, expected)
+    assert work.keys_checksum == sum(zlib.crc32(sample.key.encode()) for sample in chosen)
     longest = [max(batch.cu_seqlens.diff().tolist()) for batch in batches]
     assert work.slots == sum(len(batch.keys) * length for batch, length in zip(batches, longest, strict=True))
 
@@ -54,7 +56,7 @@ def test_rates_are_of_all_devices_and_utilisation_of_one(monkeypatch: pytest.Mon
     flops = forward_flops(CONFIG, asked) + backward_flops(CONFIG, asked, {"projection"})
     throughput = Throughput(CONFIG, {"projection"}, devices=4, peak=flops)
     for _ in range(2):
-        throughput.add(StepWork(samples=8, slots=800, forward=asked, backward=asked), data_wait_s=0.5)
+        throughput.add(StepWork(samples=8, slots=800, keys_checksum=0, forward=asked, backward=asked), data_wait_s=0.5)
     now[0] += 10.0
     assert throughput.rates() == {
         "samples_per_s": pytest.approx(1.6),
