@@ -237,6 +237,9 @@ class TrainingLoader:
         assert self._iterator is not None
         try:
             return next(self._iterator)
+        except (EOFError, ConnectionError) as error:
+            # A worker died while it handed a tensor over: the connection ends before torch hears of it.
+            raise RuntimeError("DataLoader worker ended while it handed over a sample.") from error
         except READING_ERRORS as error:
             raise reading_error(error, self._blend) from None
 

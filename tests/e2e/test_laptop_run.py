@@ -78,7 +78,9 @@ def test_run_killed_in_pretraining_goes_on_and_finishes(workspace: Path) -> None
     result = _run(workspace)
     assert result.returncode == 0, result.stdout + result.stderr
     states = _states(find_run(workspace))
-    assert states["combine"] == "reused"
+    before = list(states)[1 : list(states).index("pretrain")]  # open_run always runs
+    assert "combine" in before
+    assert {states[stage] for stage in before} == {"reused"}
     assert states["pretrain"] == "done"
     assert set(states.values()) <= {"done", "reused"}
     assert re.search(r"pretrain: resumed at step \d+", find_run(workspace).log.read_text())
@@ -146,13 +148,6 @@ def test_mlflow_has_a_nested_run_per_stage_with_curves(workspace: Path) -> None:
     steps = {metric.step for metric in client.get_metric_history(pretrain.info.run_id, "loss")}
     assert max(steps) == 24
     assert client.get_metric_history(parents[0].info.run_id, "pretrain.loss")
-
-
-def test_second_run_reuses_everything(workspace: Path) -> None:
-    result = _run(workspace)
-    assert result.returncode == 0, result.stdout + result.stderr
-    states = _states(find_run(workspace))
-    assert {stage: state for stage, state in states.items() if state != "reused"}.keys() <= {"open_run", "report"}
 
 
 def test_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -3,11 +3,18 @@
 import json
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from components.evaluate.scores import read_scores
+from components.evaluate.stage import run_evaluate
+from components.generate.stage import run_generate
+from components.stage.context import RunContext
+from components.training.stage import run_training
+from pipelines.config import load_preset
+from tests.small_chain import prepare
 
 PACKAGE = "tuxpaint-stamps-default"
 STAMPS = Path("usr/share/tuxpaint/stamps")
@@ -59,19 +66,24 @@ def dataset(stamps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_dag_takes_real_pictures(dataset: Path, tmp_path: Path) -> None:
-    settings = {
-        "data.source": dataset.as_uri(),
-        "data.folder.held_out_pictures": "20",
-        "pretrain.recipe.iterations": "6",
-        "pretrain.recipe.save_interval": "6",
-        "sft.recipe.iterations": "4",
-    }
-    options = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--workspace", str(tmp_path), *options]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_the_stages_take_real_pictures(dataset: Path, tmp_path: Path) -> None:
+    """From the folder to scores, by the stages that the DAG calls."""
+    config = load_preset(
+        "laptop",
+        [
+            f"data.source={dataset.as_uri()}",
+            "data.folder.held_out_pictures=20",
+            "pretrain.recipe.iterations=6",
+            "pretrain.recipe.save_interval=6",
+        ],
+    )
+    context = RunContext(run_id="stamps", run_name="stamps", workspace=tmp_path)
+    raw, captions, model = prepare(config, context)
     listed = [path.read_text(encoding="utf-8") for path in tmp_path.glob("*/*/*/rejects.jsonl")]
     assert any('"stamp-3"' in text for text in listed), "the truncated picture was not listed"
-    (scores,) = tmp_path.glob("evaluate/captioning/*/scores.json")
-    assert json.loads(scores.read_text())["n_scored"] > 0
+    trained = run_training(context, "pretrain", config.pretrain, model, captions).folder
+    for evaluation in config.evaluations.values():
+        asked = evaluation.generate.model_copy(update={"tensor_parallel": 1, "max_new_tokens": 8})
+        predictions = run_generate(context, asked, trained, raw, 0).folder
+        scores = read_scores(run_evaluate(context, evaluation.evaluate, [predictions], trained, raw).folder)
+        assert scores.n_scored == scores.n_expected > 0

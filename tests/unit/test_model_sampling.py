@@ -42,7 +42,7 @@ def test_equally_spaced_numbers_draw_every_token_as_often_as_its_probability(wei
     uniform = torch.arange(numbers, dtype=torch.float64) / numbers
     drawn = draw(found.expand(numbers, -1), uniform)
     counts = torch.bincount(drawn, minlength=len(weights))
-    assert (counts - numbers * found / found.sum()).abs().max() <= 1
+    assert (counts - numbers * found / found.sum()).abs().max() <= 1 + 1e-9
     assert not counts[found == 0].any()
 
 
