@@ -19,6 +19,7 @@ from components.evaluate.intervals import Statistic, mean_statistic
 from components.evaluate.meteor import meteor_metric
 from components.generate.dataset import HeldOutSample
 from components.storage.atomic import open_atomic
+from components.tasks.template import LETTERS
 
 SAMPLE_SCORES_FILE = "sample_scores.jsonl"
 
@@ -133,5 +134,5 @@ def _family(metric: str) -> str:
 def _truth(sample: HeldOutSample) -> tuple[str, ...]:
     if sample.references:
         return sample.references
-    letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", sample.options, strict=False))
+    letters = dict(zip(LETTERS, sample.options, strict=False))
     return (f"({sample.answer}) {letters[sample.answer]}",) if sample.answer in letters else (sample.answer,)

@@ -23,13 +23,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local
-from components.model.config import CHECKPOINT_FOLDER
 from components.stage.context import RunContext
 from components.tracking.tracker import METRICS_FILE
 from components.training.layout import checkpoints, step_of
@@ -37,6 +34,7 @@ from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER
 from pipelines.config import load_preset
+from tests.layouts import read_weights
 from tests.small_chain import prepare
 
 STEPS_PER_KILL = 6
@@ -149,7 +147,7 @@ class _Run:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the trained weights."""
-        return _load_state_dict_from_keys(storage_reader=FileSystemReader(self.folder / CHECKPOINT_FOLDER))
+        return read_weights(self.folder)
 
     def _writing(self) -> bool:
         return any(self.training.glob("*.tmp/checkpoint/*.distcp"))
