@@ -1,12 +1,15 @@
 """Generation, evaluation and report through their KFP shells, and generation in two tensor-parallel processes."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import compiler, dsl, local
+from kfp import compiler, dsl
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from evaluation_world import raw_dataset
@@ -18,8 +21,10 @@ from components.generate.component import generate
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.report.component import report
+from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE
 from tests.model_world import World, build_world
 
+ROOT = Path(__file__).resolve().parents[2]
 # METEOR's slow start has its own test.
 CAPTION_TASK = """
 name: short_captions
@@ -102,14 +107,29 @@ def test_partitions_are_collected_scored_reported_and_gated(world: World, raw: P
     captions.write_text(CAPTION_TASK)
     questions.write_text(SHORT_TASK)
     dag = pipeline(world, raw, str(captions), str(questions))
-    compiler.Compiler().compile(dag, str(tmp_path / "pipeline.yaml"))
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"), raise_on_error=False)
-    dag()
-    (page,) = (tmp_path / "root").glob("*/report/report")
+    compiler.Compiler().compile(dag, str(tmp_path / PACKAGE_NAME))
+    # In a process of its own, as `vlm run` does: KFP's parallel tasks replace `print` and the root logger's handlers
+    # and don't always put them back.
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.local_worker", str(tmp_path), "process"],
+        env={
+            **os.environ,
+            RUN_ID_VARIABLE: "evaluation",
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = re.findall(r"Task \S*'([\w-]+)'\S* finished with status \S*FAILURE", done.stdout)
+    assert set(failed) == {"quality-gate"}, done.stdout
+    (page,) = (tmp_path / "kfp").glob("*/report/report")
     assert page.read_text().startswith("<!doctype html>")
-    (samples, _) = sorted((tmp_path / "root").glob("*/evaluate*/samples"))
+    (samples, _) = sorted((tmp_path / "kfp").glob("*/evaluate*/samples"))
     assert "Short captions" in samples.read_text()
-    folders = [Path(json.loads(path.read_text())["folder"]) for path in (tmp_path / "root").glob("*/evaluate*/scores")]
+    folders = [Path(json.loads(path.read_text())["folder"]) for path in (tmp_path / "kfp").glob("*/evaluate*/scores")]
     assert len(folders) == 2
     # The gate can't be passed; everything before it has been published all the same.
     with pytest.raises(StageError, match="quality gates"):
