@@ -86,7 +86,7 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
 
 def load_checkpoint(
     path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW, *, start: str, seed: int
-) -> tuple[Counters, list[bytes]]:
+) -> tuple[CheckpointFacts, list[bytes]]:
     """Restore what trains, the optimizer and the random state in place. Every rank calls this.
 
     With another number of data-parallel ranks the saved random states fit nobody: all are seeded anew. At another
@@ -100,7 +100,7 @@ def load_checkpoint(
         seed: The run's seed.
 
     Returns:
-        The counters, and the loader states of all data-parallel ranks that there were, in their order.
+        What the checkpoint says of itself, and the loader states of all data-parallel ranks that there were, in their order.
 
     Raises:
         StageError: A part can't be read, or the run started from another model.
@@ -124,7 +124,7 @@ def load_checkpoint(
         tensor_rank = parallel_state.get_tensor_model_parallel_rank() if same_split else 0
         name = random_name(parallel_state.get_data_parallel_rank(), tensor_rank)
         _restore_random_state(torch.load(path / name, weights_only=True), split=same_split)
-    return facts.counters, loader_states
+    return facts, loader_states
 
 
 def load_trained(path: Path, model: VisionLanguageModel) -> None:

@@ -32,14 +32,16 @@ def write_kept_models(
     rank = torch.distributed.get_rank()
     found = [[read_facts(path).mark for path in checkpoints(training)] if rank == 0 else []]
     torch.distributed.broadcast_object_list(found, src=0)
-    stay = retention.for_good([*found[0], final])
-    for mark in (mark for mark in stay if mark.step != final.step):
+    # A run that was stopped after its last step has a training checkpoint of it as well.
+    earlier = [mark for mark in found[0] if mark.step != final.step]
+    stay = [mark for mark in retention.for_good([*earlier, final]) if mark != final]
+    for mark in stay:
         folder = kept_folder(output, mark.step)
         load_trained(checkpoint_folder(training, mark.step), model)
         save_model(model, folder / CHECKPOINT_FOLDER)
         if rank == 0:
             copy_description(source, folder)
-    return [mark for mark in stay if mark.step != final.step] + [final]
+    return [*stay, final]
 
 
 def copy_description(source: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from components.storage.atomic import write_text
 from components.training.config import TrainingConfig
 from components.training.layout import KEPT_FOLDER
 from components.training.spec import TrackingTarget, TrainingSpec
-from components.training.summary import TRAINING_FOLDER, read_summary
+from components.training.summary import TRAINING_FOLDER, is_finished, read_summary
 
 VERSION = 1
 _LAUNCH_FOLDER = "launch"
@@ -51,25 +51,9 @@ def run_training(
     """
 
     def body(work: StageWork) -> Mapping[str, Any]:
-        spec = TrainingSpec(
-            stage=stage,
-            recipe=config.recipe,
-            tensor_parallel=config.launch.tensor_parallel,
-            model_folder=model,
-            dataset_folder=dataset,
-            output_folder=work.folder,
-            memory=config.memory,
-            progress_file=work.progress.path,
-            tracking=TrackingTarget(
-                tracking_uri=context.tracking_uri,
-                stage_run_id=work.tracker.mlflow_run_id,
-                parent_run_id=context.mlflow_run_id,
-                prefix=work.tracker.prefix,
-            ),
-        )
-        write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
-        work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
-        run_job(training_job(context, stage, config, work.folder, cluster))
+        # A training that finished is not done again because its manifest is missing: hashing takes minutes, too.
+        if not is_finished(work.folder):
+            _train(context, stage, config, model, dataset, cluster, work)
         facts = _collect(work.folder)
         _finish_kept(work, stage, config, {"model": input_identity(model), "dataset": input_identity(dataset)})
         return facts
@@ -83,6 +67,37 @@ def run_training(
         settings=config.recipe,
         body=body,
     )
+
+
+def _train(
+    context: RunContext,
+    stage: str,
+    config: TrainingConfig,
+    model: Path,
+    dataset: Path,
+    cluster: ClusterConfig | None,
+    work: StageWork,
+) -> None:
+    """Write the spec and run the job."""
+    spec = TrainingSpec(
+        stage=stage,
+        recipe=config.recipe,
+        tensor_parallel=config.launch.tensor_parallel,
+        model_folder=model,
+        dataset_folder=dataset,
+        output_folder=work.folder,
+        memory=config.memory,
+        progress_file=work.progress.path,
+        tracking=TrackingTarget(
+            tracking_uri=context.tracking_uri,
+            stage_run_id=work.tracker.mlflow_run_id,
+            parent_run_id=context.mlflow_run_id,
+            prefix=work.tracker.prefix,
+        ),
+    )
+    write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
+    work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
+    run_job(training_job(context, stage, config, work.folder, cluster))
 
 
 def training_job(

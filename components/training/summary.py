@@ -12,6 +12,11 @@ SKIPPED_NAME = "skipped_samples.json"
 TRAINING_FOLDER = "training"
 
 
+def is_finished(folder: Path) -> bool:
+    """Return whether a training has left everything in its output folder; the summary is written last."""
+    return (folder / SUMMARY_NAME).is_file()
+
+
 def read_summary(folder: Path) -> dict[str, float | int | str]:
     """Return the facts that a finished training left in its output folder.
 
@@ -19,7 +24,7 @@ def read_summary(folder: Path) -> dict[str, float | int | str]:
         StageError: The training did not finish.
     """
     path = folder / SUMMARY_NAME
-    if not path.is_file():
+    if not is_finished(folder):
         raise StageError(f"{path} is missing: the training job ended without finishing.")
     summary: dict[str, float | int | str] = json.loads(path.read_text(encoding="utf-8"))
     return summary

@@ -120,6 +120,7 @@ class _Training:
         self.trained = _trained_parts(self.recipe)
         self.model.freeze(set(get_args(Part)) - self.trained)
         self.counters = Counters()
+        self.validation_loss: float | None = None  # at the step that the counters name, if it was measured there
         self.start = input_identity(spec.model_folder)
         self.retention = Retention(self.recipe.keep_checkpoints, self.recipe.keep_every, self.recipe.keep_best)
         self.saver = CheckpointSaver(
@@ -138,6 +139,14 @@ class _Training:
 
     def run(self) -> bool:
         """Run the remaining steps; see `train`."""
+        # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
+        gc.disable()
+        try:
+            return self._run_steps()
+        finally:
+            gc.enable()
+
+    def _run_steps(self) -> bool:
         signal.signal(signal.SIGTERM, self._request_stop)
         progress = Progress(self.spec.stage, self.spec.progress_file) if self.rank == 0 else None
         if progress is not None:
@@ -145,14 +154,12 @@ class _Training:
         batches = self._local_batches()
         self.throughput.restart()
         self.model.train()
-        # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
-        gc.disable()
         speed: dict[str, float] = {}
         while self.counters.step < self.recipe.iterations:
             result = self._step(batches)
             step = self.counters.step
             row: dict[str, float | str] = {}
-            validation_loss: float | None = None
+            self.validation_loss = None
             if step % self.recipe.log_interval == 0 or step == self.recipe.iterations:
                 rates = self.throughput.rates()
                 speed = {"samples/s": rates["samples_per_s"]}
@@ -166,12 +173,13 @@ class _Training:
                     **memory_in_use(self.device),
                 }
             if self._reached(step, self.recipe.evaluation_interval):
-                row["validation_loss"] = validation_loss = self._validation_loss()
+                row["validation_loss"] = self.validation_loss = self._measure_validation_loss()
             if self.zero_shot is not None and self._reached(step, self.recipe.caption_interval):
                 row.update(self.zero_shot.measure(self.model, step, self.tracker))
             if row and self.metrics is not None:
                 self.metrics.log(step, row)
             if "loss" in row:
+                gc.collect(1)  # the young ones: milliseconds
                 self.throughput.restart()
             if progress is not None:
                 progress.update(step, force=False, loss=result.loss, **speed)
@@ -180,16 +188,16 @@ class _Training:
             if not writing:
                 self.saver.finish()
             if stop:
-                self._save(validation_loss)
+                self._save()
                 self.saver.finish()
                 self.saver.close()
                 self.tracker.flush()
                 return False
             if step % self.recipe.save_interval == 0 and step < self.recipe.iterations:
-                self._save(validation_loss)
+                self._save()
                 gc.collect()
                 self.throughput.add_save(time.perf_counter() - stall)
-        self._finish(validation_loss)
+        self._finish()
         return True
 
     def close(self) -> None:
@@ -238,7 +246,7 @@ class _Training:
         loss: torch.Tensor = self.model(batch, pixels, compute_loss=True)
         return loss.sum()
 
-    def _validation_loss(self) -> float:
+    def _measure_validation_loss(self) -> float:
         """Return the mean loss per answer token over the first validation samples."""
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -321,9 +329,10 @@ class _Training:
         optimizer = MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
         if newest is None:
             return optimizer
-        self.counters, loader_states = load_checkpoint(
+        facts, loader_states = load_checkpoint(
             newest, self.model, optimizer, start=self.start, seed=self.recipe.seed
         )
+        self.counters, self.validation_loss = facts.counters, facts.validation_loss
         if self.loader is not None:
             self.loader.restore(loader_states)
         if self.rank == 0:
@@ -336,9 +345,9 @@ class _Training:
                 )
         return optimizer
 
-    def _save(self, validation_loss: float | None) -> None:
+    def _save(self) -> None:
         loader_state = self.loader.state() if self.loader is not None else None
-        self.saver.save(self.counters, self.model, self.optimizer, loader_state, validation_loss)
+        self.saver.save(self.counters, self.model, self.optimizer, loader_state, self.validation_loss)
 
     def _diverged(self, what: str) -> StageError:
         """Return the error that ends a diverging run; a checkpoint that is being written becomes the last good one."""
@@ -349,7 +358,7 @@ class _Training:
             f"Last good checkpoint: {kept[-1] if kept else 'none yet'}."
         )
 
-    def _finish(self, validation_loss: float | None) -> None:
+    def _finish(self) -> None:
         """Write the model folders; the resumable checkpoints have done their work and are removed by the stage."""
         self.saver.finish()
         save_model(self.model, self.folder / CHECKPOINT_FOLDER)
@@ -359,7 +368,7 @@ class _Training:
             self.spec.model_folder,
             self.model,
             self.retention,
-            Mark(self.counters.step, validation_loss),
+            Mark(self.counters.step, self.validation_loss),
         )
         self.saver.close()
         counts = self._loader_counts()

@@ -279,6 +279,21 @@ run_local(TrainingJob("test", "components.training.worker", [{str(spec)!r}], Pat
     assert problems(saved) == []
 
 
+def test_stopped_after_the_last_step_finishes_from_its_checkpoint(
+    chain: Chain, uninterrupted: Path, tmp_path: Path
+) -> None:
+    # What a SIGTERM during the last of six steps leaves.
+    shutil.copytree(uninterrupted / "training" / "iter_0000006", tmp_path / "training" / "iter_0000006")
+    shutil.copy(uninterrupted / METRICS_FILE, tmp_path)
+    _train(chain, tmp_path, 1, 1, iterations=6, hidden_dropout=0.1, save_interval=6, keep_best=1)
+    assert _curve(tmp_path) == _curve(uninterrupted)[:6]
+    summary = read_summary(tmp_path)
+    assert (summary["step"], summary["best_step"], summary["best_model"]) == (6, 6, str(tmp_path))
+    assert summary["best_validation_loss"] == summary["final_validation_loss"]
+    model, checkpoint = read_weights(tmp_path), read_weights(tmp_path / "training" / "iter_0000006")
+    assert all(torch.equal(model[name], checkpoint[name]) for name in model)
+
+
 def test_kept_checkpoints_become_models_of_their_own(chain: Chain, uninterrupted: Path, tmp_path: Path) -> None:
     kept = uninterrupted / "kept" / "step_0000006"
     model, checkpoint = read_weights(kept), read_weights(uninterrupted / "training" / "iter_0000006")
@@ -304,6 +319,11 @@ def test_kept_checkpoints_become_models_of_their_own(chain: Chain, uninterrupted
     with single_process():
         assert ModelSource(output.folder / "kept" / "step_0000004").dtype == torch.float32
     assert input_identity(output.folder / "kept" / "step_0000004").endswith("-step_0000004")
+    # Killed before the manifest was there: what was trained is not trained again.
+    (output.folder / "manifest.json").unlink()
+    again = run_training(context, "pretrain", config, chain.model, chain.dataset)
+    assert again.manifest.facts == facts
+    assert again.manifest.files == output.manifest.files
 
 
 def test_speed_and_memory_are_in_every_row_and_in_the_summary(uninterrupted: Path) -> None:

@@ -78,7 +78,7 @@ class Run:
 
     def load(self, checkpoint: Path, start: str = START) -> Counters:
         typed = cast(VisionLanguageModel, self.model)
-        return load_checkpoint(checkpoint, typed, self.optimizer, start=start, seed=0)[0]
+        return load_checkpoint(checkpoint, typed, self.optimizer, start=start, seed=0)[0].counters
 
     def values(self) -> list[torch.Tensor]:
         """Everything that a step changes."""
