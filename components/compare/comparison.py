@@ -9,6 +9,7 @@ from components.compare.runs import ComparedRun, Evaluation
 from components.evaluate.paired import paired_tests, why_not_comparable
 from components.evaluate.sample_scores import SampleScores, is_mean
 from components.evaluate.scores import PairedTest
+from components.tasks.kind import POINTS
 
 ABSENT = "—"
 SIGNIFICANCE = 0.05
@@ -162,7 +163,7 @@ def _measure_of_samples(headline: str, samples: Sequence[SampleScores]) -> str:
 def _disagreements(samples: Mapping[int, SampleScores], metric: str) -> list[Disagreement]:
     found = []
     for rows in zip(*(item.rows for item in samples.values()), strict=True):
-        values = [100.0 * float(row.scores[metric]) for row in rows]
+        values = [POINTS * float(row.scores[metric]) for row in rows]
         size = max(values) - min(values)
         if size > 1e-6:
             answers = {number: (row.text, value) for number, row, value in zip(samples, rows, values, strict=True)}

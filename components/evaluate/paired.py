@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.intervals import Floats, Resamples, percentile_interval
 from components.evaluate.sample_scores import SampleScores, is_mean
 from components.evaluate.scores import PairedTest, Scores
+from components.metrics.intervals import Floats, Resamples, percentile_interval
+from components.tasks.kind import POINTS
 
 RESAMPLES = 10_000
 MCNEMAR = "exact McNemar test"
 BOOTSTRAP = "paired bootstrap"
 
-_POINTS = 100.0
 # Resamples are drawn in portions: all of them for hundred thousands of samples would not fit in memory.
 _COUNTS_AT_ONCE = 4_000_000
 
@@ -58,9 +58,9 @@ def paired_tests(
         if is_mean(metric) and _is_binary(one.parts[:, 0]) and _is_binary(other.parts[:, 0]):
             p_value, method = _mcnemar_p(one.parts[:, 0], other.parts[:, 0]), MCNEMAR
         tests[metric] = PairedTest(
-            value=round(_POINTS * (other.value() - one.value()), 4),
-            low=round(_POINTS * low, 4),
-            high=round(_POINTS * high, 4),
+            value=round(POINTS * (other.value() - one.value()), 4),
+            low=round(POINTS * low, 4),
+            high=round(POINTS * high, 4),
             p_value=p_value,
             method=method,
         )

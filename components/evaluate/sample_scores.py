@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.evaluate.captioning import bleu_metric
-from components.evaluate.intervals import Statistic, mean_statistic
-from components.evaluate.meteor import meteor_metric
-from components.generate.dataset import HeldOutSample
+from components.metrics.captioning import bleu_metric
+from components.metrics.intervals import Statistic, mean_statistic
+from components.metrics.meteor import meteor_metric
 from components.storage.atomic import open_atomic
+from components.tasks.sample import HeldOutSample
 from components.tasks.template import LETTERS
 
 SAMPLE_SCORES_FILE = "sample_scores.jsonl"

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.intervals import (
+from components.evaluate.scores import CategoryScore, Measure
+from components.generate.task import Task
+from components.metrics.intervals import (
     Floats,
     Resamples,
     Statistic,
@@ -16,8 +18,6 @@ from components.evaluate.intervals import (
     percentile_interval,
     wilson_interval,
 )
-from components.evaluate.scores import CategoryScore, Measure
-from components.generate.task import Task
 from components.tasks.kind import CHANCE, MODEL, POINTS, Examination, Findings, Metric
 from components.tasks.sample import HeldOutSample
 

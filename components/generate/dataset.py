@@ -11,7 +11,7 @@ from PIL import Image
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, ImageReader
 from components.errors import InputError
 from components.generate.task import Task
-from components.tasks.sample import HeldOutSample as HeldOutSample
+from components.tasks.sample import HeldOutSample
 
 
 def load_samples(raw: Path, task: Task, limit: int = 0) -> list[HeldOutSample]:

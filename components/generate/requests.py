@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from components.generate.config import Control
 from components.generate.controls import other_pictures
-from components.generate.dataset import HeldOutSample
+from components.tasks.sample import HeldOutSample
 
 BLANK = ""
 

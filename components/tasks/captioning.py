@@ -96,10 +96,10 @@ class Captioning(Kind):
         """Score captions with pycocoevalcap's metrics."""
         import numpy as np
 
-        from components.evaluate.captioning import CaptionScorer, best_constant_caption, candidate_captions
-        from components.evaluate.java import find_java
-        from components.evaluate.spice import check_jars
-        from components.evaluate.tokenization import PTB, WORDS, tokenise
+        from components.metrics.captioning import CaptionScorer, best_constant_caption, candidate_captions
+        from components.metrics.java import find_java
+        from components.metrics.spice import check_jars
+        from components.metrics.tokenization import PTB, WORDS, tokenise
 
         samples, task, texts = examination.samples, examination.task, examination.texts
         java, spice_jars = find_java(), examination.spice_jars

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from components.tasks.sample import HeldOutSample
 
 if TYPE_CHECKING:
-    from components.evaluate.intervals import Floats, Statistic
     from components.generate.task import Task
+    from components.metrics.intervals import Floats, Statistic
 
 MODEL = "none"
 """Control under which the model sees every sample's own picture."""

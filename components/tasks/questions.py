@@ -163,7 +163,7 @@ class QuestionKind(Kind):
         """Mark every answer."""
         import numpy as np
 
-        from components.evaluate.intervals import mean_statistic
+        from components.metrics.intervals import mean_statistic
 
         samples, task = examination.samples, examination.task
         readings = {

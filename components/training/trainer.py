@@ -329,9 +329,7 @@ class _Training:
         optimizer = MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)
         if newest is None:
             return optimizer
-        facts, loader_states = load_checkpoint(
-            newest, self.model, optimizer, start=self.start, seed=self.recipe.seed
-        )
+        facts, loader_states = load_checkpoint(newest, self.model, optimizer, start=self.start, seed=self.recipe.seed)
         self.counters, self.validation_loss = facts.counters, facts.validation_loss
         if self.loader is not None:
             self.loader.restore(loader_states)

@@ -22,6 +22,7 @@ from components.model.decoding import generate
 from components.model.distributed import ParallelState
 from components.model.vlm import VisionLanguageModel
 from components.storage.atomic import write_text
+from components.tasks.kind import POINTS
 from components.tracking.tracker import StageTracker
 
 ZERO_SHOT_FOLDER = "zero_shot"
@@ -29,7 +30,6 @@ METRIC = "zero_shot_cider"
 MAX_NEW_TOKENS = 64
 _BATCH_SIZE = 16
 _SAMPLES_LOOKED_AT = 20  # times those that are wanted: validation splits hold texts too
-_POINTS = 100.0
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,12 @@ def ask(sample: EncodedSample, tokenizer: ChatTokenizer) -> tuple[EncodedSample,
 def cider(texts: Sequence[str], answers: Sequence[str]) -> float:
     """Return CIDEr in points of texts against one reference each."""
     # Imported here: training without captions does not need the scorer.
-    from components.evaluate.captioning import CaptionScorer
-    from components.evaluate.tokenization import tokenise
+    from components.metrics.captioning import CaptionScorer
+    from components.metrics.tokenization import tokenise
 
     references = [[answer] for answer in tokenise(answers, java=None)]
     with CaptionScorer(references, ("cider",), java=None) as scorer:
-        return _POINTS * scorer.score(tokenise(texts, java=None))["cider"].value()
+        return POINTS * scorer.score(tokenise(texts, java=None))["cider"].value()
 
 
 def page(title: str, samples: Sequence[Shown], texts: Sequence[str]) -> str:

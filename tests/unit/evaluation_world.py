@@ -12,13 +12,14 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
 from components.generate.config import GenerateConfig
-from components.generate.dataset import HeldOutSample, load_samples
+from components.generate.dataset import load_samples
 from components.generate.requests import requests_of_partition
 from components.generate.stage import generation_hash
 from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageWork, input_identity, run_stage
 from components.storage.checksum import sha256_file
+from components.tasks.sample import HeldOutSample
 
 COLOURS = {"red": (214, 57, 57), "green": (47, 158, 68), "blue": (51, 96, 214), "yellow": (240, 190, 40)}
 SHAPES = ("circle", "square", "triangle")

@@ -28,10 +28,10 @@ from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.generate.dataset import HeldOutSample
 from components.stage.context import RunContext
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json, write_text
+from components.tasks.sample import HeldOutSample
 from components.tracking.registry import RegistryConfig, register
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 from pipelines.cli import main

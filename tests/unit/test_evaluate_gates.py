@@ -24,8 +24,8 @@ from components.evaluate.sample_scores import SampleScore, SampleScores
 from components.evaluate.scores import GateResult, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.generate.dataset import HeldOutSample
 from components.stage.context import RunContext
+from components.tasks.sample import HeldOutSample
 from components.tracking.registry import RegistryConfig
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 

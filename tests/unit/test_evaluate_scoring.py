@@ -14,11 +14,11 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from components.errors import ConfigurationError, StageError
-from components.evaluate.captioning import CaptionScorer, best_constant_caption, candidate_captions
-from components.evaluate.intervals import Resamples, Statistic, mean_statistic, percentile_interval, wilson_interval
-from components.evaluate.java import find_java
-from components.evaluate.spice import check_jars, spice_scores
-from components.evaluate.tokenization import tokenise
+from components.metrics.captioning import CaptionScorer, best_constant_caption, candidate_captions
+from components.metrics.intervals import Resamples, Statistic, mean_statistic, percentile_interval, wilson_interval
+from components.metrics.java import find_java
+from components.metrics.spice import check_jars, spice_scores
+from components.metrics.tokenization import tokenise
 
 METRICS = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
 WORDS = ["a", "red", "blue", "circle", "square", "left", "of", "the", "small", "is"]

@@ -9,7 +9,6 @@ import pytest
 from evaluation_world import good_caption, good_choice, predictions, raw_dataset, stub_model
 
 from components.errors import StageError
-from components.evaluate import java
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
 from components.evaluate.page import title_of
@@ -17,8 +16,9 @@ from components.evaluate.sample_scores import read_sample_scores
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
-from components.evaluate.tokenization import WORDS
 from components.generate.config import GenerateConfig
+from components.metrics import java
+from components.metrics.tokenization import WORDS
 from components.stage.context import RunContext
 from components.tracking.tracker import open_pipeline_run
 from pipelines.display import score_table

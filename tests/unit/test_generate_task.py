@@ -10,10 +10,11 @@ from components.download.multiple_choice import multiple_choice_prompt
 from components.errors import ConfigurationError, InputError
 from components.generate.config import GenerateConfig
 from components.generate.controls import other_pictures
-from components.generate.dataset import HeldOutSample, Pictures, load_samples
+from components.generate.dataset import Pictures, load_samples
 from components.generate.requests import requests_of_partition
 from components.generate.task import TASKS_FOLDER, load_task
 from components.stage.context import RunContext
+from components.tasks.sample import HeldOutSample
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import StageError
-from components.evaluate import java
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.metrics import java
 from components.report.charts import Series, line_chart, smoothed, thinned, tick_label, ticks
 from components.report.config import ReportConfig
 from components.report.lineage import upstream_stages

@@ -14,12 +14,12 @@ from evaluation_world import COLOURS, SHAPES, SIZES, describe, draw
 
 from components.download.config import DatasetConfig
 from components.download.stage import run_download_dataset
-from components.evaluate import java
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
+from components.metrics import java
 from tests.model_world import World, build_world
 
 SIDE = 32

@@ -10,7 +10,7 @@ from typing import IO, Self
 import numpy as np
 
 from components.errors import StageError
-from components.evaluate.intervals import Floats, Statistic
+from components.metrics.intervals import Floats, Statistic
 
 _JAR = "meteor-1.5.jar"
 _SEPARATOR = "|||"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from components.errors import ConfigurationError, StageError
-from components.evaluate.intervals import Floats
+from components.metrics.intervals import Floats
 
 PARSER_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 

@@ -9,9 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from components.evaluate.intervals import Floats, Statistic, mean_statistic
-from components.evaluate.meteor import Meteor
-from components.evaluate.spice import spice_scores
+from components.metrics.intervals import Floats, Statistic, mean_statistic
+from components.metrics.meteor import Meteor
+from components.metrics.spice import spice_scores
 
 _ORDERS = 4
 # pycocoevalcap's guards against empty counts in BLEU.
