@@ -21,9 +21,9 @@ def tables(comparison: Comparison) -> Iterator[RenderableType]:
     if comparison.settings:
         table = _table(f"settings that differ ({comparison.equal_settings} are the same)", "setting")
         for label in comparison.labels:
-            table.add_column(label, overflow="fold")
+            table.add_column(Text(label), overflow="fold")
         for key, values in list(comparison.settings.items())[:_MOST_SETTINGS]:
-            table.add_row(key, *(Text(value) for value in values))
+            table.add_row(Text(key), *(Text(value) for value in values))
         yield table
         if len(comparison.settings) > _MOST_SETTINGS:
             yield Text(f"and {len(comparison.settings) - _MOST_SETTINGS} more: see the page", "dim")
@@ -41,10 +41,12 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
     table = _table(f"{task.name}: values and differences in points, with 95 % intervals", "metric")
     for number, item in task.evaluations.items():
         mark = " (PARTIAL)" if item.scores.partial else ""
-        table.add_column(f"{comparison.labels[number]}{mark}", justify="right")
+        table.add_column(Text(f"{comparison.labels[number]}{mark}"), justify="right")
     for number, pair in task.pairs.items():
         if pair.tests:
-            table.add_column(f"{comparison.labels[number]} − {comparison.labels[task.reference]}", justify="right")
+            table.add_column(
+                Text(f"{comparison.labels[number]} − {comparison.labels[task.reference]}"), justify="right"
+            )
     for name in scores.metrics:
         cells = []
         for item in task.evaluations.values():

@@ -14,7 +14,10 @@ from components.storage.checksum import sha256_file
 
 if TYPE_CHECKING:
     from components.evaluate.gates import Rival
+    from components.evaluate.samples import ShownSample
     from components.evaluate.scores import GateResult, Scores
+    from components.tasks.kind import Answer
+    from components.tasks.sample import HeldOutSample
 
 VERSION = 2
 PAGE_FILE = "evaluation.html"
@@ -85,10 +88,10 @@ def _evaluate(
     from components.evaluate.gates import judge
     from components.evaluate.page import write_page
     from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
-    from components.evaluate.samples import Samples, ShownSample, choose_rows, save_thumbnail, write_samples
+    from components.evaluate.samples import Samples, write_samples
     from components.evaluate.scores import Presentation, Scores, why_partial, write_scores
     from components.evaluate.scoring import score
-    from components.generate.dataset import Pictures, load_samples
+    from components.generate.dataset import load_samples
     from components.stage.provenance import SCORING, library_versions, model_fingerprint
     from components.tasks.kind import MODEL
 
@@ -155,7 +158,26 @@ def _evaluate(
         gates = judge(config.gates, scores, read_sample_scores(work.folder), rivals)
         refused = scores.partial and not config.gate_partial
         scores = scores.model_copy(update={"gates": [_refused(gate) for gate in gates] if refused else gates})
-    rows = choose_rows(samples, config.samples)
+    shown = _show(samples, findings.answers, config.samples, raw, work)
+    write_samples(work.folder, Samples(task=task.name, samples=shown))
+    write_page(work.folder, scores, shown)
+    write_scores(work.folder, scores)
+    print(f"{task.name}: {scores.meaning}", flush=True)
+    return _facts(scores)
+
+
+def _show(
+    samples: "Sequence[HeldOutSample]",
+    answers: "Mapping[str, Sequence[Answer]]",
+    count: int,
+    raw: Path,
+    work: StageWork,
+) -> "list[ShownSample]":
+    """Choose the samples that are shown, and save their pictures."""
+    from components.evaluate.samples import ShownSample, choose_rows, save_thumbnail
+    from components.generate.dataset import Pictures
+
+    rows = choose_rows(samples, count)
     work.progress.start("saving pictures", len(rows), "pictures")
     shown = []
     with Pictures(raw) as pictures:
@@ -171,15 +193,11 @@ def _evaluate(
                     answer=sample.answer,
                     category=sample.category,
                     references=sample.references,
-                    answers={control: answers[row] for control, answers in findings.answers.items()},
+                    answers={control: found[row] for control, found in answers.items()},
                 )
             )
             work.progress.update(len(shown))
-    write_samples(work.folder, Samples(task=task.name, samples=shown))
-    write_page(work.folder, scores, shown)
-    write_scores(work.folder, scores)
-    print(f"{task.name}: {scores.meaning}", flush=True)
-    return _facts(scores)
+    return shown
 
 
 def _refused(gate: "GateResult") -> "GateResult":

@@ -1,5 +1,6 @@
 """The comparison of runs: from folders, from MLflow alone, as a page in a real browser."""
 
+import io
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import requests
 import yaml
 from evaluation_world import finished_stage, good_choice, predictions, raw_dataset
 from html_pages import HOSTILE, parsed
+from rich.console import Console
 
 from components.compare.comparison import Comparison, compare
 from components.compare.page import render_comparison
 from components.compare.runs import load_runs
+from components.compare.table import tables
 from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.stage import run_evaluate
@@ -209,6 +212,14 @@ def test_a_run_is_named_by_id_name_folder_or_mlflow_run(world: World) -> None:
         world.compared("first", "third")
     with pytest.raises(InputError, match="'first' and 'first-1' are the same run"):
         world.compared("first", "first-1")
+
+
+def test_names_of_runs_are_no_markup_of_the_terminal(comparison: Comparison) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    for table in tables(replace(comparison, labels=["night [/x]", "[red]"])):
+        console.print(table)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[red] − night [/x]" in printed
 
 
 def test_the_command_prints_tables_and_keeps_the_page(
