@@ -183,8 +183,8 @@ class _Training:
                 self.throughput.restart()
             if progress is not None:
                 progress.update(step, force=False, loss=result.loss, **speed)
-            stall = time.perf_counter()
             stop, writing = self._agree()
+            stall = time.perf_counter()  # not before: a GPU still updates the weights, and to agree waits for it
             if not writing:
                 self.saver.finish()
             if stop:
@@ -208,8 +208,9 @@ class _Training:
     def _step(self, batches: Iterator[list[PackedBatch]]) -> _StepResult:
         """Consume one global batch and update the weights once."""
         waited = time.perf_counter()
-        micro_batches = share_batches(next(batches) if self.loads_data else None, self.device)
-        waited = time.perf_counter() - waited
+        own = next(batches) if self.loads_data else None
+        waited = time.perf_counter() - waited  # without the copy to a GPU, which waits for the step before
+        micro_batches = share_batches(own, self.device)
         work = step_work(micro_batches, self.trained, self.device)
         answer_tokens = work.forward.answers
         if answer_tokens == 0:

@@ -140,11 +140,12 @@ def test_retry_after_is_waited_for(web: WebServer, tmp_path: Path) -> None:
 def test_lasting_faults_are_told_at_once(
     status: int, message: str, early: bool, web: WebServer, tmp_path: Path
 ) -> None:
+    # The answer is given once: a second attempt would succeed.
     url = web.serve("/a", CONTENT, statuses=[status], after_first_byte=not early)
-    start = time.monotonic()
     with pytest.raises(InputError, match=message):
         fetch(url, tmp_path)
-    assert time.monotonic() - start < 0.9
+    if early:
+        assert len(web.requests) == 1
 
 
 def test_stalled_connection_is_given_up(web: WebServer, tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_progress_tells_rate_and_time_left(web: WebServer, tmp_path: Path) -> No
     activity, unit, total, last = seen[-1]
     assert (activity, unit, total, last["done"]) == ("fetching a.zip", "MB", 4, 4)
     assert any(values["left_s"] for *_, values in seen)
-    assert 0.5 < last["rate"] < 5
+    assert 0.05 < last["rate"] < 5  # MB/s, of 0.8 that the server gives; a busy machine has less
 
 
 # What may be shown.
