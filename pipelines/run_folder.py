@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -24,7 +24,6 @@ from components.errors import InputError
 from components.stage.progress import progress_folder
 from components.storage.atomic import write_json
 
-RunState = Literal["running", "succeeded", "failed", "interrupted"]
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
 PACKAGE_NAME = "pipeline.yaml"
 LOG_NAME = "log.txt"
