@@ -176,8 +176,11 @@ def test_log_is_indented_once_after_tasks_side_by_side(tmp_path: Path) -> None:
     assert run.log.read_text().splitlines().count("    said last") == 1
 
 
-def test_interruption_leaves_no_process(tmp_path: Path) -> None:
+def test_interruption_leaves_no_process_and_nothing_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid_file = tmp_path / "pid"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     @dsl.pipeline(name="sleeping")
     def sleeping() -> None:
@@ -195,13 +198,11 @@ def test_interruption_leaves_no_process(tmp_path: Path) -> None:
     assert not worker.is_running()
     assert not marked_processes((RUN_ID_VARIABLE, run.run_id))
     assert run.record()["state"] == "interrupted"
+    assert not list(temporary.glob("kfp-*"))
 
 
-def test_killed_parent_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
 
     @dsl.pipeline(name="sleeping")
     def sleeping() -> None:
@@ -215,7 +216,6 @@ def test_killed_parent_leaves_no_process(tmp_path: Path, monkeypatch: pytest.Mon
     vlm.wait()
     wait_for(lambda: True if not marked_processes((RUN_ID_VARIABLE, run.run_id)) else None)
     assert run.state() == "interrupted"
-    assert not list(temporary.glob("kfp-*"))
 
 
 def start_execute(run: RunFolder) -> subprocess.Popen[bytes]:
