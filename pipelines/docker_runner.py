@@ -14,6 +14,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from components.errors import ConfigurationError
+from pipelines.run_folder import KFP_WORKSPACE
 
 _RUN_LABEL = "vlm-pipelines.run-id"
 _SHARED_MEMORY = "2g"  # Docker's 64 MB kill loader workers
@@ -45,7 +46,9 @@ def use_docker(workspace: Path, run_id: str, pipeline_root: Path) -> None:
         user=f"{os.getuid()}:{os.getgid()}",  # files belong to who started the run
         working_dir="/tmp",
     )
-    local.init(runner, pipeline_root=str(pipeline_root))
+    scratch = pipeline_root / KFP_WORKSPACE
+    scratch.mkdir(parents=True, exist_ok=True)  # Docker would make it, as root
+    local.init(runner, pipeline_root=str(pipeline_root), workspace_root=str(scratch))
 
 
 def run_container(

@@ -5,9 +5,10 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE
+from pipelines.run_folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_ID_VARIABLE
 
 _PARENT_POLL_S = 1.0
 
@@ -27,16 +28,24 @@ def main() -> int:
     # shell finds this environment's Python by its PATH, and folders may have "python3" and blanks in their names.
     sys.executable = "python3"
     from kfp import components, local
+    from kfp.local import logging_utils
 
     if runner == "docker":
         from pipelines.docker_runner import use_docker
 
         use_docker(folder.parent.parent, folder.name, folder / "kfp")
     else:
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"))
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(folder / "kfp"),
+            workspace_root=str(folder / "kfp" / KFP_WORKSPACE),
+        )
     pipeline = components.load_component_from_file(str(folder / PACKAGE_NAME))
     try:
-        pipeline()
+        with logging_utils.local_logger_context(), logging_utils.indented_print():
+            # Every task would set up log and `print` of the whole process, and tasks side by side undo it in any order.
+            logging_utils.local_logger_context = logging_utils.indented_print = nullcontext
+            pipeline()
     except RuntimeError as error:  # how KFP reports a failed task
         print(error, flush=True)
         return 1

@@ -27,6 +27,7 @@ from components.storage.atomic import write_json
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
 PACKAGE_NAME = "pipeline.yaml"
 LOG_NAME = "log.txt"
+KFP_WORKSPACE = "workspace"  # in kfp/: KFP would make a folder in /tmp, and leave it there
 _RUN_NAME = "run.json"
 
 

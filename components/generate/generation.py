@@ -6,23 +6,20 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict
 
 from components.data.packing import EncodedSample
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
-from components.generate.config import GenerateConfig
 from components.generate.controls import blank_like
 from components.generate.dataset import Pictures, load_samples
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
 from components.generate.requests import BLANK, ModelInput, Request, batches_by_length, requests_of_partition
-from components.generate.task import Task
+from components.generate.spec import FACTS_FILE, PREDICTIONS_FILE, GenerationSpec
 from components.model.checkpoint import load_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, read_model_config
 from components.model.decoding import generate
@@ -30,37 +27,6 @@ from components.model.distributed import ParallelState, destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.progress import Progress
 from components.storage.atomic import open_atomic, write_json
-
-PREDICTIONS_FILE = "predictions.jsonl"
-FACTS_FILE = "generation.json"
-
-
-class GenerationSpec(BaseModel):
-    """What a generating process is told.
-
-    Attributes:
-        config: The stage's settings.
-        task: The loaded task.
-        model: Model folder.
-        raw: Raw dataset folder.
-        partition: Number of the partition, from 0.
-        generation: Hash of everything that decides the predictions, written into each of them.
-        output: Folder that gets `predictions.jsonl` and `generation.json`.
-        progress_stage: Name shown in progress.
-        progress_file: Progress file for displays, or None.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    config: GenerateConfig
-    task: Task
-    model: Path
-    raw: Path
-    partition: int
-    generation: str
-    output: Path
-    progress_stage: str
-    progress_file: Path | None = None
 
 
 def generate_partition(spec: GenerationSpec) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.errors import ConfigurationError
 from components.generate.config import GenerateConfig
+from components.generate.spec import FACTS_FILE, GenerationSpec
 from components.generate.task import Task, load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
@@ -64,9 +65,7 @@ def generation_hash(config: GenerateConfig, task: Task, model: str, raw: str) ->
 def _generate(
     config: GenerateConfig, task: Task, model: Path, raw: Path, partition: int, generation: str, work: StageWork
 ) -> dict[str, Any]:
-    # Imported here, so that a reused stage does not wait for torch and megatron-core.
     from components.generate.dataset import load_samples
-    from components.generate.generation import FACTS_FILE, GenerationSpec, generate_partition
     from components.generate.journal import JOURNAL_FOLDER
     from components.stage.provenance import GENERATING, library_versions
 
@@ -83,6 +82,9 @@ def _generate(
         progress_file=work.progress.path,
     )
     if config.processes == 1:
+        # Imported where this process generates itself: torch and megatron-core take seconds.
+        from components.generate.generation import generate_partition
+
         generate_partition(spec)
     else:
         _generate_in_processes(spec, work)
@@ -103,7 +105,7 @@ def _generate(
     }
 
 
-def _generate_in_processes(spec: Any, work: StageWork) -> None:
+def _generate_in_processes(spec: GenerationSpec, work: StageWork) -> None:
     """Generate with several processes on this machine."""
     from components.launch.config import LaunchConfig
     from components.launch.job import TrainingJob

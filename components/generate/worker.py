@@ -7,7 +7,8 @@ from pathlib import Path
 def main() -> int:
     """Generate as the spec says; return 1 on an error that the user can act on."""
     from components.errors import VlmError
-    from components.generate.generation import GenerationSpec, generate_partition
+    from components.generate.generation import generate_partition
+    from components.generate.spec import GenerationSpec
 
     try:
         generate_partition(GenerationSpec.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -156,8 +156,31 @@ def test_second_run_reuses_finished_stages(tmp_path: Path) -> None:
     assert find_run(workspace).run_id == run.run_id
 
 
-def test_interruption_leaves_no_process(tmp_path: Path) -> None:
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def say(word: str, seconds: float):
+    import time
+
+    time.sleep(seconds)
+    print(f"said {word}")
+
+
+def test_log_is_indented_once_after_tasks_side_by_side(tmp_path: Path) -> None:
+    @dsl.pipeline(name="talking")
+    def talking() -> None:
+        with dsl.ParallelFor([0.0, 1.0], name="side by side") as seconds:
+            first = say(word="something", seconds=seconds)
+        say(word="last", seconds=0.0).after(first)
+
+    run = prepared(tmp_path, talking)
+    assert execute(run, quiet()) == 0
+    assert run.log.read_text().splitlines().count("    said last") == 1
+
+
+def test_interruption_leaves_no_process_and_nothing_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid_file = tmp_path / "pid"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     @dsl.pipeline(name="sleeping")
     def sleeping() -> None:
@@ -175,6 +198,7 @@ def test_interruption_leaves_no_process(tmp_path: Path) -> None:
     assert not worker.is_running()
     assert not marked_processes((RUN_ID_VARIABLE, run.run_id))
     assert run.record()["state"] == "interrupted"
+    assert not list(temporary.glob("kfp-*"))
 
 
 def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
