@@ -281,6 +281,12 @@ def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: 
     wait_until_said("no pods yet: the operator has not made any")
     server.add_event(job["metadata"]["uid"], "FailedCreatePod", 'pods "x" is forbidden: exceeded quota: gpus')
     wait_until_said("exceeded quota: gpus (ask for less, or for a larger ResourceQuota)")
+    refused = (
+        'pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities (container "pytorch" must '
+        'not include "IPC_LOCK" in securityContext.capabilities.add)'
+    )
+    server.add_event(job["metadata"]["uid"], "FailedCreatePod", refused)
+    wait_until_said(f"{refused} (cluster.job.lock_memory needs a namespace")
     master, worker = start_pods(server, phase="Pending")
     for name in (master, worker):
         server.pods[name]["status"]["conditions"] = [
