@@ -1,6 +1,7 @@
 """The Kubernetes API as the launcher uses it: plain objects, retries with backoff, errors that say what to do."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ Object = dict[str, Any]
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PASSING_STATUS = frozenset({0, 408, 429, 500, 502, 503, 504})
+# A 403 of admission (quota, webhook, namespace that ends); one of missing rights says "is forbidden: User ... cannot ...".
+_ADMISSION = re.compile(r"is forbidden: (?!User )|denied the request")
 _TIMEOUT_S = (10.0, 60.0)  # to connect, to answer
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
@@ -249,7 +252,7 @@ class ClusterApi:
         said = _message(error)
         if error.status == 404:
             advice = f"Install {kind.operator}, or choose another launch.backend."
-        elif error.status == 403 and "exceeded quota" not in said:
+        elif error.status == 403 and not _ADMISSION.search(said):
             advice = (
                 f"Let this pod's service account get, create, patch and delete {kind.plural}.{kind.group}, list pods and "
                 "events, and get pods/log (manifests/base/rbac.yaml)."
@@ -257,7 +260,7 @@ class ClusterApi:
         elif error.status == 401:
             advice = "The credentials are not valid (any more)."
         else:
-            advice = "Change the setting that it names, under cluster or launch."
+            advice = "Change what it names: a setting under cluster or launch, or the namespace's own rules."
         return JobRejected(
             f"The cluster refuses to {verb} the {kind.kind} in namespace {self.namespace}: {said}. {advice}"
         )

@@ -102,7 +102,8 @@ class JobConfig(BaseModel):
         environment: Environment variables of the training processes, as `NCCL_SOCKET_IFNAME` or `NCCL_IB_HCA`.
         resources: Additional resources of each pod, as `rdma/hca: "1"`.
         annotations: Annotations of each pod, as `k8s.v1.cni.cncf.io/networks` or Kueue's topology requests.
-        lock_memory: Give the pods the capability IPC_LOCK, which InfiniBand's memory registration needs.
+        lock_memory: Give the pods the capability IPC_LOCK, which InfiniBand's memory registration needs; only a namespace
+            whose pod security is "privileged" takes such pods.
         grace_s: Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too.
         rendezvous_timeout_s: Seconds that a node waits for the others once its pod runs (slow image pulls).
         runtime: ClusterTrainingRuntime of a TrainJob; its replicated job and container must be named "node".

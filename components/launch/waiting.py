@@ -90,6 +90,8 @@ def _with_hint(reason: str, message: str) -> str:
     said = f"{reason}: {message}" if message else reason
     if "exceeded quota" in message:
         return f"{said} (ask for less, or for a larger ResourceQuota)"
+    if "violates PodSecurity" in message and "IPC_LOCK" in message:
+        return f"{said} (cluster.job.lock_memory needs a namespace with pod-security.kubernetes.io/enforce: privileged)"
     return f"{said} ({_HINTS[reason]})" if reason in _HINTS else said
 
 

@@ -39,7 +39,7 @@ class KubernetesServer:
         self.workloads: list[Object] = []
         self.created: list[Object] = []
         self.requests: list[str] = []
-        self.faults: deque[tuple[str, int | str]] = deque()
+        self.faults: deque[tuple[str, int | str | tuple[int, str]]] = deque()
         self.cut_logs_after: int | None = None
         self.missing_apis: set[str] = set()
         self.stopped = False
@@ -171,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
             state.requests.append(f"{method} {url.path}")
             fault = self._fault(method, url.path)
         if isinstance(fault, int):
-            return self._answer(fault, _status(fault, f"fault {fault}"))
+            fault = (fault, f"fault {fault}")
+        if isinstance(fault, tuple):
+            return self._answer(fault[0], _status(*fault))
         if fault == "cut before":
             return self._cut()
         log = _PODS.match(url.path)
@@ -183,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._cut()
         return self._answer(code, answer)
 
-    def _fault(self, method: str, path: str) -> int | str | None:
+    def _fault(self, method: str, path: str) -> int | str | tuple[int, str] | None:
         for index, (pattern, fault) in enumerate(self.state.faults):
             if re.search(pattern, f"{method} {path}"):
                 del self.state.faults[index]

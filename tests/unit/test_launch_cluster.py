@@ -281,6 +281,12 @@ def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: 
     wait_until_said("no pods yet: the operator has not made any")
     server.add_event(job["metadata"]["uid"], "FailedCreatePod", 'pods "x" is forbidden: exceeded quota: gpus')
     wait_until_said("exceeded quota: gpus (ask for less, or for a larger ResourceQuota)")
+    refused = (
+        'pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities (container "pytorch" must '
+        'not include "IPC_LOCK" in securityContext.capabilities.add)'
+    )
+    server.add_event(job["metadata"]["uid"], "FailedCreatePod", refused)
+    wait_until_said(f"{refused} (cluster.job.lock_memory needs a namespace")
     master, worker = start_pods(server, phase="Pending")
     for name in (master, worker):
         server.pods[name]["status"]["conditions"] = [
@@ -374,7 +380,7 @@ def test_job_that_someone_deletes_is_a_cluster_failure(server: KubernetesServer,
     [
         (lambda server: server.missing_apis.add("kubeflow.org"), "Install Kubeflow's training operator"),
         (lambda server: server.faults.append(("POST .*/pytorchjobs", 403)), "manifests/base/rbac.yaml"),
-        (lambda server: server.faults.append(("POST .*/pytorchjobs", 422)), "fault 422. Change the setting"),
+        (lambda server: server.faults.append(("POST .*/pytorchjobs", 422)), "fault 422. Change what it names"),
     ],
 )
 def test_rejection_says_what_to_do(
@@ -384,6 +390,33 @@ def test_rejection_says_what_to_do(
     error = Launcher(make_job(tmp_path), server).result()
     assert isinstance(error, JobRejected)
     assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            'pytorchjobs.kubeflow.org is forbidden: User "system:serviceaccount:vlm:default-editor" cannot create resource '
+            '"pytorchjobs" in API group "kubeflow.org" in the namespace "vlm"',
+            "Let this pod's service account get, create",
+        ),
+        ('pytorchjobs.kubeflow.org "x" is forbidden: exceeded quota: vlm-objects', "Change what it names"),
+        ('admission webhook "vpytorchjob.kb.io" denied the request: no such queue', "Change what it names"),
+        (
+            'pytorchjobs.kubeflow.org "x" is forbidden: unable to create new content in namespace vlm because it is being '
+            "terminated",
+            "Change what it names",
+        ),
+    ],
+)
+def test_missing_rights_are_told_from_the_rules_of_the_namespace(
+    server: KubernetesServer, tmp_path: Path, said: str, advice: str
+) -> None:
+    """All are 403 to a client; only the first is one of the Role."""
+    server.faults.append(("POST .*/pytorchjobs", (403, said)))
+    error = Launcher(make_job(tmp_path), server).result()
+    assert isinstance(error, JobRejected)
+    assert f"{said}. {advice}" in str(error)
 
 
 def test_api_that_stays_away_leaves_the_job_alone(server: KubernetesServer, tmp_path: Path) -> None:
