@@ -9,7 +9,7 @@
 # TEST_PROCESSES  processes that run the tests, each with a core of its own
 #
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
-# make test-images  build the CPU image, look into it, and run the pipeline in it
+# make test-images  build both images, look into them, and run the pipeline in them; make test-cpu-image: the CPU image alone
 #
 # REGISTRY     what images are named after, as registry.example/team; TAG their tag
 # BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
@@ -29,7 +29,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install images cpu-image gpu-image test-images clean
+.PHONY: demo test lint install images cpu-image gpu-image test-cpu-image test-images clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
@@ -58,8 +58,12 @@ cpu-image gpu-image: %-image:
 	$(ENGINE) build --file containers/$*/Dockerfile --tag $(REGISTRY)/$*:$(TAG) --build-arg VERSION=$(TAG) \
 	    --build-arg GIT_COMMIT=$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD_ARGS) .
 
-test-images: install cpu-image
-	VLM_TEST_IMAGE=$(REGISTRY)/cpu:$(TAG) $(BIN)/python -m pytest tests/e2e/test_cpu_image.py $(PYTEST_ARGS)
+test-cpu-image: install cpu-image
+	VLM_TEST_CPU_IMAGE=$(REGISTRY)/cpu:$(TAG) $(BIN)/python -m pytest tests/e2e/test_images.py $(PYTEST_ARGS)
+
+test-images: install images
+	VLM_TEST_CPU_IMAGE=$(REGISTRY)/cpu:$(TAG) VLM_TEST_GPU_IMAGE=$(REGISTRY)/gpu:$(TAG) \
+	    $(BIN)/python -m pytest tests/e2e/test_images.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

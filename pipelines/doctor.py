@@ -1,5 +1,6 @@
 """`vlm doctor`: what this machine can run, and what is missing for the rest."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -20,6 +21,8 @@ _NEEDED_MEMORY_GIB = 4
 _NEEDED_DISK_GIB = 3
 _NEEDED_CORES = 2
 _MLFLOW_PORT = 5000
+_GPU_DEVICE = Path("/dev/nvidiactl")  # there as soon as NVIDIA's driver is
+_NO_GPU = "none: training runs on CPU cores with gloo, enough for the laptop preset"
 _PACKAGES = (
     "torch",
     "megatron-core",
@@ -95,15 +98,37 @@ def _cuda() -> Finding:
     except (ImportError, OSError) as error:
         return Finding("CUDA", False, f"torch can't be imported: {error}")
     if not torch.cuda.is_available():
-        return Finding("CUDA", None, "none: training runs on CPU cores with gloo, enough for the laptop preset")
+        return _unused_gpu(torch.version.cuda) if _GPU_DEVICE.exists() else Finding("CUDA", None, _NO_GPU)
     names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
     return Finding("CUDA", None, f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(names))}")
+
+
+def _unused_gpu(cuda: str | None) -> Finding:
+    """Tell why PyTorch does not use the GPU of this machine: training would run on CPU cores for weeks."""
+    import torch
+
+    if cuda is None:
+        return Finding(
+            "CUDA",
+            False,
+            "there is a GPU, but this PyTorch is a CPU build: install the CUDA build, or use the GPU image",
+        )
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        return Finding("CUDA", False, f"there is a GPU, but PyTorch for CUDA {cuda} can't use it: {error}")
+    return Finding("CUDA", False, f"there is a GPU device, but PyTorch for CUDA {cuda} counts none: see nvidia-smi")
 
 
 def _transformer_engine() -> Finding:
     if importlib.util.find_spec("transformer_engine") is None:
         return Finding("Transformer Engine", None, "none: local layers are used; the GPU image has it")
-    return Finding("Transformer Engine", None, importlib.metadata.version("transformer-engine"))
+    version = importlib.metadata.version("transformer-engine")
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever its libraries raise, it is not usable
+        return Finding("Transformer Engine", False, f"{version} can't be imported: {error}")
+    return Finding("Transformer Engine", None, version)
 
 
 def _java() -> Finding:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from components.storage.atomic import write_json
@@ -132,6 +133,25 @@ def test_doctor_accepts_a_machine_with_everything(tmp_path: Path, capsys: Captur
     output = capsys.readouterr().out
     for subject in ("Python", "torch", "megatron-core", "Java", "CUDA", "memory", "MLflow"):
         assert subject in output
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"), [(None, "this PyTorch is a CPU build"), ("13.0", "for CUDA 13.0 can't use it")]
+)
+def test_doctor_refuses_a_gpu_that_would_stay_idle(
+    cuda: str | None, reason: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise training runs on the CPU, some thousand times slower, and nobody is told why."""
+    monkeypatch.setattr(doctor, "_GPU_DEVICE", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert main(["doctor", "--workspace", str(tmp_path)]) == 1
+    assert reason in capsys.readouterr().out
 
 
 def test_doctor_refuses_a_machine_without_the_needed(
