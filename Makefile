@@ -11,6 +11,8 @@
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
 # make test-images  build both images, look into them, and run the pipeline in them; make test-cpu-image: the CPU image alone
 #
+# make test-cluster TEST_KUBECONFIG=FILE  apply the manifests to a test cluster's API server and run the launcher against it
+#
 # REGISTRY     what images are named after, as registry.example/team; TAG their tag
 # BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
 
@@ -29,7 +31,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install images cpu-image gpu-image test-cpu-image test-images clean
+.PHONY: demo test lint install images cpu-image gpu-image test-cpu-image test-images test-cluster clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
@@ -64,6 +66,10 @@ test-cpu-image: install cpu-image
 test-images: install images
 	VLM_TEST_CPU_IMAGE=$(REGISTRY)/cpu:$(TAG) VLM_TEST_GPU_IMAGE=$(REGISTRY)/gpu:$(TAG) \
 	    $(BIN)/python -m pytest tests/e2e/test_images.py $(PYTEST_ARGS)
+
+test-cluster: install
+	@test -n "$(TEST_KUBECONFIG)" || { echo "ERROR: name a test cluster's kubeconfig with TEST_KUBECONFIG=..."; exit 1; }
+	VLM_TEST_KUBECONFIG=$(TEST_KUBECONFIG) $(BIN)/python -m pytest tests/e2e/test_control_plane.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
