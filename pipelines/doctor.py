@@ -104,20 +104,18 @@ def _cuda() -> Finding:
 
 
 def _unused_gpu(cuda: str | None) -> Finding:
-    """Tell why PyTorch does not use the GPU of this machine: training would run on CPU cores for weeks."""
+    """Tell why PyTorch does not use the GPU of this machine; the laptop preset runs all the same, on the CPU."""
     import torch
 
     if cuda is None:
-        return Finding(
-            "CUDA",
-            False,
-            "there is a GPU, but this PyTorch is a CPU build: install the CUDA build, or use the GPU image",
-        )
-    try:
-        torch.cuda.init()
-    except RuntimeError as error:
-        return Finding("CUDA", False, f"there is a GPU, but PyTorch for CUDA {cuda} can't use it: {error}")
-    return Finding("CUDA", False, f"there is a GPU device, but PyTorch for CUDA {cuda} counts none: see nvidia-smi")
+        reason = "this PyTorch is a CPU build: install the CUDA build, or use the GPU image"
+    else:
+        reason = f"PyTorch for CUDA {cuda} counts none: see nvidia-smi"
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:
+            reason = f"PyTorch for CUDA {cuda} can't use it: {error}"
+    return Finding("CUDA", None, f"there is a GPU that stays idle, {reason}")
 
 
 def _transformer_engine() -> Finding:

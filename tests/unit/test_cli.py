@@ -138,7 +138,7 @@ def test_doctor_accepts_a_machine_with_everything(tmp_path: Path, capsys: Captur
 @pytest.mark.parametrize(
     ("cuda", "reason"), [(None, "this PyTorch is a CPU build"), ("13.0", "for CUDA 13.0 can't use it")]
 )
-def test_doctor_refuses_a_gpu_that_would_stay_idle(
+def test_doctor_says_why_a_gpu_stays_idle(
     cuda: str | None, reason: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise training runs on the CPU, some thousand times slower, and nobody is told why."""
@@ -150,7 +150,7 @@ def test_doctor_refuses_a_gpu_that_would_stay_idle(
         raise RuntimeError("The NVIDIA driver on your system is too old")
 
     monkeypatch.setattr(torch.cuda, "init", init)
-    assert main(["doctor", "--workspace", str(tmp_path)]) == 1
+    assert main(["doctor", "--workspace", str(tmp_path)]) == 0, "the laptop preset needs no GPU"
     assert reason in capsys.readouterr().out
 
 
