@@ -1,7 +1,11 @@
-"""Where a task of the DAG runs on a cluster: image, resources, nodes, volumes, secrets. Without effect in local runs."""
+"""Where a task of the DAG runs on a cluster: image, resources, nodes, volumes, secrets.
+
+Without effect in local runs, but for one thing: a task that asks for GPUs must not run on CPU cores there either.
+"""
 
 from kfp import dsl, kubernetes
 
+from components.model.device import DEVICE_VARIABLE
 from pipelines.config import RunConfig
 
 _RETRY_WAIT = "60s"
@@ -34,6 +38,7 @@ def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.Pi
     _place(task, config, cluster.training_image, cluster.gpu_cpu, cluster.gpu_memory, label)
     if cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
+        task.set_env_variable(DEVICE_VARIABLE, "cuda")
         # A lost node is no reason to lose a run of days: the stage goes on where it was.
         _retry(task, config)
     if cluster.shared_memory:

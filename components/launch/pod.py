@@ -6,6 +6,7 @@ from typing import Any
 
 from components.errors import ConfigurationError
 from components.launch.job import TrainingJob
+from components.model.device import DEVICE_VARIABLE
 
 RUN_LABEL = "vlm-pipelines/run-id"
 STAGE_LABEL = "vlm-pipelines/stage"
@@ -92,7 +93,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
         "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
-        **({"NCCL_DEBUG": "WARN"} if job.cluster.gpus else {}),
+        **({"NCCL_DEBUG": "WARN", DEVICE_VARIABLE: "cuda"} if job.cluster.gpus else {}),
         **job.cluster.job.environment,
         **job.environment,
     }

@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from components.errors import ConfigurationError
+from components.model.device import DEVICE_VARIABLE
 
 _DEFAULT_TIMEOUT_S = 1800.0
 _SEED_STEP_PER_DATA_RANK = 100  # megatron's own distance between the seeds of data-parallel ranks
@@ -52,7 +53,8 @@ def initialize(
 
     Args:
         tensor_parallel: Tensor-parallel size; the remaining factor of the world size is data parallel.
-        device: "cpu", "cuda", or "auto": CUDA where there is a GPU.
+        device: "cpu", "cuda", or "auto": what `VLM_DEVICE` says, else CUDA where there is a GPU. Pods that were given GPUs
+            have it at "cuda": a driver that PyTorch can't use ends them, instead of a training on CPU cores.
         timeout_s: Seconds after which a hanging collective fails.
 
     Returns:
@@ -140,12 +142,17 @@ def single_process() -> Iterator[ParallelState]:
 
 def _device(device: str, local_rank: int) -> torch.device:
     if device == "auto":
+        device = os.environ.get(DEVICE_VARIABLE, "auto")
+    if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
     if device != "cuda":
         raise ConfigurationError(f'device is {device!r}; it must be "auto", "cpu" or "cuda".')
     if not torch.cuda.is_available():
-        raise ConfigurationError('device is "cuda", but this machine has no GPU that PyTorch can use.')
+        raise ConfigurationError(
+            'device is "cuda", but this machine has no GPU that PyTorch can use: `vlm doctor` says what it sees. An older driver '
+            "than PyTorch's CUDA needs is a common reason."
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

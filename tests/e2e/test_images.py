@@ -25,10 +25,9 @@ IMAGES = [
     )
 ]
 TESTS = Path(__file__).resolve().parents[1]
+# Without GPUs every stage runs in the image that the CPU stages have.
 SMALL_RUN = [
     *SMALL,
-    f"cluster.cpu_image={CPU_IMAGE}",
-    f"cluster.gpu_image={GPU_IMAGE or CPU_IMAGE}",
     "pretrain.recipe.iterations=8",
     "pretrain.recipe.save_interval=4",
     "sft.recipe.iterations=4",
@@ -56,8 +55,9 @@ def _inside(image: str, *command: str, volumes: dict[str, dict[str, str]] | None
     return output.decode()
 
 
-def _run(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    options = [argument for override in [*SMALL_RUN, *more] for argument in ("--set", override)]
+def _run(image: str, workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    overrides = [*SMALL_RUN, f"cluster.cpu_image={image}", *more]
+    options = [argument for override in overrides for argument in ("--set", override)]
     command = [
         sys.executable,
         "-m",
@@ -125,9 +125,9 @@ def test_weights_of_plain_layers_fill_transformer_engines() -> None:
     assert told["parameters"] > 20
 
 
-@needs_cpu_image
-def test_the_dag_runs_in_them(tmp_path: Path) -> None:
-    result = _run(tmp_path)
+@pytest.mark.parametrize(("image", "title"), IMAGES)
+def test_the_dag_runs_in_it(image: str, title: str, tmp_path: Path) -> None:
+    result = _run(image, tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     run = find_run(tmp_path)
     assert {row.state for row in run.stages(over=True)} == {"done"}
@@ -137,6 +137,6 @@ def test_the_dag_runs_in_them(tmp_path: Path) -> None:
 
 @needs_cpu_image
 def test_a_failing_stage_fails_the_run(tmp_path: Path) -> None:
-    result = _run(tmp_path, "data.source=file:///nothing")
+    result = _run(CPU_IMAGE, tmp_path, "data.source=file:///nothing")
     assert result.returncode == 1
     assert "/nothing" in result.stderr

@@ -90,6 +90,7 @@ def test_pytorchjob_for_8_nodes_of_8_gpus() -> None:
         assert command[-2:] == ["components.training.worker", "/workspace/pretrain/0123456789abcdef/launch/spec.json"]
         variables = {entry["name"]: entry for entry in container["env"]}
         assert variables["NCCL_IB_HCA"]["value"] == "mlx5"
+        assert variables["VLM_DEVICE"]["value"] == "cuda", "GPUs that can't be used end the job"
         assert variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "s3"
         assert "value" not in variables["AWS_SECRET_ACCESS_KEY"]
         assert variables["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"]["value"] == RANK_PREFIX
