@@ -1,9 +1,7 @@
 """Generation, evaluation and report through their KFP shells, and generation in two tensor-parallel processes."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ from components.generate.component import generate
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.report.component import report
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE
+from pipelines.run_folder import PACKAGE_NAME
+from tests.local_worker import run_local_worker
 from tests.model_world import World, build_world
 
-ROOT = Path(__file__).resolve().parents[2]
 # METEOR's slow start has its own test.
 CAPTION_TASK = """
 name: short_captions
@@ -110,18 +108,7 @@ def test_partitions_are_collected_scored_reported_and_gated(world: World, raw: P
     compiler.Compiler().compile(dag, str(tmp_path / PACKAGE_NAME))
     # In a process of its own, as `vlm run` does: KFP's parallel tasks replace `print` and the root logger's handlers
     # and don't always put them back.
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local_worker", str(tmp_path), "process"],
-        env={
-            **os.environ,
-            RUN_ID_VARIABLE: "evaluation",
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        },
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = run_local_worker(tmp_path, "evaluation")
     assert done.returncode == 1, done.stdout + done.stderr
     failed = re.findall(r"Task \S*'([\w-]+)'\S* finished with status \S*FAILURE", done.stdout)
     assert set(failed) == {"quality-gate"}, done.stdout

@@ -1,9 +1,6 @@
 """The conversion fanned out over tasks, through KFP: compiled, and run by its local runner."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,9 @@ from components.wds_conversion.stage import run_wds_conversion
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset
 from pipelines.opening import stored_settings
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE
+from pipelines.run_folder import PACKAGE_NAME
 from pipelines.vlm_training import build_conversion
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.local_worker import run_local_worker
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -60,18 +56,7 @@ def test_two_parts_in_kfps_local_runner(tmp_path: Path) -> None:
         "path": str(tmp_path / "pointer.json"),
     }
     compiler.Compiler().compile(pipeline, str(tmp_path / PACKAGE_NAME), pipeline_parameters=arguments)
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local_worker", str(tmp_path), "process"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            RUN_ID_VARIABLE: "parallel",
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-    )
+    done = run_local_worker(tmp_path, "parallel")
     assert done.returncode == 0, done.stdout + done.stderr
     parts = [
         json.loads(path.read_text()) for path in (tmp_path / "workspace").glob("wds_conversion/*/parts/*/manifest.json")
