@@ -31,7 +31,7 @@ from components.data.image_settings import ImageSettings
 from components.data.loader import LoaderSettings, TrainingLoader
 from components.data.packing import assign, pack
 from components.data.tokenizer import ChatTokenizer
-from tests.unit import data_samples
+from tests.support import data_samples
 
 IMAGE = ImageSettings(size=336, patch=14)
 SAMPLES_PER_BATCH = 32

@@ -20,8 +20,8 @@ from components.storage.config import TransferConfig
 from components.storage.listing import list_source
 from components.storage.transfer import fetch_files
 from components.storage.uri import read_uri
-from tests.s3_server import s3_server
-from tests.web_server import web_server
+from tests.support.s3_server import s3_server
+from tests.support.web_server import web_server
 
 _BLOCK = 4 << 20
 

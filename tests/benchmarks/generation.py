@@ -41,7 +41,7 @@ from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.context import RunContext
 from pipelines.config import load_preset
-from tests.small_chain import prepare
+from tests.support.small_chain import prepare
 
 # Stock Llava's projector is as wide as the language model.
 SHAPES = {

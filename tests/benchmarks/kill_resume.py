@@ -34,8 +34,8 @@ from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER
 from pipelines.config import load_preset
-from tests.layouts import read_weights
-from tests.small_chain import prepare
+from tests.support.layouts import read_weights
+from tests.support.small_chain import prepare
 
 STEPS_PER_KILL = 6
 LONGEST_DELAY_S = 1.5

@@ -17,8 +17,8 @@ from components.stage.context import RunContext
 from components.training.config import Recipe
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset
-from tests.layouts import OTHERS, REFERENCE, difference, same_batches, train_in
-from tests.small_chain import Prepared, prepare
+from tests.support.layouts import OTHERS, REFERENCE, difference, same_batches, train_in
+from tests.support.small_chain import Prepared, prepare
 
 RECIPES = {
     "pretraining": {"train_language": False, "train_vision": False, "prompt_format": "plain"},

@@ -25,8 +25,8 @@ import torch
 from components.stage.context import RunContext
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset
-from tests.layouts import Layout, train_in
-from tests.small_chain import prepare
+from tests.support.layouts import Layout, train_in
+from tests.support.small_chain import prepare
 
 _RESULT = "profile.json"
 _STEP = "step"

@@ -18,7 +18,7 @@ from components.tracking.tracker import METRICS_FILE
 from components.training.metrics import read_metrics
 from components.training.stage import run_training
 from pipelines.config import load_preset
-from tests.small_chain import prepare
+from tests.support.small_chain import prepare
 
 LAYOUTS = {
     "1 process": LaunchConfig(),

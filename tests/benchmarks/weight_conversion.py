@@ -134,7 +134,7 @@ def _in_process(folder: Path, step: str) -> tuple[float, int, int]:
 def _write_source(weights: Path, layers: int, hidden: int) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig
 
-    from tests.model_world import tokenizer
+    from tests.support.model_world import tokenizer
 
     config = MistralConfig(
         architectures=["MistralForCausalLM"],

@@ -29,12 +29,13 @@ from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.job import TrainingJob
 from components.launch.job_kind import JobKind
 from components.launch.pod import OWNER_ANNOTATION
-from tests.unit.kubernetes_schemas import SCHEMAS
-from tests.unit.test_launch_cluster import wait_for
+from tests.support.kubernetes_schemas import SCHEMAS
+from tests.support.launching import wait_for
+from tests.support.paths import ROOT
 
 KUBECONFIG = os.environ.get("VLM_TEST_KUBECONFIG", "")
 NAMESPACE = "vlm-pipelines"
-MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+MANIFESTS = ROOT / "manifests"
 Captured = pytest.CaptureFixture[str]
 pytestmark = [
     pytest.mark.skipif(not KUBECONFIG, reason="VLM_TEST_KUBECONFIG names no cluster (manifests/README.md)"),

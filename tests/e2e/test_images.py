@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from pipelines.run_folder import find_run
-from tests.integration.conftest import SMALL
+from tests.support.small_chain import SMALL
 
 CPU_IMAGE = os.environ.get("VLM_TEST_CPU_IMAGE", "")
 GPU_IMAGE = os.environ.get("VLM_TEST_GPU_IMAGE", "")

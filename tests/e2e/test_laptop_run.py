@@ -16,7 +16,8 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from pipelines.run_folder import RunFolder, find_run
-from tests.integration.conftest import SMALL
+from tests.support.paths import SUPPORT
+from tests.support.small_chain import SMALL
 
 VLM = [sys.executable, "-m", "pipelines.cli"]
 SMALL_RUN = [
@@ -119,7 +120,7 @@ def test_export_answers_in_transformers_alone_as_the_run_did(workspace: Path, tm
         "results": str(tmp_path / "results.pt"),
     }
     (tmp_path / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    loader = Path(__file__).parents[1] / "unit" / "export_loader.py"
+    loader = SUPPORT / "export_loader.py"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(
         [sys.executable, "-P", str(loader), str(tmp_path / "task.json")],

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from pipelines.cli import _parser
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 

@@ -14,7 +14,7 @@ from components.generate.stage import run_generate
 from components.stage.context import RunContext
 from components.training.stage import run_training
 from pipelines.config import load_preset
-from tests.small_chain import prepare
+from tests.support.small_chain import prepare
 
 PACKAGE = "tuxpaint-stamps-default"
 STAMPS = Path("usr/share/tuxpaint/stamps")

@@ -7,16 +7,7 @@ import pytest
 
 from components.stage.context import RunContext
 from pipelines.config import RunConfig, load_preset
-from tests.small_chain import prepare
-
-SMALL = [
-    "data.scenes.pictures=300",
-    "data.scenes.held_out_pictures=20",
-    # Four groups of heads: tensor parallel 4 has one each.
-    "weights.language.num_attention_heads=8",
-    "weights.language.num_key_value_heads=4",
-    "weights.language.head_dim=16",
-]
+from tests.support.small_chain import SMALL, prepare
 
 
 @dataclass(frozen=True)

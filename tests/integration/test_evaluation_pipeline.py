@@ -2,15 +2,11 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp import compiler, dsl
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from evaluation_world import raw_dataset
 
 from components.errors import StageError
 from components.evaluate.component import evaluate, quality_gate
@@ -20,8 +16,9 @@ from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.report.component import report
 from pipelines.run_folder import PACKAGE_NAME
-from tests.local_worker import run_local_worker
-from tests.model_world import World, build_world
+from tests.support.evaluation_world import raw_dataset
+from tests.support.local_worker import run_local_worker
+from tests.support.model_world import World, build_world
 
 # METEOR's slow start has its own test.
 CAPTION_TASK = """

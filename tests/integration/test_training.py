@@ -34,8 +34,17 @@ from components.training.summary import read_summary
 from components.training.worker import PREEMPTED_EXIT_CODE
 from components.training.zero_shot import METRIC
 from tests.integration.conftest import Chain
-from tests.layouts import OTHERS, REFERENCE, Difference, Layout, difference, read_weights, same_batches, train_in
-from tests.unit import data_samples
+from tests.support import data_samples
+from tests.support.layouts import (
+    OTHERS,
+    REFERENCE,
+    Difference,
+    Layout,
+    difference,
+    read_weights,
+    same_batches,
+    train_in,
+)
 
 ITERATIONS = 12
 TORCHRUN_LOG = "torchrun.log"

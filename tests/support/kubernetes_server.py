@@ -1,0 +1,307 @@
+"""A small Kubernetes API over HTTP: training jobs, pods, logs, events, and faults that a test asks for.
+
+The real client talks to it. Jobs are checked strictly against their CustomResourceDefinitions when they are created.
+"""
+
+import datetime
+import json
+import re
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import yaml
+from kubernetes.client import ApiClient, Configuration
+
+from tests.support.kubernetes_schemas import custom_resource_errors
+
+Object = dict[str, Any]
+_CUSTOM = re.compile(r"^/apis/([^/]+)/([^/]+)/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?$")
+_PODS = re.compile(r"^/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)/log)?$")
+_EVENTS = re.compile(r"^/api/v1/namespaces/([^/]+)/events$")
+
+
+class KubernetesServer:
+    """The server's state; its methods play operator and kubelet."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.jobs: dict[str, Object] = {}
+        self.pods: dict[str, Object] = {}
+        self.logs: dict[str, list[tuple[str, str]]] = {}
+        self.events: list[Object] = []
+        self.workloads: list[Object] = []
+        self.created: list[Object] = []
+        self.requests: list[str] = []
+        self.faults: deque[tuple[str, int | str | tuple[int, str]]] = deque()
+        self.cut_logs_after: int | None = None
+        self.missing_apis: set[str] = set()
+        self.stopped = False
+        self.on_create: Callable[[Object], None] = lambda job: None
+        self.on_delete: Callable[[Object], None] = lambda job: None
+        server = self
+
+        class Handler(_Handler):
+            state = server
+
+        self._http = _Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self.stopped = True
+        self._http.shutdown()
+        self._http.server_close()
+
+    def client(self) -> ApiClient:
+        configuration = Configuration()
+        configuration.host = self.url
+        configuration.connection_pool_maxsize = 20
+        configuration.retries = False
+        return ApiClient(configuration)
+
+    def write_kubeconfig(self, path: Path) -> None:
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [{"name": "test", "cluster": {"server": self.url}}],
+                    "users": [{"name": "test", "user": {"token": "t"}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "vlm"}}],
+                }
+            )
+        )
+
+    # Operator and kubelet
+
+    def job(self) -> Object:
+        """The only job."""
+        with self.lock:
+            (job,) = self.jobs.values()
+            return job
+
+    def add_pod(self, name: str, labels: Object, phase: str = "Running", container: str = "pytorch") -> Object:
+        state: Object = {"running": {}} if phase == "Running" else {}
+        pod = {
+            "metadata": {"name": name, "uid": str(uuid.uuid4()), "labels": labels},
+            "status": {"phase": phase, "containerStatuses": [{"name": container, "restartCount": 0, "state": state}]},
+        }
+        with self.lock:
+            self.pods[name] = pod
+            self.logs[name] = []
+        return pod
+
+    def say(self, pod: str, line: str) -> None:
+        with self.lock:
+            self.logs[pod].append((_stamp(), line))
+
+    def end_pod(self, name: str, code: int, reason: str = "") -> None:
+        with self.lock:
+            status = self.pods[name]["status"]
+            status["phase"] = "Succeeded" if code == 0 else "Failed"
+            terminated = {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error")}
+            status["containerStatuses"][0]["state"] = {"terminated": {**terminated, "finishedAt": _stamp()}}
+
+    def set_condition(self, type_: str, reason: str = "", message: str = "") -> None:
+        with self.lock:
+            conditions = self.job().setdefault("status", {}).setdefault("conditions", [])
+            for condition in conditions:
+                if condition["type"] in ("Running", "Suspended"):
+                    condition["status"] = "False"
+            conditions.append({"type": type_, "status": "True", "reason": reason, "message": message})
+
+    def add_event(self, uid: str, reason: str, message: str) -> None:
+        with self.lock:
+            self.events.append(
+                {
+                    "involvedObject": {"uid": uid},
+                    "type": "Warning",
+                    "reason": reason,
+                    "message": message,
+                    "lastTimestamp": _stamp(),
+                }
+            )
+
+
+def _stamp() -> str:
+    now = datetime.datetime.now(datetime.UTC)
+    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.time_ns() % 10**9:09}Z"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: KubernetesServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
+
+    def do_PATCH(self) -> None:
+        self._serve("PATCH")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
+
+    def _serve(self, method: str) -> None:
+        url = urlparse(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+        state = self.state
+        with state.lock:
+            state.requests.append(f"{method} {url.path}")
+            fault = self._fault(method, url.path)
+        if isinstance(fault, int):
+            fault = (fault, f"fault {fault}")
+        if isinstance(fault, tuple):
+            return self._answer(fault[0], _status(*fault))
+        if fault == "cut before":
+            return self._cut()
+        log = _PODS.match(url.path)
+        if log and log.group(2):
+            return self._log(log.group(2), query)
+        with state.lock:
+            code, answer = self._dispatch(method, url.path, query, body)
+        if fault == "cut after":
+            return self._cut()
+        return self._answer(code, answer)
+
+    def _fault(self, method: str, path: str) -> int | str | tuple[int, str] | None:
+        for index, (pattern, fault) in enumerate(self.state.faults):
+            if re.search(pattern, f"{method} {path}"):
+                del self.state.faults[index]
+                return fault
+        return None
+
+    def _dispatch(self, method: str, path: str, query: Object, body: Any) -> tuple[int, Object]:
+        state = self.state
+        if custom := _CUSTOM.match(path):
+            group, _, namespace, plural, name = custom.groups()
+            if group in state.missing_apis:
+                return 404, {"message": "404 page not found"}
+            if plural == "workloads":
+                return 200, {"items": state.workloads}
+            return self._job(method, namespace, plural, name, body)
+        if _PODS.match(path):
+            wanted = dict(part.split("=") for part in query["labelSelector"].split(","))
+            found = [pod for pod in state.pods.values() if wanted.items() <= pod["metadata"]["labels"].items()]
+            return 200, {"items": found}
+        if _EVENTS.match(path):
+            uid = query["fieldSelector"].removeprefix("involvedObject.uid=")
+            return 200, {"items": [event for event in state.events if event["involvedObject"]["uid"] == uid]}
+        return 404, _status(404, f"no route {path}")
+
+    def _job(self, method: str, namespace: str, plural: str, name: str | None, body: Any) -> tuple[int, Object]:
+        state = self.state
+        if method == "POST":
+            errors = custom_resource_errors(body)
+            if errors:
+                return 422, _status(422, "; ".join(errors))
+            name = body["metadata"]["name"]
+            if name in state.jobs:
+                return 409, _status(409, f'{plural} "{name}" already exists', name)
+            body["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": namespace, "creationTimestamp": _stamp()}
+            state.jobs[name] = body
+            state.created.append(body)
+            state.on_create(body)
+            return 201, body
+        assert name is not None
+        if name not in state.jobs:
+            return 404, _status(404, f'{plural} "{name}" not found', name)
+        job = state.jobs[name]
+        if method == "PATCH":
+            for part in ("labels", "annotations"):
+                job["metadata"].setdefault(part, {}).update(body["metadata"].get(part, {}))
+        if method == "DELETE":
+            if (uid := (body or {}).get("preconditions", {}).get("uid")) and uid != job["metadata"]["uid"]:
+                return 409, _status(409, "the UID in the precondition does not match", name)
+            assert body["propagationPolicy"] == "Foreground"
+            job["metadata"]["deletionTimestamp"] = _stamp()
+            state.on_delete(job)
+            threading.Timer(0.15, self._remove, args=(name, job["metadata"]["uid"])).start()
+        return 200, job
+
+    def _remove(self, name: str, uid: str) -> None:
+        with self.state.lock:
+            if self.state.jobs.get(name, {}).get("metadata", {}).get("uid") == uid:
+                del self.state.jobs[name]
+                self.state.pods.clear()
+
+    def _log(self, name: str, query: Object) -> None:
+        state = self.state
+        with state.lock:
+            if name not in state.pods:
+                return self._answer(404, _status(404, f'pods "{name}" not found', name))
+            if not state.pods[name]["status"]["containerStatuses"][0]["state"]:
+                return self._answer(400, _status(400, "container is waiting to start: ContainerCreating"))
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        since = None
+        if "sinceSeconds" in query:
+            moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=int(query["sinceSeconds"]))
+            since = moment.strftime("%Y-%m-%dT%H:%M:%S")
+        sent = 0
+        if "tailLines" in query:
+            sent = max(0, len(state.logs[name]) - int(query["tailLines"]))
+        while not state.stopped:
+            with state.lock:
+                gone = name not in state.pods
+                ended = gone or state.pods[name]["status"]["phase"] in ("Succeeded", "Failed")
+                lines = state.logs[name][sent:]
+                sent += len(lines)
+                cut = state.cut_logs_after is not None and sent >= state.cut_logs_after
+                if cut:
+                    state.cut_logs_after = None
+            for stamp, line in lines:
+                if since is None or stamp >= since:
+                    text = f"{stamp} {line}\n" if query.get("timestamps", "").lower() == "true" else f"{line}\n"
+                    self._chunk(text.encode())
+            if cut:
+                return self._cut()
+            if ended or query.get("follow", "").lower() != "true":
+                break
+            time.sleep(0.02)
+        self._chunk(b"")
+        return None
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def _answer(self, code: int, answer: Object) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _cut(self) -> None:
+        """Close the connection without an answer."""
+        self.close_connection = True
+        self.connection.close()
+
+
+def _status(code: int, message: str, name: str = "") -> Object:
+    details = {"details": {"name": name}} if name else {}
+    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, **details}

@@ -1,0 +1,87 @@
+"""A launcher in a thread, and what a training job's pods do meanwhile."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.launch.cluster import run_on_cluster
+from components.launch.config import ClusterConfig, LaunchConfig
+from components.launch.job import TrainingJob
+from tests.support.kubernetes_server import KubernetesServer, Object
+
+PREFIX = "training.kubeflow.org"
+
+
+def make_job(tmp_path: Path, run_id: str = "run-1", nodes: int = 2, processes: int = 2, **job: Any) -> TrainingJob:
+    return TrainingJob(
+        name="pretrain",
+        module="job_under_test",
+        arguments=["argument"],
+        log_folder=tmp_path / "launch" / "logs",
+        config=LaunchConfig(backend="pytorchjob", nodes=nodes, processes_per_node=processes, tensor_parallel=processes),
+        key="0123456789abcdef",
+        run_id=run_id,
+        workspace=tmp_path,
+        cluster=ClusterConfig.model_validate(
+            {
+                "pvc": "vlm-workspace",
+                "job": {"namespace": "vlm", "queue": "gpus", "poll_s": 0.03, "api_patience_s": 10, **job},
+            }
+        ),
+    )
+
+
+def pod_labels(server: KubernetesServer, node: int) -> Object:
+    name = server.job()["metadata"]["name"]
+    role, index = ("master", 0) if node == 0 else ("worker", node - 1)
+    return {f"{PREFIX}/job-name": name, f"{PREFIX}/replica-type": role, f"{PREFIX}/replica-index": str(index)}
+
+
+class Launcher(threading.Thread):
+    """A launcher in a thread of its own, with what it raised."""
+
+    def __init__(self, job: TrainingJob, server: KubernetesServer) -> None:
+        super().__init__(daemon=True)
+        self.job, self.server = job, server
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            run_on_cluster(self.job, self.server.client())
+        except BaseException as error:
+            self.error = error
+
+    def result(self) -> BaseException | None:
+        self.join(timeout=20)
+        assert not self.is_alive(), "the launcher still waits"
+        return self.error
+
+
+def wait_for(probe: Callable[[], Any], seconds: float = 15) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := probe():
+            return value
+        time.sleep(0.01)
+    pytest.fail("nothing happened")
+
+
+def start_pods(server: KubernetesServer, phase: str = "Running") -> list[str]:
+    wait_for(lambda: server.jobs)
+    names = ["job-master-0", "job-worker-0"]
+    for node, name in enumerate(names):
+        server.add_pod(name, pod_labels(server, node), phase)
+    if phase == "Running":
+        server.set_condition("Running")
+    return names
+
+
+def finish(server: KubernetesServer, names: list[str]) -> None:
+    for name in names:
+        server.end_pod(name, 0)
+    server.set_condition("Succeeded")

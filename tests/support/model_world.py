@@ -1,0 +1,169 @@
+"""A tiny world for model tests: Hugging Face models with random weights, a tokenizer, finished stage folders."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, MistralForCausalLM
+
+from components.combine.config import CombineConfig, ProjectorSettings
+from components.combine.stage import run_combine
+from components.data.packing import EncodedSample
+from components.model.vlm import VisionLanguageModel
+from components.stage.context import RunContext
+from components.stage.manifest import Manifest, list_files, write_manifest
+from components.weight_conversion.config import WeightConversionConfig
+from components.weight_conversion.stage import run_weight_conversion
+from tests.support.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
+
+
+def mistral(folder: Path, **changes: Any) -> MistralForCausalLM:
+    """Save a Mistral with four query heads over two groups, and a rotary base far from the default."""
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 128,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
+        **changes,
+    }
+    model = MistralForCausalLM(MistralConfig(**settings)).eval()
+    redraw(model, seed=1)
+    model.save_pretrained(folder)
+    return model
+
+
+def clip(folder: Path, **changes: Any) -> CLIPVisionModel:
+    """Save a CLIP vision tower of three layers."""
+    model = CLIPVisionModel(CLIPVisionConfig(**{**CLIP_SETTINGS, **changes})).eval()
+    redraw(model, seed=2)
+    model.save_pretrained(folder)
+    return model
+
+
+CLIP_SETTINGS: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": IMAGE.size,
+    "patch_size": IMAGE.patch,
+    "hidden_act": "quick_gelu",
+}
+
+
+def redraw(model: nn.Module, seed: int) -> None:
+    """Give all parameters, norms and biases included, values large enough that every mistake shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm = "norm" in name and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if is_norm else 0.12 * noise)
+
+
+def tokenizer(folder: Path, special_tokens: list[str] | None = None) -> None:
+    """Save a small byte-level tokenizer with the control tokens."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL_TOKENS if special_tokens is None else special_tokens,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    trained.train_from_iterator(["a red circle left of a blue square"] * 4, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save(str(folder / "tokenizer.json"))
+
+
+def finished_weights(folder: Path) -> None:
+    """Make a folder look like the weight download's finished output."""
+    files = list_files(folder)
+    key = "-".join(sorted(entry.sha256[:4] for entry in files.values()))
+    manifest = Manifest(
+        stage="download_weights",
+        version=1,
+        key=key,
+        inputs={},
+        settings={},
+        facts={},
+        files=files,
+        started="2024-01-01T00:00:00+00:00",
+        duration_s=0.0,
+    )
+    write_manifest(folder, manifest)
+
+
+@dataclasses.dataclass
+class World:
+    """Source models and the model folder that the stages made of them."""
+
+    weights: Path
+    language: MistralForCausalLM
+    vision: CLIPVisionModel
+    model: Path
+    facts: dict[str, dict[str, Any]]
+    context: RunContext
+
+
+def build_world(folder: Path, **language_settings: Any) -> World:
+    """Run weight conversion (both parts, verified) and combine."""
+    weights = folder / "weights"
+    language, vision = mistral(weights / "language", **language_settings), clip(weights / "vision")
+    tokenizer(weights / "language")
+    finished_weights(weights)
+    context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")
+    converted = {
+        part: run_weight_conversion(
+            context,
+            WeightConversionConfig(part=part, make_vocab_size_divisible_by=8, tolerance=TOLERANCE),
+            weights,
+        )
+        for part in ("language", "vision")
+    }
+    combined = run_combine(context, combine_config(), converted["language"].folder, converted["vision"].folder)
+    facts = {part: output.manifest.facts for part, output in converted.items()}
+    facts["combine"] = combined.manifest.facts
+    return World(weights, language, vision, combined.folder, facts, context)
+
+
+def combine_config(**changes: Any) -> CombineConfig:
+    """The settings of combine, with a projector whose output matters."""
+    settings = {"projector": ProjectorSettings(ffn_hidden_size=40, init_std=0.2), "image": IMAGE, "seed": 5}
+    return CombineConfig(**{**settings, **changes})
+
+
+def reference_logits(world: World, projector: dict[str, Tensor], sample: EncodedSample) -> Tensor:
+    """What transformers' models give for one sample, put together as LLaVA does; with gradients."""
+    return world.language(inputs_embeds=reference_embeddings(world, projector, sample)[None]).logits[0]
+
+
+def reference_embeddings(world: World, projector: dict[str, Tensor], sample: EncodedSample) -> Tensor:
+    """What transformers' language model reads of one sample, [L, hidden]."""
+    embedded = world.language.get_input_embeddings()(sample.tokens)
+    if len(sample.pixels):
+        states = world.vision(pixel_values(sample), output_hidden_states=True).hidden_states
+        features = states[-1][:, 1:].reshape(-1, states[-1].shape[-1])
+        hidden = nn.functional.silu(features @ projector["encoder.linear_fc1.weight"].T)
+        embedded = embedded.index_copy(
+            0, (sample.tokens == IMAGE_TOKEN).nonzero().flatten(), hidden @ projector["encoder.linear_fc2.weight"].T
+        )
+    return embedded
+
+
+def projector_weights(model: VisionLanguageModel) -> dict[str, Tensor]:
+    """Copies of the projector's weights (tensor-parallel size 1), ready for gradients."""
+    return {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in model.vision_projection.named_parameters()
+    }

@@ -1,0 +1,131 @@
+"""Combine: nothing missing, the same seed gives the same projector, what does not fit is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.combine.stage import run_combine
+from components.data.image_settings import ImageSettings
+from components.errors import ConfigurationError, InputError
+from components.model.checkpoint import load_model
+from components.model.config import read_model_config
+from components.model.distributed import single_process
+from components.model.vlm import VisionLanguageModel, build_model
+from components.stage.runner import StageOutput
+from tests.support.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS
+from tests.support.model_world import World, build_world, combine_config, tokenizer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+def part(world: World, name: str) -> Path:
+    (folder,) = (path for path in (world.context.workspace / "weight_conversion" / name).iterdir() if path.is_dir())
+    return folder
+
+
+def combined(world: World, workspace: Path, **changes: object) -> StageOutput:
+    context = world.context.model_copy(update={"workspace": workspace})
+    return run_combine(context, combine_config(**changes), part(world, "language"), part(world, "vision"))
+
+
+def loaded(folder: Path) -> VisionLanguageModel:
+    with single_process():
+        model = build_model(read_model_config(folder))
+        load_model(model, folder / "checkpoint")
+    return model
+
+
+def test_model_folder_is_whole(world: World, tmp_path: Path) -> None:
+    output = combined(world, tmp_path)
+    config = read_model_config(output.folder)
+    assert (config.image_token_id, config.image) == (IMAGE_TOKEN, IMAGE)
+    assert config.versions["megatron-core"]
+    assert (output.folder / "tokenizer" / "tokenizer.json").is_file()
+    facts = output.manifest.facts["parameters"]
+    assert facts["total"] == sum(parameter.numel() for parameter in loaded(output.folder).parameters())
+    assert facts["projector"] == 32 * 40 + 40 * 48
+
+
+def test_parts_are_unchanged_and_the_projector_follows_its_seed(world: World, tmp_path: Path) -> None:
+    first, again, other = (
+        loaded(combined(world, tmp_path / str(i), seed=seed).folder) for i, seed in enumerate([5, 5, 6])
+    )
+    weights, repeated, reseeded = (dict(model.named_parameters()) for model in (first, again, other))
+    for name, parameter in weights.items():
+        assert torch.equal(parameter, repeated[name]), name
+        assert torch.equal(parameter, reseeded[name]) != name.startswith("vision_projection."), name
+    embedding = world.language.get_parameter("model.embed_tokens.weight")
+    assert torch.equal(weights["language_model.embedding.word_embeddings.weight"][: len(embedding)], embedding)
+    projector = torch.cat([parameter.flatten() for parameter in first.vision_projection.parameters()])
+    assert abs(float(projector.std()) - 0.2) < 0.01
+
+
+@pytest.mark.parametrize("image", [ImageSettings(size=48, patch=8), ImageSettings(size=24, patch=12)])
+def test_image_settings_must_be_the_towers(world: World, tmp_path: Path, image: ImageSettings) -> None:
+    with pytest.raises(ConfigurationError, match="must equal the vision tower's 24 and 8"):
+        combined(world, tmp_path, image=image)
+
+
+def without_image_token(folder: Path) -> None:
+    tokenizer(folder / "tokenizer", special_tokens=[name for name in SPECIAL_TOKENS if name != "[IMG]"])
+
+
+def with_small_vocabulary(folder: Path) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    content["config"]["vocabulary_size"] = 200
+    (folder / "model.json").write_text(json.dumps(content))
+
+
+def without_checkpoint(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoint")
+
+
+def of_another_width(folder: Path) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    content["config"]["hidden_size"] = 64
+    (folder / "model.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_image_token, r"no control token \[IMG\]"),
+        (with_small_vocabulary, "the language model has 200"),
+        (without_checkpoint, "not a finished megatron-core checkpoint"),
+        (of_another_width, "does not fit the model"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    world: World, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    language = tmp_path / "language"
+    shutil.copytree(part(world, "language"), language)
+    spoil(language)
+    context = world.context.model_copy(update={"workspace": tmp_path / "workspace"})
+    with pytest.raises(InputError, match=message):
+        run_combine(context, combine_config(), language, part(world, "vision"))
+
+
+def test_parts_of_different_types_are_refused(world: World, tmp_path: Path) -> None:
+    language = tmp_path / "language"
+    shutil.copytree(part(world, "language"), language)
+    content = json.loads((language / "model.json").read_text())
+    (language / "model.json").write_text(json.dumps({**content, "dtype": "bfloat16"}))
+    context = world.context.model_copy(update={"workspace": tmp_path / "workspace"})
+    with pytest.raises(
+        ConfigurationError, match=r"stored as bfloat16, the vision tower as float32: set weight_conversion"
+    ):
+        run_combine(context, combine_config(), language, part(world, "vision"))
+
+
+def test_exchanged_parts_are_refused(world: World, tmp_path: Path) -> None:
+    context = world.context.model_copy(update={"workspace": tmp_path})
+    with pytest.raises(InputError, match="does not describe a LanguagePart"):
+        run_combine(context, combine_config(), part(world, "vision"), part(world, "language"))

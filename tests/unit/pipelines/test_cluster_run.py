@@ -1,0 +1,118 @@
+"""`vlm submit`, `vlm status --endpoint` and `vlm cancel`, with KFP's real client against a small server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cluster_run
+from pipelines.cli import main
+from tests.support.kfp_server import KfpServer
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
+    monkeypatch.setattr(cluster_run, "_POLL_S", 0.02)
+    server = KfpServer()
+    yield server
+    server.close()
+
+
+def task(name: str, state: str, error: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {"task_id": name, "display_name": name, "state": state}
+    return {**found, "error": {"code": 1, "message": error}} if error else found
+
+
+def step(state: str, *tasks: dict[str, Any]) -> dict[str, Any]:
+    return {"state": state, "run_details": {"task_details": list(tasks)}}
+
+
+def submit(server: KfpServer, *more: str) -> int:
+    return main(["submit", "--endpoint", server.url, "--preset", "mistral-clip-7b", *more])
+
+
+def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) -> None:
+    server.script.extend(
+        [
+            step("RUNNING", task("open-run", "RUNNING")),
+            step("RUNNING", task("open-run", "SUCCEEDED"), task("pretrain", "RUNNING")),
+            step("SUCCEEDED", task("open-run", "SUCCEEDED"), task("pretrain", "SUCCEEDED")),
+        ]
+    )
+    server.faults.extend([503])
+    assert submit(server, "--set", "name=first", "--service-account", "vlm-launcher") == 0
+    (run,) = server.runs.values()
+    assert (run["display_name"], run["service_account"]) == ("first", "vlm-launcher")
+    (experiment,) = server.experiments.values()
+    assert experiment["display_name"] == "mistral-clip-7b"
+    package = server.packages[run["pipeline_version_reference"]["pipeline_version_id"]]
+    assert package[0]["pipelineInfo"]["name"] == "vlm-training"
+    assert package[0]["root"]["inputDefinitions"]["parameters"]["run_name"]["defaultValue"] == "first"
+    lines = capsys.readouterr().out.splitlines()
+    assert f"page     {server.url}/#/runs/details/{run['run_id']}" in lines
+    events = [line for line in lines if line.startswith(("open-run", "pretrain"))]
+    assert events == ["open-run: running", "open-run: succeeded", "pretrain: running", "pretrain: succeeded"]
+    assert any("503" in line and "Trying again" in line for line in lines)
+
+
+def test_same_pipeline_is_uploaded_once(server: KfpServer) -> None:
+    for _ in range(3):
+        assert submit(server, "--detach") == 0
+    assert (len(server.pipelines), len(server.runs)) == (1, 3)
+    # The first upload is named by KFP, later ones by their content.
+    assert len(server.versions) == 2
+
+
+def test_failed_run_fails_the_command(server: KfpServer, capsys: Captured) -> None:
+    server.script.append(step("FAILED", task("pretrain", "FAILED", "shard 7 is broken")))
+    assert submit(server) == 1
+    assert "pretrain: failed: shard 7 is broken" in capsys.readouterr().out
+
+
+def test_status_and_cancel(server: KfpServer, capsys: Captured) -> None:
+    assert submit(server, "--detach") == 0
+    (run_id,) = server.runs
+    server.script.append(step("RUNNING", task("pretrain", "RUNNING")))
+    capsys.readouterr()
+    assert main(["status", "--endpoint", server.url]) == 0
+    output = capsys.readouterr().out
+    assert "running    pretrain" in output
+    assert "state    running" in output
+    assert main(["cancel", run_id, "--endpoint", server.url]) == 0
+    assert server.runs[run_id]["state"] == "CANCELING"
+    assert f"-l vlm-pipelines/run-id={run_id}" in capsys.readouterr().out
+    server.runs[run_id]["state"] = "CANCELED"
+    assert main(["cancel", run_id, "--endpoint", server.url]) == 1
+    assert "is over already: CANCELED" in capsys.readouterr().err
+
+
+def test_mistakes_get_a_message(server: KfpServer, tmp_path: Path, capsys: Captured) -> None:
+    def error(*arguments: str) -> str:
+        assert main(list(arguments)) == 1
+        return capsys.readouterr().err
+
+    nowhere = ("--endpoint", "http://127.0.0.1:9")
+    assert "There is no Kubeflow Pipelines at http://127.0.0.1:9" in error("submit", *nowhere)
+    here = ("--endpoint", server.url)
+    assert "set cluster.pvc" in error("submit", *here, "--preset", "laptop")
+    assert "mount path" in error("submit", *here, "--preset", "laptop", "--set", "cluster.pvc=w")
+    assert "404" in error("cancel", "none", *here)
+    assert "There are no runs" in error("status", *here)
+    server.token = "secret"
+    assert "wants a login (401): put a token into a file" in error("submit", *here)
+    token = tmp_path / "token"
+    assert "Can't read the token file" in error("status", *here, "--token-file", str(token))
+    token.write_text("secret\n")
+    assert "There are no runs" in error("status", *here, "--token-file", str(token))
+    assert not server.runs
+
+
+def test_endpoint_comes_from_the_environment(
+    server: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+    assert main(["submit", "--preset", "mistral-clip-7b", "--detach"]) == 0
+    assert len(server.runs) == 1

@@ -1,0 +1,219 @@
+"""The compiled pipeline, against golden files.
+
+The golden files hold the compiled packages without the components' code. After an intended change write them again:
+
+    UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/unit/pipelines/test_compile.py
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.compile import compile_pipeline
+from pipelines.config import load_preset
+from pipelines.opening import UI_PARAMETERS
+from tests.support.paths import ROOT
+
+GOLDEN = Path(__file__).parent / "golden"
+PRESETS = ("laptop", "mistral-clip-7b", "h200-single")
+GPU_TASKS = {"exec-generate", "exec-generate-2", "exec-generate-3"}
+LAUNCHERS = {"exec-pretrain", "exec-sft"}
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("packages")
+    packages = {}
+    for preset in PRESETS:
+        compile_pipeline(load_preset(preset), folder / f"{preset}.yaml")
+        packages[preset] = list(yaml.safe_load_all((folder / f"{preset}.yaml").read_text()))
+    return packages
+
+
+def tasks(package: dict[str, Any]) -> dict[str, Any]:
+    """Every task of the root and of the loops."""
+    found = dict(package["root"]["dag"]["tasks"])
+    for component in package["components"].values():
+        found.update(component.get("dag", {}).get("tasks", {}))
+    return found
+
+
+def without_code(documents: list[dict[str, Any]]) -> str:
+    package = {**documents[0]}
+    package.pop("sdkVersion")
+    executors = package["deploymentSpec"]["executors"]
+    package["deploymentSpec"] = {
+        "executors": {
+            name: {
+                "container": {
+                    key: value for key, value in executor["container"].items() if key not in ("args", "command")
+                }
+            }
+            for name, executor in executors.items()
+        }
+    }
+    return yaml.safe_dump_all([package, *documents[1:]], sort_keys=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_compiled_package_is_the_golden_one(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    compiled = without_code(packages[preset])
+    golden = GOLDEN / f"{preset}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(compiled)
+    assert compiled == golden.read_text(), "see this file's docstring"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_kfp_never_caches(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    for name, task in tasks(packages[preset][0]).items():
+        assert name.startswith(("for-loop", "exit-handler")) or not task["cachingOptions"].get("enableCache"), name
+
+
+def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None:
+    found = tasks(packages["laptop"][0])
+    needs = {name: set(task.get("dependentTasks", ())) for name, task in found.items()}
+    assert {"wds-conversion", "wds-conversion-2", "download-weights"} <= {
+        name for name in needs if "download-dataset" in needs[name]
+    }
+    assert {"weight-conversion", "weight-conversion-2"} <= needs["combine"]
+    assert {"combine", "energon-split"} <= needs["pretrain"]
+    assert {"pretrain", "energon-split-2"} <= needs["sft"]
+    assert "pretrain" in needs["captioning"]
+    assert "sft" in needs["multiple-choice"]
+    assert {"captioning", "multiple-choice"} <= needs["report"]
+    assert {"sft", "multiple-choice"} <= needs["export"]
+    assert {"report", "export"} <= needs["quality-gate"]
+
+
+def test_any_number_of_evaluations_reach_report_and_gate(tmp_path: Path) -> None:
+    overrides = [
+        "evaluations.described={model: sft, generate: {task: captioning_instruct, partitions: 3}, evaluate: {}}",
+        "evaluations.again={model: sft, generate: {task: captioning}, evaluate: {}}",
+    ]
+    compile_pipeline(load_preset("laptop", overrides), tmp_path / "p.yaml")
+    found = tasks(next(yaml.safe_load_all((tmp_path / "p.yaml").read_text())))
+    needs = {name: set(task.get("dependentTasks", ())) for name, task in found.items()}
+    assert {"described", "again", "multiple-choice", "captioning"} <= needs["report"] & needs["quality-gate"]
+    assert needs["export"] == {"open-run", "sft", "described", "again", "multiple-choice"}
+    assert all("sft" in needs[name] for name in ("described", "again", "multiple-choice"))
+
+
+def with_gpu(package: dict[str, Any]) -> set[str]:
+    executors = package["deploymentSpec"]["executors"]
+    return {name for name, executor in executors.items() if "accelerator" in executor["container"].get("resources", {})}
+
+
+def test_gpu_tasks_get_their_resources(packages: dict[str, list[dict[str, Any]]]) -> None:
+    package, platform = packages["mistral-clip-7b"]
+    executors = package["deploymentSpec"]["executors"]
+    assert with_gpu(package) == GPU_TASKS
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(kubernetes) == set(executors), "every task has the workspace volume"
+    for name in GPU_TASKS:
+        assert executors[name]["container"]["image"].startswith("vlm-pipelines/gpu:")
+        assert kubernetes[name]["tolerations"][0]["key"] == "nvidia.com/gpu"
+        assert kubernetes[name]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+
+
+def test_launching_tasks_leave_the_gpus_to_their_jobs(packages: dict[str, list[dict[str, Any]]]) -> None:
+    package, platform = packages["mistral-clip-7b"]
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in LAUNCHERS:
+        container = package["deploymentSpec"]["executors"][name]["container"]
+        assert container["image"].startswith("vlm-pipelines/cpu:")
+        assert container["resources"]["resourceMemoryRequest"] == "4Gi"
+        assert "tolerations" not in kubernetes[name]
+    for name in ("pretrain", "sft"):
+        assert tasks(package)[name]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_local_backend_trains_in_the_tasks_own_pod(tmp_path: Path) -> None:
+    overrides = ["pretrain.launch.backend=local", "sft.launch.backend=local"]
+    compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
+    package = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    assert with_gpu(package) == GPU_TASKS | LAUNCHERS
+
+
+def test_secrets_and_images_are_references(tmp_path: Path) -> None:
+    overrides = [
+        "cluster.image_pull_secrets=[registry]",
+        "cluster.image_pull_policy=Always",
+        "cluster.node_selector={pool: gpus}",
+        "cluster.affinity={nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: "
+        "[{matchExpressions: [{key: zone, operator: In, values: [a]}]}]}}}",
+    ]
+    compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        variables = {pair["envVar"] for entry in executor["secretAsEnv"] for pair in entry["keyToEnv"]}
+        assert variables == {"HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        assert executor["imagePullPolicy"] == "Always"
+        assert "registry" in yaml.safe_dump(executor["imagePullSecret"])
+    for name in GPU_TASKS:
+        assert executors[name]["nodeSelector"]["labels"] == {"pool": "gpus"}
+        assert executors[name]["nodeAffinity"]
+
+
+def test_run_is_closed_however_it_ends(packages: dict[str, list[dict[str, Any]]]) -> None:
+    root = packages["laptop"][0]["root"]["dag"]["tasks"]
+    assert set(root) == {"close-run", "exit-handler-1"}
+    assert root["close-run"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert root["close-run"]["dependentTasks"] == ["exit-handler-1"]
+
+
+def test_every_parameter_is_documented(packages: dict[str, list[dict[str, Any]]]) -> None:
+    parameters = packages["laptop"][0]["root"]["inputDefinitions"]["parameters"]
+    assert {*UI_PARAMETERS, "overrides"} == set(parameters)
+    assert all(parameter.get("description") for parameter in parameters.values())
+
+
+def test_laptop_package_asks_for_no_cluster(packages: dict[str, list[dict[str, Any]]]) -> None:
+    assert len(packages["laptop"]) == 1
+    for executor in packages["laptop"][0]["deploymentSpec"]["executors"].values():
+        assert "resources" not in executor["container"]
+
+
+def test_parameters_default_to_the_preset(packages: dict[str, list[dict[str, Any]]]) -> None:
+    parameters = packages["mistral-clip-7b"][0]["root"]["inputDefinitions"]["parameters"]
+    assert parameters["pretrain_iterations"]["defaultValue"] == 20000
+    assert parameters["sft_learning_rate"]["defaultValue"] == 1e-6
+    assert parameters["workspace"]["defaultValue"] == "/workspace"
+    assert parameters["overrides"]["defaultValue"] == []
+
+
+def test_partitions_fan_out(tmp_path: Path) -> None:
+    compile_pipeline(load_preset("laptop", ["evaluations.captioning.generate.partitions=3"]), tmp_path / "p.yaml")
+    assert "[0, 1, 2]" in (tmp_path / "p.yaml").read_text()
+
+
+def test_same_configuration_same_package(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        compile_pipeline(load_preset("laptop"), tmp_path / name)
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+def test_kfps_own_compiler_takes_the_preset_from_the_environment(tmp_path: Path) -> None:
+    output = tmp_path / "package.yaml"
+    subprocess.run(
+        [
+            str(Path(sys.executable).with_name("kfp")),
+            "dsl",
+            "compile",
+            "--py",
+            "pipelines/vlm_training.py",
+            "--output",
+            str(output),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "VLM_PRESET": "mistral-clip-7b", "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    assert "defaultValue: mistral-clip-7b" in output.read_text()

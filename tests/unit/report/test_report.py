@@ -1,0 +1,197 @@
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import StageError
+from components.evaluate.config import EvaluateConfig, Gate
+from components.evaluate.stage import run_evaluate
+from components.generate.config import GenerateConfig
+from components.metrics import java
+from components.report.charts import Series, line_chart, smoothed, thinned, tick_label, ticks
+from components.report.config import ReportConfig
+from components.report.lineage import upstream_stages
+from components.report.page import duration, size
+from components.report.stage import run_report
+from components.stage.context import RunContext
+from components.stage.progress import progress_folder
+from components.stage.runner import StageWork
+from tests.support.evaluation_world import (
+    finished_stage,
+    good_caption,
+    good_choice,
+    predictions,
+    raw_dataset,
+    stub_model,
+)
+from tests.support.html_pages import HOSTILE, parsed
+
+
+def trained(context: RunContext, stage: str, inputs: dict[str, Path | str]) -> Path:
+    def write(work: StageWork) -> dict[str, Any]:
+        rows = [
+            {"step": step, "loss": 5 * math.exp(-step / 30), "learning_rate": 1e-3 * (1 - step / 100)}
+            | ({"validation_loss": 5.1 * math.exp(-step / 30)} if step % 20 == 0 else {})
+            for step in range(1, 101)
+        ]
+        (work.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {
+            "samples": 6400,
+            "median_samples_per_s": 100.0,
+            "tensor_parallel": 2,
+            "data_parallel": 1,
+            "device": "cpu",
+        }
+
+    return finished_stage(context, stage, write, inputs, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    workspace = tmp_path_factory.mktemp("workspace")
+    return RunContext(run_id="run-7", run_name=f"evening {HOSTILE}", workspace=workspace, git_commit="0123456789abcdef")
+
+
+@pytest.fixture(scope="module")
+def report(context: RunContext) -> str:
+    """The report of a run with hostile captions, a failed gate and a reused stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(java, "find_java", lambda: None)
+        raw = raw_dataset(context, 20)
+        combined = stub_model(context, "combine")
+        pretrain = trained(context, "pretrain", {"model": combined, "raw": raw})
+        sft = trained(context, "sft", {"model": pretrain, "raw": raw})
+        captions = predictions(
+            context,
+            GenerateConfig(task="captioning", partitions=2),
+            pretrain,
+            raw,
+            lambda sample, picture: HOSTILE if int(sample.id) % 2 else good_caption(sample, picture),
+        )
+        choices = predictions(context, GenerateConfig(task="multiple_choice"), sft, raw, good_choice)
+        gates = (Gate(minimum=99), Gate(margin=1, action="warn"))
+        evaluations = [
+            run_evaluate(context, EvaluateConfig(task="captioning"), captions, pretrain, raw).folder,
+            run_evaluate(context, EvaluateConfig(task="multiple_choice", gates=gates), choices, sft, raw).folder,
+        ]
+        mark_reused(context, "combine")
+        output = run_report(context, ReportConfig(preset="laptop", samples=8), pretrain, sft, evaluations)
+    return (output.folder / "report.html").read_text(encoding="utf-8")
+
+
+def mark_reused(context: RunContext, stage: str) -> None:
+    (path,) = progress_folder(context.workspace, context.run_id).glob(f"{stage}-*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "reused"}))
+
+
+def test_the_report_is_well_formed_and_shows_every_part(report: str) -> None:
+    page = parsed(report)
+    for text in (
+        "laptop", "0123456789ab", "CIDEr", "Accuracy", "Blank picture", "Another sample's picture", "Best constant answer", "Guessing",
+        "Pretraining", "Instruction tuning", "Training loss", "Where the time went", "Configuration and lineage",
+        "generate/captioning, part 1 of 2", "reused", "not passed", "passed", "No Java runtime", "combinations of size",
+    ):  # fmt: skip
+        assert text in page.text, text
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("article") == 16
+    assert tags.count("svg") == 4
+    assert tags.count("img") == 16
+
+
+def test_the_report_escapes_what_the_model_and_the_user_wrote(report: str) -> None:
+    page = parsed(report)
+    assert HOSTILE in page.text
+    assert not {"script", "iframe", "link", "object"} & {tag for tag, _ in page.tags}
+    assert all(
+        (attributes["src"] or "").startswith("data:image/jpeg;base64,") for tag, attributes in page.tags if tag == "img"
+    )
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_report_needs_nothing_from_outside(report: str) -> None:
+    assert not re.findall(r"https?://|//[a-z]+\.|@import|url\(", report)
+    assert "default-src 'none'" in report
+    assert all(
+        (attributes["href"] or "").startswith("#") for tag, attributes in parsed(report).tags if "href" in attributes
+    )
+
+
+def test_lineage_lists_inputs_before_what_uses_them(context: RunContext, report: str) -> None:
+    (sft,) = (context.workspace / "sft").glob("*/manifest.json")
+    stages = [record.manifest.stage for record in upstream_stages(context, [sft.parent])]
+    assert stages == ["combine", "download_dataset", "pretrain", "sft"]
+
+
+def test_another_run_of_the_same_results_gets_its_own_report(context: RunContext, report: str) -> None:
+    assert len(list((context.workspace / "report").glob("*/manifest.json"))) == 1
+    folders = {
+        name: [path.parent for path in sorted((context.workspace / name).glob("**/manifest.json"))]
+        for name in ("pretrain", "sft", "evaluate")
+    }
+    other = context.model_copy(update={"run_id": "run-8", "run_name": "morning"})
+    output = run_report(other, ReportConfig(samples=0), folders["pretrain"][0], folders["sft"][0], folders["evaluate"])
+    text = parsed((output.folder / "report.html").read_text()).text
+    assert "morning" in text
+    assert "evening" not in text
+    assert len(list((context.workspace / "report").glob("*/manifest.json"))) == 2
+
+
+def test_an_unfinished_input_is_refused(context: RunContext, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="not a finished stage folder"):
+        run_report(context, ReportConfig(), tmp_path, tmp_path, [])
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
+def test_ticks_enclose_the_range_with_a_readable_number_of_steps(low: float, span: float) -> None:
+    values = ticks(low, low + span)
+    step = values[1] - values[0]
+    assert 2 <= len(values) <= 8
+    assert values[0] <= low + 1e-6 * step + 1e-9
+    assert values[-1] >= low + span - 1e-6 * step - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0, 8, ["0", "2", "4", "6", "8"]),
+        (0, 1e-3, ["0", "2e-4", "4e-4", "6e-4", "8e-4", "1e-3"]),
+        (0, 1.2, ["0", "0.25", "0.50", "0.75", "1.00", "1.25"]),
+        (0, 20_000, ["0", "5,000", "10,000", "15,000", "20,000"]),
+    ],
+)
+def test_tick_labels_are_short_and_distinct(low: float, high: float, labels: list[str]) -> None:
+    values = ticks(low, high)
+    assert [tick_label(value, values) for value in values] == labels
+
+
+def test_charts_of_nothing_one_point_and_constant_lines() -> None:
+    assert line_chart("t", "step", [Series("a", [])]) == ""
+    assert "<circle" in line_chart("t", "step", [Series("a", [(1, 2.0)])])
+    assert "nan" not in line_chart("<t>", "step", [Series("a", [(1, 0.0), (2, 0.0)])], from_zero=False)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=200), st.integers(1, 30))
+def test_smoothing_and_thinning_keep_range_and_end(values: list[float], window: int) -> None:
+    points = [(float(step), value) for step, value in enumerate(values)]
+    for result in (smoothed(points, window), thinned(points, 25)):
+        assert result[-1][0] == points[-1][0]
+        assert min(values) - 1e-9 <= min(y for _, y in result)
+        assert max(y for _, y in result) <= max(values) + 1e-9
+    assert len(thinned(points, 25)) <= 25
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (41.6, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (1500, "1.5 kB"), (14_500_000_000, "14.5 GB")])
+def test_sizes_read_well(count: int, text: str) -> None:
+    assert size(count) == text

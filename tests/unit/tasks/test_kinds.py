@@ -1,0 +1,263 @@
+"""A task of one's own needs nothing else: a YAML file, or a YAML file and an installed package with a kind."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.errors import ConfigurationError, InputError
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.samples import read_samples
+from components.evaluate.scores import Scores, read_scores
+from components.evaluate.stage import run_evaluate
+from components.generate.config import GenerateConfig
+from components.generate.dataset import load_samples
+from components.generate.task import TASKS_FOLDER, load_task
+from components.stage.context import RunContext
+from components.tasks.registry import ENTRY_POINTS
+from components.tasks.sample import HeldOutSample
+from pipelines.config import load_preset
+from tests.support.evaluation_world import predictions, raw_dataset, stub_model
+
+COUNT = 12
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> RunContext:
+    return RunContext(run_id="t", run_name="t", workspace=tmp_path / "workspace", git_commit="abc")
+
+
+def questions(raw: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    (raw / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def scene(image: str) -> list[str]:
+    """Size, colour and shape that a picture of the test's dataset shows."""
+    return Path(image).stem.split("-")[1:]
+
+
+def evaluated(context: RunContext, task: str, raw: Path, answer: Any) -> tuple[Scores, Path]:
+    model = stub_model(context)
+    folders = predictions(context, GenerateConfig(task=task, partitions=2), model, raw, answer)
+    folder = run_evaluate(context, EvaluateConfig(task=task, samples=4), folders, model, raw).folder
+    return read_scores(folder), folder
+
+
+COLOUR_TASK = """
+name: colours
+title: Name the colour
+version: 3
+kind: vqa
+dataset: colours.jsonl
+prompt: {format: instruct, template: "{question} One word."}
+max_new_tokens: 4
+postprocess: [strip, first_line]
+metrics: [vqa_accuracy]
+headline: vqa_accuracy
+"""
+
+
+def test_a_task_by_a_yaml_file_alone(context: RunContext, tmp_path: Path) -> None:
+    raw = raw_dataset(context, COUNT)
+    images = [sample.image for sample in load_samples(raw, load_task("captioning"))]
+    rows = [
+        {
+            "id": f"c{row}",
+            "image": image,
+            "question": "Which colour?",
+            "answers": [scene(image)[1]] * 10,
+            "category": "x",
+        }
+        for row, image in enumerate(images)
+    ]
+    questions(raw, "colours.jsonl", rows)
+    path = tmp_path / "colours.yaml"
+    path.write_text(COLOUR_TASK)
+    evaluations = {"colours": {"model": "sft", "generate": {"task": str(path)}, "evaluate": {}}}
+    assert load_preset("laptop", [f"evaluations={json.dumps(evaluations)}"]).evaluations["colours"]
+
+    def answer(sample: HeldOutSample, picture: str) -> str:
+        return f"{scene(picture)[1].upper()}." if picture else "red"
+
+    scores, folder = evaluated(context, str(path), raw, answer)
+    assert (scores.task, scores.prompt_version, scores.n_scored) == ("colours", "colours 3", COUNT)
+    assert scores.metrics["vqa_accuracy"].value == 100
+    assert set(scores.controls) == {"blank", "shuffled", "constant"}
+    assert scores.controls["constant"]["vqa_accuracy"].value >= scores.controls["blank"]["vqa_accuracy"].value
+    assert scores.label("vqa_accuracy") == "VQA accuracy"
+    page = (folder / "evaluation.html").read_text()
+    assert "Name the colour" in page
+    assert "Which colour?" in page
+    assert read_samples(folder).samples[0].answers["none"].score == 100
+
+
+LENGTH_KIND = '''
+"""A kind of its own: an answer must have as many words as the question asks for."""
+
+from components.tasks.kind import Metric
+from components.tasks.questions import Constant, QuestionKind, Reading, read_questions
+
+
+class Length(QuestionKind):
+    metrics = {"length": Metric("Right length", proportion=True)}
+    noun = "orders"
+
+    def check(self, task):
+        if task.prompt.open_template:
+            raise ValueError("prompt.open_template: lengths are asked in one way")
+
+    def load(self, path):
+        return read_questions(path, "an order")
+
+    def ask(self, task, sample):
+        return task.prompt.template.format(words=sample.answer or sample.references[0])
+
+    def parse(self, task, sample, text, seed):
+        return Reading(str(len(text.split())), readable=bool(text))
+
+    def mark(self, sample, reading):
+        return float(reading.value == sample.references[0])
+
+    def constant(self, samples):
+        return Constant("word", tuple(float(sample.references[0] == "1") for sample in samples))
+
+
+class NoKind:
+    pass
+'''
+
+LENGTH_TASK = """
+name: lengths
+version: 1
+kind: length
+dataset: lengths.jsonl
+prompt: {format: instruct, template: "Say {words} words."}
+max_new_tokens: 9
+metrics: [length]
+headline: length
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages with one that brings kinds."""
+    folder = tmp_path / "site-packages"
+    (folder / "lengths-1.2.dist-info").mkdir(parents=True)
+    (folder / "vlm_lengths.py").write_text(LENGTH_KIND)
+    (folder / "lengths-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.2\n")
+    (folder / "lengths-1.2.dist-info" / "entry_points.txt").write_text(
+        f"[{ENTRY_POINTS}]\nlength = vlm_lengths:Length\nother = vlm_lengths:NoKind\nlost = vlm_nowhere:Kind\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    sys.modules.pop("vlm_lengths", None)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_kind_of_an_installed_package(context: RunContext, tmp_path: Path) -> None:
+    raw = raw_dataset(context, COUNT)
+    images = [sample.image for sample in load_samples(raw, load_task("captioning"))]
+    rows = [
+        {"id": f"l{row}", "image": image, "question": "", "answers": [str(row % 3)]} for row, image in enumerate(images)
+    ]
+    questions(raw, "lengths.jsonl", rows)
+    path = tmp_path / "lengths.yaml"
+    path.write_text(LENGTH_TASK)
+    assert load_samples(raw, load_task(str(path)))[2].prompt == "Say 2 words."
+    scores, _ = evaluated(
+        context, str(path), raw, lambda sample, picture: "word " * int(sample.references[0]) if picture else ""
+    )
+    assert scores.metrics["length"].value == 100
+    assert scores.controls["constant"]["length"].value == pytest.approx(100 / 3, abs=0.01)
+    assert scores.unparsed["blank"] == COUNT
+    assert "Right length 100.0" in scores.meaning
+    assert "held-out orders" in scores.meaning
+    path.write_text(LENGTH_TASK.replace("Say {words} words.", 'x", open_template: "y'))
+    with pytest.raises(ConfigurationError, match="lengths are asked in one way"):
+        load_task(str(path))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (
+            "os:system",
+            "there is no kind 'os:system'; known are captioning, multiple_choice, mmmu, vqa, length, lost, other",
+        ),
+        ("vlm_lengths:Length", "there is no kind"),
+        ("other", "no subclass of components.tasks.kind.Kind"),
+        ("lost", "can't be loaded from vlm_nowhere:Kind"),
+    ],
+)
+def test_a_task_file_runs_no_code_but_kinds_of_installed_packages(tmp_path: Path, kind: str, complaint: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(LENGTH_TASK.replace("kind: length", f"kind: {kind!r}"))
+    with pytest.raises(ConfigurationError) as caught:
+        load_task(str(path))
+    assert complaint in str(caught.value)
+
+
+def test_the_version_of_a_kind_is_part_of_a_tasks_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("mmmu")
+    before = task.identity
+    monkeypatch.setattr(type(task.rules), "version", 99)
+    assert task.identity != before
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "complaint"),
+    [
+        ("mmmu", {"open_template": "{question} {options}"}, "prompt.open_template: must use {question}"),
+        ("mmmu", {"answer": "text"}, "answered with the letter"),
+        ("vqav2", {"template": "What?"}, "prompt.template: must use {question}"),
+        ("vqav2", {"format": "plain", "template": ""}, "can ask nothing"),
+        ("captioning", {"template": "Describe it."}, "can ask nothing"),
+    ],
+)
+def test_prompts_that_do_not_fit_their_kind_are_explained(
+    tmp_path: Path, task: str, change: dict[str, str], complaint: str
+) -> None:
+    content = yaml.safe_load((TASKS_FOLDER / f"{task}.yaml").read_text())
+    content["prompt"] |= change
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigurationError) as caught:
+        load_task(str(tmp_path / "mine.yaml"))
+    assert complaint in str(caught.value)
+
+
+ROW = {"id": "1", "image": "a.jpg", "question": "Which?"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "complaint"),
+    [
+        ("mmmu", ROW, "must have two `options` or more and an `answer`, or else `answers`"),
+        ("mmmu", ROW | {"options": ["x", "y"], "answer": "A", "answers": ["x"]}, "or else `answers`"),
+        ("mmmu", ROW | {"options": ["x", "y"], "answer": "C"}, "answer 'C' is not one of the letters AB"),
+        ("vqav2", ROW, "question 1 has no `answers`"),
+        ("textvqa", {"id": "1"}, "line 1 is not an open question (image: Field required)"),
+        ("multiple_choice", ROW | {"answers": ["x"]}, "needs two options or more"),
+    ],
+)
+def test_ground_truth_that_does_not_fit_its_kind_is_explained(
+    tmp_path: Path, task: str, row: dict[str, Any], complaint: str
+) -> None:
+    questions(tmp_path, load_task(task).dataset, [row])
+    with pytest.raises(InputError) as caught:
+        load_samples(tmp_path, load_task(task))
+    assert complaint in str(caught.value)
+
+
+def test_mmmu_asks_both_sorts_as_the_reference_recipe_does(tmp_path: Path) -> None:
+    rows = [ROW | {"options": ["one", "two"], "answer": "B", "category": "Art"}, ROW | {"id": "2", "answers": ["4"]}]
+    questions(tmp_path, "mmmu.jsonl", rows)
+    asked = [sample.prompt for sample in load_samples(tmp_path, load_task("mmmu"))]
+    assert asked == [
+        "Which?\n(A) one\n(B) two\n\nAnswer with the option's letter from the given choices directly.",
+        "Which?\nAnswer the question using a single word or phrase.",
+    ]

@@ -1,0 +1,63 @@
+"""What the evaluation in training asks, how it scores, and what its page shows."""
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from components.data.prompt import PromptFormat, encode_conversation, encode_prompt
+from components.data.tokenizer import ChatTokenizer
+from components.training.zero_shot import Shown, ask, cider, page
+from tests.support.model_samples import IMAGE
+from tests.support.model_world import tokenizer as save_tokenizer
+
+TURNS = [
+    {"from": "human", "value": "<image>\nWhat is left of the square?"},
+    {"from": "gpt", "value": "a red circle"},
+    {"from": "human", "value": "And its colour?"},
+    {"from": "gpt", "value": "red"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return ChatTokenizer.load(Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "turns", "question"),
+    [("instruct", TURNS, "What is left of the square?"), ("plain", TURNS[:2], "")],
+)
+def test_it_asks_as_generation_does_and_expects_the_first_answer(
+    tokenizer: ChatTokenizer, prompt_format: PromptFormat, turns: list[dict[str, str]], question: str
+) -> None:
+    picture = Image.new("RGB", (48, 24), (200, 30, 30))
+    settings = {"tokenizer": tokenizer, "settings": IMAGE, "prompt_format": prompt_format}
+    prompt, shown = ask(encode_conversation(turns, picture, **settings), tokenizer)
+    expected = encode_prompt(turns[0]["value"], picture, **settings)
+    assert torch.equal(prompt.tokens, expected.tokens)
+    assert torch.equal(prompt.pixels, expected.pixels)
+    assert (shown.question, shown.answer) == (question, "a red circle")
+    _, _, content = shown.picture.partition("base64,")
+    seen = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert seen.size == (IMAGE.size, IMAGE.size // 2)  # without the padding
+    assert max(abs(found - wanted) for found, wanted in zip(seen.getpixel((5, 5)), (200, 30, 30), strict=True)) < 8
+
+
+def test_better_descriptions_score_higher() -> None:
+    answers = ["A red circle left of a square.", "Two blue dogs on a beach.", "A green train.", "Rain over a city."]
+    half = [*answers[:2], *answers[:2]]
+    assert cider(answers, answers) > cider(half, answers) > cider(["nothing"] * 4, answers) == 0
+    assert cider(["", *answers[1:]], answers) > 0
+
+
+def test_the_page_shows_text_as_text() -> None:
+    content = page("sft", [Shown("<b>?</b>", "a & b", "data:,")], ["</html>"])
+    assert "&lt;b&gt;?&lt;/b&gt;" in content
+    assert "a &amp; b" in content
+    assert content.count("</html>") == 1
