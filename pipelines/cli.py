@@ -254,8 +254,8 @@ def _status(options: argparse.Namespace) -> int:
         return _cluster_status(options)
     from rich.console import Console
 
+    from components.runs.folder import find_run
     from pipelines.display import locations, stage_table
-    from pipelines.run_folder import find_run
 
     run = find_run(_workspace(options.workspace), options.run)
     console = Console()
@@ -270,8 +270,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from components.errors import InputError
+    from components.runs.folder import find_run
     from pipelines.display import report_path
-    from pipelines.run_folder import find_run
 
     run = find_run(_workspace(options.workspace), options.run)
     path = report_path(run)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.run_folder import RunFolder, StageRow
+from components.runs.folder import RunFolder, StageRow
 
 _LIVE_POLL_S = 0.5
 _PLAIN_POLL_S = 1.0

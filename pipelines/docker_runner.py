@@ -14,7 +14,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from components.errors import ConfigurationError
-from pipelines.run_folder import KFP_WORKSPACE
+from components.runs.folder import KFP_WORKSPACE
 
 _RUN_LABEL = "vlm-pipelines.run-id"
 _SHARED_MEMORY = "2g"  # Docker's 64 MB kill loader workers

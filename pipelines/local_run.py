@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from components.errors import ConfigurationError
+from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
 from components.tracking.tracker import close_pipeline_run
 from pipelines.display import follow
 from pipelines.processes import end_processes
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, stage_names
+from pipelines.run_folder import stage_names
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig

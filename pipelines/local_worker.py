@@ -8,7 +8,7 @@ import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
-from pipelines.run_folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_ID_VARIABLE
+from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_ID_VARIABLE
 
 _PARENT_POLL_S = 1.0
 

@@ -14,10 +14,10 @@ import yaml
 from components.errors import InputError, StageError, VlmError
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
+from components.runs.mlflow import STAGE_TAG, WORKSPACE_TAG, fetch_artifact, find_pipeline_run, stage_runs
 from components.stage.context import RunContext
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.stage.progress import progress_folder
-from components.tracking.runs import STAGE_TAG, WORKSPACE_TAG, fetch_artifact, find_pipeline_run, stage_runs
 from components.tracking.tracker import METRICS_FILE, RUN_ID_TAG, connect, flatten
 
 if TYPE_CHECKING:

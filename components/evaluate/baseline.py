@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from components.errors import ConfigurationError, StageError
 from components.evaluate.config import Gate
+from components.runs.mlflow import fetch_artifact, find_pipeline_run, stage_folder, stage_runs
 from components.stage.context import RunContext
 from components.stage.manifest import MANIFEST_NAME
-from components.tracking.runs import fetch_artifact, find_pipeline_run, stage_folder, stage_runs
 from components.tracking.tracker import connect
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from pipelines.run_folder import find_run
+from components.runs.folder import find_run
 from tests.support.small_chain import SMALL
 
 CPU_IMAGE = os.environ.get("VLM_TEST_CPU_IMAGE", "")

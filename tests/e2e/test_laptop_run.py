@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.run_folder import RunFolder, find_run
+from components.runs.folder import RunFolder, find_run
 from tests.support.paths import SUPPORT
 from tests.support.small_chain import SMALL
 

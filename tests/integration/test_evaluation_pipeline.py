@@ -15,7 +15,7 @@ from components.generate.component import generate
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.report.component import report
-from pipelines.run_folder import PACKAGE_NAME
+from components.runs.folder import PACKAGE_NAME
 from tests.support.evaluation_world import raw_dataset
 from tests.support.local_worker import run_local_worker
 from tests.support.model_world import World, build_world

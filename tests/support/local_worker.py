@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipelines.run_folder import RUN_ID_VARIABLE
+from components.runs.folder import RUN_ID_VARIABLE
 from tests.support.paths import ROOT
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
+from components.runs.folder import RunFolder, new_run
 from components.storage.atomic import write_json
 from pipelines import doctor
 from pipelines.cli import main
-from pipelines.run_folder import RunFolder, new_run
 from tests.support.kubernetes_schemas import custom_resource_errors
 
 Captured = pytest.CaptureFixture[str]

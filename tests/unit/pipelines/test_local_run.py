@@ -18,10 +18,11 @@ from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 from rich.console import Console
 
+from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, find_run, new_run
 from pipelines.display import duration, follow, free_port, locations, what
 from pipelines.local_run import execute
 from pipelines.processes import marked_processes
-from pipelines.run_folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, find_run, new_run, stage_names
+from pipelines.run_folder import stage_names
 from tests.support.paths import ROOT
 
 T = TypeVar("T")
@@ -221,7 +222,7 @@ def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
 def start_execute(run: RunFolder) -> subprocess.Popen[bytes]:
     code = (
         "import sys; from pathlib import Path; from rich.console import Console;"
-        "from pipelines.local_run import Interrupted, execute; from pipelines.run_folder import RunFolder\n"
+        "from pipelines.local_run import Interrupted, execute; from components.runs.folder import RunFolder\n"
         "try: execute(RunFolder(Path(sys.argv[1]), sys.argv[2]), Console())\n"
         "except Interrupted: sys.exit(130)"
     )

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
+from components.runs.folder import PACKAGE_NAME
 from components.stage.context import RunContext
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset
 from pipelines.opening import stored_settings
-from pipelines.run_folder import PACKAGE_NAME
 from pipelines.vlm_training import build_conversion
 from tests.support import data_samples
 from tests.support.local_worker import run_local_worker

@@ -1,0 +1,226 @@
+"""The folder of one local run, `<workspace>/runs/<run id>`: what was asked, how it went, where its output lies.
+
+run.json        preset, overrides, times, state
+pipeline.yaml   the compiled pipeline
+config.yaml     the settings in force
+context.json    the run's context, as every stage gets it
+log.txt         output of all stages
+progress/       one file per stage (see components/stage/progress.py)
+kfp/            KFP's own artifacts: pointers to stage folders
+"""
+
+import datetime
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from components.errors import InputError
+from components.stage.progress import progress_folder
+from components.storage.atomic import write_json
+
+RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
+PACKAGE_NAME = "pipeline.yaml"
+LOG_NAME = "log.txt"
+KFP_WORKSPACE = "workspace"  # in kfp/: KFP would make a folder in /tmp, and leave it there
+_RUN_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What is known of one stage of a run.
+
+    Attributes:
+        stage: Stage name.
+        state: "waiting", "running", "done", "reused", "failed" or "interrupted".
+        folder: Its stage folder, or None while it has none.
+        seconds: How long it took or has taken.
+        activity: What it is doing.
+        unit: Name of one unit of the activity.
+        done: Units finished.
+        total: Units in all, if known.
+        rate: Units per second.
+        left_s: Seconds left of the activity, if known.
+        fields: Other numbers that the stage shows (a loss).
+        message: Why it failed.
+    """
+
+    stage: str
+    state: str = "waiting"
+    folder: Path | None = None
+    seconds: float = 0.0
+    activity: str = ""
+    unit: str = ""
+    done: int = 0
+    total: int | None = None
+    rate: float = 0.0
+    left_s: float | None = None
+    fields: tuple[tuple[str, Any], ...] = ()
+    message: str = ""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        workspace: Absolute workspace.
+        run_id: The run's identifier.
+    """
+
+    def __init__(self, workspace: Path, run_id: str) -> None:
+        self.workspace = workspace
+        self.run_id = run_id
+        self.path = workspace / "runs" / run_id
+        self.log = self.path / LOG_NAME
+
+    def record(self) -> dict[str, Any]:
+        """Return `run.json`; empty when the run was not started by `vlm run`."""
+        return _read_json(self.path / _RUN_NAME)
+
+    def update_record(self, **values: Any) -> None:
+        """Change values of `run.json`."""
+        write_json(self.path / _RUN_NAME, {**self.record(), **values})
+
+    def context(self) -> dict[str, Any]:
+        """Return the run's context; empty before `open_run` has finished."""
+        return _read_json(self.path / "context.json")
+
+    def state(self) -> str:
+        """Return the run's state; a run whose process is gone without a word was interrupted."""
+        record = self.record()
+        if record.get("state") == "running" and not psutil.pid_exists(int(record.get("pid", -1))):
+            return "interrupted"
+        return str(record.get("state", "unknown"))
+
+    def seconds(self) -> float:
+        """Return how long the run took, or has taken until now."""
+        record = self.record()
+        if "started" not in record:
+            return 0.0
+        ended = record.get("ended") or datetime.datetime.now(datetime.UTC).isoformat()
+        return (
+            datetime.datetime.fromisoformat(ended) - datetime.datetime.fromisoformat(record["started"])
+        ).total_seconds()
+
+    def stages(self, over: bool = False) -> list[StageRow]:
+        """Return the run's stages in DAG order.
+
+        Args:
+            over: The run has ended: what still says "running" was interrupted.
+        """
+        rows: dict[str, StageRow] = {}
+        for path in sorted(progress_folder(self.workspace, self.run_id).glob("*.json")):
+            row = self._row(path, over)
+            if row is not None:
+                other = rows.get(row.stage)
+                rows[row.stage] = row if other is None else _merged(other, row)
+        known = [rows.pop(stage, StageRow(stage)) for stage in self.record().get("stages", [])]
+        return known + list(rows.values())
+
+    def error(self) -> str:
+        """Return why the run failed: the failed stage's message, else the last error or the last lines of the log."""
+        failed = [row for row in self.stages() if row.state == "failed" and row.message]
+        if failed:
+            return f"{failed[0].stage}: {failed[0].message}"
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
+        errors = [index for index, line in enumerate(lines) if line.lstrip().startswith("ERROR: ")]
+        if errors:
+            return "\n".join(_message_lines(lines[errors[-1] :])).removeprefix("ERROR: ")
+        return "\n".join(["The log ends with:", *[line for line in lines if line.strip()][-15:]])
+
+    def _row(self, path: Path, over: bool) -> StageRow | None:
+        record = _read_json(path)
+        if not record:
+            return None
+        stage, state = str(record["stage"]), str(record["state"])
+        message = str(record.get("message", ""))
+        # A stage that Ctrl-C or SIGTERM reached has time to say so, as an exception that nobody needs to read.
+        if (state == "running" and over) or message.startswith("KeyboardInterrupt"):
+            state, message = "interrupted", ""
+        until = time.time() if state == "running" else record["updated"]
+        folder = self.workspace / stage / path.stem.rpartition("-")[2]
+        return StageRow(
+            stage=stage,
+            state=state,
+            folder=folder if folder.is_dir() else None,
+            seconds=max(0.0, until - record["began"]),
+            activity=record.get("activity", ""),
+            unit=record.get("unit", ""),
+            done=int(record.get("done", 0)),
+            total=record.get("total"),
+            rate=float(record.get("rate", 0.0)),
+            left_s=record.get("left_s"),
+            fields=tuple(record.get("fields", {}).items()),
+            message=message,
+        )
+
+
+def new_run(workspace: Path, name: str) -> RunFolder:
+    """Make the folder of a new run; its id is the name with the time."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1, 100):
+        run = RunFolder(workspace, f"{slug}-{stamp}" if attempt == 1 else f"{slug}-{stamp}-{attempt}")
+        try:
+            run.path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run
+    raise InputError(f"Can't make a folder for a new run below {workspace / 'runs'}.")
+
+
+def find_run(workspace: Path, run: str = "") -> RunFolder:
+    """Find a run by its id, the beginning of it, or its name; the latest one without.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    folders = sorted(
+        (workspace / "runs").glob(f"*/{_RUN_NAME}"),
+        key=lambda path: (str(_read_json(path).get("started", "")), path.parent.name),
+    )
+    if not folders:
+        raise InputError(
+            f"There are no runs in {workspace}. Start one with `vlm run`, or name its workspace with --workspace."
+        )
+    ids = [path.parent.name for path in folders]
+    if not run:
+        return RunFolder(workspace, ids[-1])
+    matching = [name for name in ids if name == run] or [name for name in ids if name.startswith(run)]
+    if not matching:
+        raise InputError(f"There is no run {run!r} in {workspace}. Its runs, latest last: {', '.join(ids[-10:])}")
+    return RunFolder(workspace, matching[-1])
+
+
+def _merged(first: StageRow, second: StageRow) -> StageRow:
+    """Return one row for the partitions of a stage: the one that needs attention, else the later one."""
+    order = ("failed", "running", "interrupted", "done", "reused")
+    worst, other = sorted((first, second), key=lambda row: order.index(row.state) if row.state in order else len(order))
+    return StageRow(**{**vars(worst), "seconds": max(worst.seconds, other.seconds)})
+
+
+def _message_lines(lines: Sequence[str]) -> list[str]:
+    """Return a message and the lines that go on with it.
+
+    KFP indents the output of a task, and a blank line follows it; elsewhere continuation lines are indented themselves.
+    """
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    goes_on = " " * (indent or 2)
+    end = next(
+        (index for index, line in enumerate(lines[1:], 1) if not line.strip() or not line.startswith(goes_on)),
+        len(lines),
+    )
+    return [line[indent:] for line in lines[:end]]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value if isinstance(value, dict) else {}
