@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cli import _parser
+from pipelines.cli.parser import build_parser
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_set_up_commands_are_the_makefiles_and_ci_runs_the_test_command() -> Non
 
 @pytest.mark.parametrize("command", _vlm_commands())
 def test_vlm_commands_are_understood(command: str) -> None:
-    assert _parser().parse_args(shlex.split(command)[1:])
+    assert build_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_local_links_exist() -> None:

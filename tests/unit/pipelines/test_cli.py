@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from components.runs.folder import RunFolder, new_run
 from components.storage.atomic import write_json
 from pipelines import doctor
 from pipelines.cli import main
+from pipelines.cli.parser import build_parser
 from tests.support.kubernetes_schemas import custom_resource_errors
 
 Captured = pytest.CaptureFixture[str]
@@ -117,6 +119,24 @@ def test_compile_writes_a_package(tmp_path: Path, capsys: Captured) -> None:
     assert main(["compile", "--set", "name='it''s mine'", "-o", str(output)]) == 0
     assert "it's mine" in output.read_text()
     assert capsys.readouterr().out.strip() == str(output)
+
+
+def test_help_lists_every_command_in_a_group_and_fits_a_terminal(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    groups = re.findall(r"^[A-Z][^:]+:\n((?:  \S.*\n?)+)", text.partition("--help")[2], flags=re.MULTILINE)
+    listed = [line.split()[0] for group in groups for line in group.splitlines()]
+    assert len(groups) >= 4
+    (subparsers,) = (action for action in build_parser()._actions if isinstance(action.choices, dict))
+    assert sorted(listed) == sorted(subparsers.choices or ())
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_no_command_shows_the_help_and_is_status_2(capsys: Captured) -> None:
+    assert main([]) == 2
+    assert "On this machine:" in capsys.readouterr().err
 
 
 def test_help_is_quick() -> None:

@@ -1,0 +1,80 @@
+"""Commands for a cluster: submit, cancel, compile, job."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipelines.cli.arguments import CommandGroup, add_endpoint, add_preset, quoted
+
+
+def add_commands(group: CommandGroup) -> None:
+    """Add this group's commands."""
+    submit = group.add("submit", _submit, "run the pipeline on a cluster: upload, start, follow")
+    add_preset(submit)
+    submit.add_argument("--name", help="name of the run (default: the preset's)")
+    submit.add_argument("--service-account", default="", help="of the run's pods (default: KFP's own)")
+    submit.add_argument("--detach", action="store_true", help="print the links and return")
+    add_endpoint(submit, required=True)
+
+    cancel = group.add("cancel", _cancel, "end a run of a cluster; its training job is deleted")
+    cancel.add_argument("run", help="id of the run")
+    add_endpoint(cancel, required=True)
+
+    compile_ = group.add("compile", _compile, "write the pipeline as a KFP package for a cluster")
+    add_preset(compile_)
+    compile_.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the YAML file to write")
+
+    job = group.add("job", _job, "print the training job that a stage submits on a cluster")
+    job.add_argument("stage", choices=("pretrain", "sft"), help="the training stage")
+    add_preset(job)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipelines.cluster_run import ClusterRuns
+    from pipelines.config import load_preset
+
+    overrides = [*options.overrides, *([f"name={quoted(options.name)}"] if options.name else [])]
+    config = load_preset(options.preset, overrides)
+    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
+    run_id = runs.submit(config, f"vlm-training-{Path(options.preset).stem}", options.service_account)
+    print(f"run      {run_id}\npage     {runs.link(run_id)}\nMLflow   {config.tracking.uri}", flush=True)
+    if options.detach:
+        return 0
+    try:
+        state = runs.follow(run_id, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print(
+            f"no longer followed; the run goes on. vlm status {run_id} shows it, vlm cancel {run_id} ends it "
+            f"(both with --endpoint {runs.endpoint})",
+            file=sys.stderr,
+        )
+        raise
+    print(f"run {run_id}: {state.lower()}\npage     {runs.link(run_id)}")
+    return 0 if state == "SUCCEEDED" else 1
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from pipelines.cluster_run import ClusterRuns
+
+    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
+    runs.cancel(options.run)
+    print(f"run {options.run} is being cancelled: {runs.link(options.run)}")
+    print(f"left training jobs, if any: kubectl get pytorchjobs,trainjobs -A -l vlm-pipelines/run-id={options.run}")
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from pipelines.compile import compile_pipeline
+    from pipelines.config import load_preset
+
+    compile_pipeline(load_preset(options.preset, options.overrides), options.output)
+    print(options.output)
+    return 0
+
+
+def _job(options: argparse.Namespace) -> int:
+    from pipelines.config import load_preset
+    from pipelines.job_preview import job_manifest
+
+    print(job_manifest(load_preset(options.preset, options.overrides), options.stage), end="")
+    return 0
