@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
-from components.generate.task import load_task
 from components.runs.folder import RUN_ID_VARIABLE, RunFolder
 from components.stage.context import RunContext
 from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
+from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
 from pipelines.config import RunConfig, apply_overrides, validate
 

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from components.compare.charts import Dot, DotRow, dot_chart
 from components.compare.comparison import Comparison, Disagreement, TaskComparison, is_significant
 from components.compare.runs import ComparedRun
+from components.data.pictures import Pictures
 from components.errors import InputError
 from components.evaluate.gates import p_text
 from components.evaluate.page import LABELS, environment
 from components.evaluate.scores import Measure
-from components.generate.dataset import Pictures
 from components.report.charts import Series, line_chart, smoothed, thinned
 from components.report.page import duration, report_stylesheet
 

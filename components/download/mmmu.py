@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from components.download import layout
-from components.download.multiple_choice import LETTERS
 from components.errors import InputError
 from components.stage.progress import Progress
+from components.tasks.template import LETTERS
 
 PREFIX = "mmmu/"
 TARGET = "pictures/mmmu.zip"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-LETTERS = "ABCDEFGHIJ"
+from components.tasks.template import LETTERS, option_lines
 
 AnswerForm = Literal["letter", "text"]
 
@@ -45,10 +45,7 @@ def multiple_choice_prompt(question: str, options: Sequence[str], form: AnswerFo
     Raises:
         ValueError: There are more options than letters.
     """
-    if len(options) > len(LETTERS):
-        raise ValueError(f"{len(options)} options, but letters for only {len(LETTERS)}")
-    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return "\n".join([question, *lines]) + f"\n\n{INSTRUCTIONS[form]}"
+    return f"{question}\n{option_lines('({letter}) {text}', options)}\n\n{INSTRUCTIONS[form]}"
 
 
 def ask(question: str, right: str, wrong: Sequence[str], letter: str, rng: random.Random) -> MultipleChoice:

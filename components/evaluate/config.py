@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.errors import ConfigurationError
-from components.generate.task import check_task_name, load_task
+from components.tasks.loading import check_task_name, load_task
 
 
 class Gate(BaseModel):

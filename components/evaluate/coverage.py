@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.generate.task import Task
 from components.stage.manifest import Manifest, read_manifest
 from components.stage.runner import input_identity
+from components.tasks.loading import task_identity
+from components.tasks.task import Task
 
 PREDICTIONS_FILE = "predictions.jsonl"
 _SHOWN = 5
@@ -179,7 +180,7 @@ def _partition(manifest: Manifest, folder: Path) -> tuple[int, str]:
 
 
 def _check_origin(manifest: Manifest, folder: Path, task: Task, model: Path, raw: Path) -> None:
-    expected = {"task": task.identity, "model": input_identity(model), "raw": input_identity(raw)}
+    expected = {"task": task_identity(task), "model": input_identity(model), "raw": input_identity(raw)}
     for name, value in expected.items():
         if manifest.inputs.get(name) != value:
             raise StageError(

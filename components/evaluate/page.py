@@ -11,8 +11,6 @@ from markupsafe import Markup
 
 from components.evaluate.samples import ShownSample
 from components.evaluate.scores import Measure, Scores
-from components.evaluate.stage import PAGE_FILE
-from components.storage.atomic import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -118,10 +116,10 @@ def data_uri(picture: Path) -> Markup:
     return Markup("data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode())
 
 
-def write_page(folder: Path, scores: Scores, samples: Sequence[ShownSample]) -> None:
-    """Write `evaluation.html`, one file that needs nothing else."""
+def render_evaluation(scores: Scores, samples: Sequence[ShownSample], folder: Path) -> str:
+    """Return the page, one file that needs nothing else; `folder` is where the samples' pictures lie."""
     page = environment().get_template("evaluation.html.j2")
-    write_text(folder / PAGE_FILE, page.render(view=evaluation_view(scores, samples, folder), css=stylesheet()))
+    return page.render(view=evaluation_view(scores, samples, folder), css=stylesheet())
 
 
 def _bars(rows: Sequence[tuple[str, Measure, bool]], top: float) -> list[Bar]:

@@ -19,7 +19,7 @@ from components.metrics.intervals import Statistic, mean_statistic
 from components.metrics.meteor import meteor_metric
 from components.storage.atomic import open_atomic
 from components.tasks.sample import HeldOutSample
-from components.tasks.template import LETTERS
+from components.tasks.template import lettered
 
 SAMPLE_SCORES_FILE = "sample_scores.jsonl"
 
@@ -134,5 +134,5 @@ def _family(metric: str) -> str:
 def _truth(sample: HeldOutSample) -> tuple[str, ...]:
     if sample.references:
         return sample.references
-    letters = dict(zip(LETTERS, sample.options, strict=False))
+    letters = dict(lettered(sample.options))
     return (f"({sample.answer}) {letters[sample.answer]}",) if sample.answer in letters else (sample.answer,)

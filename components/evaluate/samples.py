@@ -8,11 +8,12 @@ from pathlib import Path
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.data.pictures import Pictures
 from components.errors import StageError
-from components.generate.dataset import Pictures
 from components.storage.atomic import open_atomic, write_text
 from components.tasks.kind import Answer as Answer
 from components.tasks.sample import HeldOutSample
+from components.tasks.template import lettered
 
 SAMPLES_FILE = "samples.json"
 PICTURES_FOLDER = "pictures"
@@ -47,6 +48,11 @@ class ShownSample(BaseModel):
     category: str = ""
     references: tuple[str, ...] = ()
     answers: dict[str, Answer]
+
+    @property
+    def lettered(self) -> list[tuple[str, str]]:
+        """The options with their letters."""
+        return lettered(self.options)
 
 
 class Samples(BaseModel):

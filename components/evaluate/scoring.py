@@ -9,7 +9,6 @@ import numpy as np
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import CategoryScore, Measure
-from components.generate.task import Task
 from components.metrics.intervals import (
     Floats,
     Resamples,
@@ -19,7 +18,9 @@ from components.metrics.intervals import (
     wilson_interval,
 )
 from components.tasks.kind import CHANCE, MODEL, POINTS, Examination, Findings, Metric
+from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ def score(
             spice_jars=Path(config.spice_jars) if config.spice_jars else None,
             resources=resources,
         )
-        return _published(config, task, task.rules.examine(examination), len(samples))
+        return _published(config, task, find_kind(task.kind).examine(examination), len(samples))
 
 
 def _published(config: EvaluateConfig, task: Task, findings: Findings, size: int) -> Scored:
-    kind = task.rules
+    kind = find_kind(task.kind)
     resamples = Resamples.draw(size, config.bootstrap_samples, config.seed)
     measures: dict[str, dict[str, Measure]] = {}
     headline_draws = {}

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EvaluateConfig
-from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
+from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
+from components.tasks.loading import load_samples, load_task, task_identity
+from components.tasks.registry import find_kind
 
 if TYPE_CHECKING:
     from components.evaluate.gates import Rival
@@ -63,7 +65,7 @@ def run_evaluate(
         inputs={
             "model": model,
             "raw": raw,
-            "task": task.identity,
+            "task": task_identity(task),
             **{f"predictions {number}": folder for number, (_, folder) in enumerate(generation.folders)},
             # What a name or an alias stands for may change; the judgement belongs to what it stood for.
             **{f"baseline {reference}": baseline.identity for reference, baseline in baselines.items()},
@@ -86,17 +88,16 @@ def _evaluate(
     # Imported here, so that a reused stage does not wait for numpy and PIL.
     from components.evaluate.coverage import collect_partitions, merge_predictions
     from components.evaluate.gates import judge
-    from components.evaluate.page import write_page
+    from components.evaluate.page import render_evaluation
     from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
     from components.evaluate.samples import Samples, write_samples
     from components.evaluate.scores import Presentation, Scores, why_partial, write_scores
     from components.evaluate.scoring import score
-    from components.generate.dataset import load_samples
     from components.stage.provenance import SCORING, library_versions, model_fingerprint
     from components.tasks.kind import MODEL
 
     task = load_task(config.task)
-    kind = task.rules
+    kind = find_kind(task.kind)
     generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
     if sha256_file(raw / task.dataset) != generation.dataset:
         raise StageError(
@@ -132,7 +133,7 @@ def _evaluate(
         listed=findings.listed,
         prompt=task.prompt.template,
         prompt_version=f"{task.name} {task.version}",
-        task_identity=task.identity,
+        task_identity=task_identity(task),
         dataset=generation.dataset,
         dataset_file=task.dataset,
         checkpoint=input_identity(model),
@@ -160,7 +161,7 @@ def _evaluate(
         scores = scores.model_copy(update={"gates": [_refused(gate) for gate in gates] if refused else gates})
     shown = _show(samples, findings.answers, config.samples, raw, work)
     write_samples(work.folder, Samples(task=task.name, samples=shown))
-    write_page(work.folder, scores, shown)
+    write_text(work.folder / PAGE_FILE, render_evaluation(scores, shown, work.folder))
     write_scores(work.folder, scores)
     print(f"{task.name}: {scores.meaning}", flush=True)
     return _facts(scores)
@@ -174,8 +175,8 @@ def _show(
     work: StageWork,
 ) -> "list[ShownSample]":
     """Choose the samples that are shown, and save their pictures."""
+    from components.data.pictures import Pictures
     from components.evaluate.samples import ShownSample, choose_rows, save_thumbnail
-    from components.generate.dataset import Pictures
 
     rows = choose_rows(samples, count)
     work.progress.start("saving pictures", len(rows), "pictures")

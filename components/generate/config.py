@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from components.generate.task import check_task_name
 from components.model.sampling_settings import Sampling
+from components.tasks.loading import check_task_name
 
 Control = Literal["none", "blank", "shuffled"]
 

@@ -12,11 +12,11 @@ import torch
 from PIL.Image import Image
 
 from components.data.packing import EncodedSample
+from components.data.pictures import Pictures
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.generate.controls import blank_like
-from components.generate.dataset import Pictures, load_samples
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
 from components.generate.requests import BLANK, ModelInput, Request, batches_by_length, requests_of_partition
 from components.generate.spec import FACTS_FILE, PREDICTIONS_FILE, GenerationSpec
@@ -27,6 +27,7 @@ from components.model.distributed import ParallelState, destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.progress import Progress
 from components.storage.atomic import open_atomic, write_json
+from components.tasks.loading import load_samples
 
 
 def generate_partition(spec: GenerationSpec) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from components.generate.config import GenerateConfig
-from components.generate.task import Task
+from components.tasks.task import Task
 
 PREDICTIONS_FILE = "predictions.jsonl"
 FACTS_FILE = "generation.json"

@@ -8,11 +8,12 @@ from typing import Any
 from components.errors import ConfigurationError
 from components.generate.config import GenerateConfig
 from components.generate.spec import FACTS_FILE, GenerationSpec
-from components.generate.task import Task, load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import content_key, sha256_file
+from components.tasks.loading import load_samples, load_task, task_identity
+from components.tasks.task import Task
 
 VERSION = 1
 
@@ -51,7 +52,12 @@ def run_generate(
         context,
         stage=f"generate/{name or task.name}",
         version=VERSION,
-        inputs={"model": model, "raw": raw, "task": task.identity, "partition": f"{partition} of {config.partitions}"},
+        inputs={
+            "model": model,
+            "raw": raw,
+            "task": task_identity(task),
+            "partition": f"{partition} of {config.partitions}",
+        },
         settings=config,
         body=body,
     )
@@ -59,13 +65,12 @@ def run_generate(
 
 def generation_hash(config: GenerateConfig, task: Task, model: str, raw: str) -> str:
     """Return what the predictions of all partitions of one generation have in common, as 16 hexadecimal digits."""
-    return content_key({"task": task.identity, "model": model, "raw": raw, **config.model_dump(mode="json")})
+    return content_key({"task": task_identity(task), "model": model, "raw": raw, **config.model_dump(mode="json")})
 
 
 def _generate(
     config: GenerateConfig, task: Task, model: Path, raw: Path, partition: int, generation: str, work: StageWork
 ) -> dict[str, Any]:
-    from components.generate.dataset import load_samples
     from components.generate.journal import JOURNAL_FOLDER
     from components.stage.provenance import GENERATING, library_versions
 
@@ -91,7 +96,7 @@ def _generate(
     shutil.rmtree(work.folder / JOURNAL_FOLDER)
     expected = min(dataset_size, config.limit or dataset_size)
     return {
-        "task": task.identity,
+        "task": task_identity(task),
         "dataset": sha256_file(raw / task.dataset),
         "generation": generation,
         "controls": list(config.controls),

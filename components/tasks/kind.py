@@ -1,6 +1,6 @@
 """What a kind of task is: one object that reads, asks, parses and scores.
 
-A task (components/generate/task.py) is data; its `kind` names the object here that gives the data a meaning. Nothing
+A task (`task.py`) is data; its `kind` names the object (`registry.py`) that gives the data a meaning. Nothing
 else in the project knows one kind from another. Light on imports: scoring libraries are imported when something is scored.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 
 if TYPE_CHECKING:
-    from components.generate.task import Task
     from components.metrics.intervals import Floats, Statistic
 
 MODEL = "none"
@@ -77,7 +77,7 @@ class Examination:
         resources: What statistics go on using is entered here; closed when they have been resampled.
     """
 
-    task: "Task"
+    task: Task
     samples: Sequence[HeldOutSample]
     texts: Mapping[str, Sequence[str]]
     raw: Path
@@ -136,7 +136,7 @@ class Kind(ABC):
     lead: ClassVar[str] = "The choice of samples is fixed and favours nothing."
 
     @abstractmethod
-    def check(self, task: "Task") -> None:
+    def check(self, task: Task) -> None:
         """Check that a task's prompt fits.
 
         Raises:
@@ -152,7 +152,7 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the human turn; empty to show the picture alone."""
 
     @abstractmethod

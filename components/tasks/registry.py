@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from components.tasks.captioning import Captioning
 from components.tasks.kind import Kind
-from components.tasks.mmmu import Mmmu
-from components.tasks.multiple_choice import MultipleChoice
-from components.tasks.vqa import Vqa
+from components.tasks.kinds.captioning import Captioning
+from components.tasks.kinds.mmmu import Mmmu
+from components.tasks.kinds.multiple_choice import MultipleChoice
+from components.tasks.kinds.vqa import Vqa
 
 ENTRY_POINTS = "vlm_pipelines.kinds"
 """Group of entry points under which a package names its kinds; each is a subclass of `Kind`."""

@@ -4,6 +4,7 @@ import string
 from collections.abc import Sequence
 
 LETTERS = string.ascii_uppercase
+"""Letters of options, in order."""
 
 
 def check_fields(where: str, template: str, known: Sequence[str]) -> None:
@@ -18,8 +19,21 @@ def check_fields(where: str, template: str, known: Sequence[str]) -> None:
         raise ValueError(f"{where}: must use {expected}, each; it uses {', '.join(sorted(used)) or 'none'}")
 
 
+def lettered(options: Sequence[str]) -> list[tuple[str, str]]:
+    """Return every option with its letter.
+
+    Raises:
+        ValueError: There are more options than letters.
+    """
+    if len(options) > len(LETTERS):
+        raise ValueError(f"{len(options)} options, but letters for only {len(LETTERS)}")
+    return list(zip(LETTERS, options, strict=False))
+
+
 def option_lines(option: str, options: Sequence[str]) -> str:
-    """Return one line for every option, from a template with `{letter}` and `{text}`."""
-    return "\n".join(
-        option.format(letter=letter, text=text) for letter, text in zip(LETTERS[: len(options)], options, strict=True)
-    )
+    """Return one line for every option, from a template with `{letter}` and `{text}`.
+
+    Raises:
+        ValueError: There are more options than letters.
+    """
+    return "\n".join(option.format(letter=letter, text=text) for letter, text in lettered(options))

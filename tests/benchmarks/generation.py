@@ -27,19 +27,19 @@ from transformers import LlavaForConditionalGeneration
 
 from components.data.image import normalise
 from components.data.packing import EncodedSample
+from components.data.pictures import Pictures
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.export.config import ExportConfig
 from components.export.stage import run_export
-from components.generate.dataset import Pictures, load_samples
 from components.generate.requests import batches_by_length
-from components.generate.task import load_task
 from components.model.checkpoint import load_model
 from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.context import RunContext
+from components.tasks.loading import load_samples, load_task
 from pipelines.config import load_preset
 from tests.support.small_chain import prepare
 

@@ -12,13 +12,12 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
 from components.generate.config import GenerateConfig
-from components.generate.dataset import load_samples
 from components.generate.requests import requests_of_partition
 from components.generate.stage import generation_hash
-from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageWork, input_identity, run_stage
 from components.storage.checksum import sha256_file
+from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.sample import HeldOutSample
 
 COLOURS = {"red": (214, 57, 57), "green": (47, 158, 68), "blue": (51, 96, 214), "yellow": (240, 190, 40)}
@@ -121,7 +120,7 @@ def predictions(
             ]
             (work.folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
             return {
-                "task": task.identity,
+                "task": task_identity(task),
                 "dataset": sha256_file(raw / task.dataset),
                 "generation": identity,
                 "controls": list(config.controls),
@@ -134,7 +133,7 @@ def predictions(
         inputs: dict[str, Path | str] = {
             "model": model,
             "raw": raw,
-            "task": task.identity,
+            "task": task_identity(task),
             "partition": f"{partition} of {config.partitions}",
         }
         folders.append(

@@ -17,7 +17,7 @@ from PIL import Image
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, FolderConfig, ScenesConfig
 from components.download.intake import write_dataset
-from components.download.multiple_choice import LETTERS, multiple_choice_prompt
+from components.download.multiple_choice import multiple_choice_prompt
 from components.download.parts import folder_parts
 from components.download.stage import run_download_dataset
 from components.errors import InputError
@@ -27,6 +27,7 @@ from components.stage.runner import StageOutput
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source, listing_identity
 from components.storage.uri import read_uri
+from components.tasks.template import LETTERS
 
 PROMPT = "Render a clear and concise summary of the photo."
 

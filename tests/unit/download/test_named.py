@@ -18,10 +18,9 @@ from PIL import Image
 from components.download.config import DatasetConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError, StageError
-from components.generate.dataset import load_samples
-from components.generate.task import load_task
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput
+from components.tasks.loading import load_samples, load_task
 from pipelines.config import load_preset
 from tests.support.hub_server import publish
 from tests.support.web_server import WebServer, web_server

@@ -16,7 +16,7 @@ from PIL import Image
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, ScenesConfig
 from components.download.dataset import conversation
-from components.download.multiple_choice import INSTRUCTIONS, LETTERS, ask, balanced_letters, multiple_choice_prompt
+from components.download.multiple_choice import INSTRUCTIONS, ask, balanced_letters, multiple_choice_prompt
 from components.download.scenes import (
     COLOURS,
     RELATIONS,
@@ -32,6 +32,7 @@ from components.download.scenes import (
 from components.download.stage import run_download_dataset
 from components.errors import ConfigurationError
 from components.stage.context import RunContext
+from components.tasks.template import LETTERS
 
 SMALL = ScenesConfig(pictures=60, held_out_pictures=24, side=64)
 

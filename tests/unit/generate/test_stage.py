@@ -18,22 +18,22 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from components.data.packing import EncodedSample
+from components.data.pictures import Pictures
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, StageError
 from components.generate.config import GenerateConfig
 from components.generate.controls import blank_like
-from components.generate.dataset import Pictures, load_samples
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
 from components.generate.requests import batches_by_length
 from components.generate.stage import run_generate
-from components.generate.task import load_task
 from components.model.checkpoint import load_model
 from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process
 from components.model.sampling_settings import Sampling
 from components.model.vlm import VisionLanguageModel, build_model
+from components.tasks.loading import load_samples, load_task
 from tests.support.evaluation_world import raw_dataset
 from tests.support.model_world import World, build_world, projector_weights, reference_embeddings
 from tests.support.paths import ROOT

@@ -15,10 +15,9 @@ from components.evaluate.samples import read_samples
 from components.evaluate.scores import Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.generate.dataset import load_samples
-from components.generate.task import TASKS_FOLDER, load_task
 from components.stage.context import RunContext
-from components.tasks.registry import ENTRY_POINTS
+from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task, task_identity
+from components.tasks.registry import ENTRY_POINTS, find_kind
 from components.tasks.sample import HeldOutSample
 from pipelines.config import load_preset
 from tests.support.evaluation_world import predictions, raw_dataset, stub_model
@@ -99,7 +98,7 @@ LENGTH_KIND = '''
 """A kind of its own: an answer must have as many words as the question asks for."""
 
 from components.tasks.kind import Metric
-from components.tasks.questions import Constant, QuestionKind, Reading, read_questions
+from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 
 
 class Length(QuestionKind):
@@ -204,9 +203,9 @@ def test_a_task_file_runs_no_code_but_kinds_of_installed_packages(tmp_path: Path
 
 def test_the_version_of_a_kind_is_part_of_a_tasks_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task("mmmu")
-    before = task.identity
-    monkeypatch.setattr(type(task.rules), "version", 99)
-    assert task.identity != before
+    before = task_identity(task)
+    monkeypatch.setattr(type(find_kind(task.kind)), "version", 99)
+    assert task_identity(task) != before
 
 
 @pytest.mark.parametrize(
@@ -222,7 +221,7 @@ def test_the_version_of_a_kind_is_part_of_a_tasks_identity(monkeypatch: pytest.M
 def test_prompts_that_do_not_fit_their_kind_are_explained(
     tmp_path: Path, task: str, change: dict[str, str], complaint: str
 ) -> None:
-    content = yaml.safe_load((TASKS_FOLDER / f"{task}.yaml").read_text())
+    content = yaml.safe_load((BENCHMARKS_FOLDER / f"{task}.yaml").read_text())
     content["prompt"] |= change
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigurationError) as caught:

@@ -6,14 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.generate.task import load_task
-from components.tasks import vqa
-from components.tasks.contractions import CONTRACTIONS
 from components.tasks.kind import Examination
-from components.tasks.mmmu import DISCIPLINES, Mmmu, is_accepted, normalise, read_open_answer
-from components.tasks.multiple_choice import MultipleChoice, constant_letter, read_choice, read_option_text, stand_in
+from components.tasks.kinds import vqa
+from components.tasks.kinds.contractions import CONTRACTIONS
+from components.tasks.kinds.mmmu import DISCIPLINES, Mmmu, is_accepted, normalise, read_open_answer
+from components.tasks.kinds.multiple_choice import (
+    MultipleChoice,
+    constant_letter,
+    read_choice,
+    read_option_text,
+    stand_in,
+)
+from components.tasks.kinds.vqa import Vqa, soft_accuracy
+from components.tasks.loading import load_task
 from components.tasks.sample import HeldOutSample
-from components.tasks.vqa import Vqa, soft_accuracy
 
 COLOURS = ("red", "dark red", "blue", "green")
 

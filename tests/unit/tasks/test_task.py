@@ -5,14 +5,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.data.pictures import Pictures
 from components.download.multiple_choice import multiple_choice_prompt
 from components.errors import ConfigurationError, InputError
 from components.generate.config import GenerateConfig
 from components.generate.controls import other_pictures
-from components.generate.dataset import Pictures, load_samples
 from components.generate.requests import requests_of_partition
-from components.generate.task import TASKS_FOLDER, load_task
 from components.stage.context import RunContext
+from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task
+from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from tests.support.evaluation_world import raw_dataset
 
@@ -22,7 +23,7 @@ def context(tmp_path: Path) -> RunContext:
     return RunContext(run_id="t", run_name="t", workspace=tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted(TASKS_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BENCHMARKS_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_task_of_the_package_loads_under_its_file_name(path: Path) -> None:
     assert load_task(path.stem).name == path.stem
 
@@ -30,7 +31,7 @@ def test_every_task_of_the_package_loads_under_its_file_name(path: Path) -> None
 def test_multiple_choice_asks_as_the_training_data_does() -> None:
     task = load_task("multiple_choice")
     sample = HeldOutSample("1", "a.jpg", question="What is left?", options=("a {red} circle", "nothing"))
-    asked = task.rules.ask(task, sample)
+    asked = find_kind(task.kind).ask(task, sample)
     assert asked == multiple_choice_prompt("What is left?", ["a {red} circle", "nothing"])
     assert asked == (
         "What is left?\n(A) a {red} circle\n(B) nothing\n\nAnswer with the option's letter from the given choices directly."
@@ -41,7 +42,7 @@ def test_multiple_choice_asks_as_the_training_data_does() -> None:
     ("change", "complaint"),
     [
         ({"kind": "riddle"}, "no kind 'riddle'"),
-        ({"metrics": ["cider"]}, "cider is not one of accuracy"),
+        ({"metrics": ["accuracy", "cider"]}, "cider is not one of accuracy"),
         ({"headline": "cider"}, "not among the metrics"),
         ({"prompt": {"format": "plain"}}, "can ask nothing"),
         (
@@ -53,7 +54,7 @@ def test_multiple_choice_asks_as_the_training_data_does() -> None:
     ],
 )
 def test_a_wrong_task_file_is_explained(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
-    content = yaml.safe_load((TASKS_FOLDER / "multiple_choice.yaml").read_text())
+    content = yaml.safe_load((BENCHMARKS_FOLDER / "multiple_choice.yaml").read_text())
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({**content, **change}))
     with pytest.raises(ConfigurationError, match="mine.yaml") as caught:

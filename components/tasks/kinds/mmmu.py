@@ -7,17 +7,15 @@ the answers that it would guess at random are counted, and get a letter that is 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from components.errors import InputError
 from components.tasks.kind import Answer
-from components.tasks.multiple_choice import MultipleChoice
-from components.tasks.questions import Reading, read_questions, several_pictures
+from components.tasks.kinds.multiple_choice import MultipleChoice
+from components.tasks.kinds.questions import Reading, read_questions, several_pictures
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 from components.tasks.template import check_fields
-
-if TYPE_CHECKING:
-    from components.generate.task import Task
 
 DISCIPLINES: Mapping[str, tuple[str, ...]] = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -59,7 +57,7 @@ class Mmmu(MultipleChoice):
 
     level: ClassVar[str] = "subject"
 
-    def check(self, task: "Task") -> None:
+    def check(self, task: Task) -> None:
         """Check that the prompt asks both sorts of questions, for the letter."""
         super().check(task)
         check_fields("prompt.open_template", task.prompt.open_template, ("question",))
@@ -76,13 +74,13 @@ class Mmmu(MultipleChoice):
                 )
         return samples
 
-    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the question, with its options if it has any, and the instruction."""
         return (
             super().ask(task, sample) if sample.options else task.prompt.open_template.format(question=sample.question)
         )
 
-    def parse(self, task: "Task", sample: HeldOutSample, text: str, seed: int) -> Reading:
+    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Read a letter, or everything that an open answer may mean."""
         if sample.options:
             return super().parse(task, sample, text, seed)

@@ -8,16 +8,14 @@ in every run.
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from components.errors import InputError
 from components.tasks.kind import Answer
-from components.tasks.questions import Constant, QuestionKind, Reading, read_questions
+from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 from components.tasks.sample import HeldOutSample
-from components.tasks.template import LETTERS, check_fields, option_lines
-
-if TYPE_CHECKING:
-    from components.generate.task import Task
+from components.tasks.task import Task
+from components.tasks.template import LETTERS, check_fields, lettered, option_lines
 
 _PUNCTUATION = ",.!?;:'"
 # MMMU looks for an option's text only in answers of more words than this.
@@ -35,7 +33,7 @@ class MultipleChoice(QuestionKind):
         "Green: the true option; red: a wrong choice of the model. The choice of questions is fixed and favours nothing."
     )
 
-    def check(self, task: "Task") -> None:
+    def check(self, task: Task) -> None:
         """Check that the prompt asks the question with its options."""
         if task.prompt.format == "plain":
             raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
@@ -52,12 +50,12 @@ class MultipleChoice(QuestionKind):
             )
         return samples
 
-    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return question, options and instruction."""
         options = option_lines(task.prompt.option, sample.options)
         return task.prompt.template.format(question=sample.question, options=options)
 
-    def parse(self, task: "Task", sample: HeldOutSample, text: str, seed: int) -> Reading:
+    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Read a letter, or the text of an option where the task asks for that."""
         read = read_option_text if task.prompt.answer == "text" else read_choice
         letter = read(text, sample.options)
@@ -128,7 +126,7 @@ def read_option_text(text: str, options: Sequence[str]) -> str | None:
         The letter, or None where there is none.
     """
     answer = _bare(text)
-    letters = (letter for letter, option in zip(LETTERS, options, strict=False) if answer and answer == _bare(option))
+    letters = (letter for letter, option in lettered(options) if answer and answer == _bare(option))
     return next(letters, None)
 
 

@@ -5,17 +5,15 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import InputError
 from components.tasks.kind import CHANCE, CONSTANT, MODEL, POINTS, Answer, Examination, Findings, Kind, Metric
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 from components.tasks.template import LETTERS
-
-if TYPE_CHECKING:
-    from components.generate.task import Task
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class QuestionKind(Kind):
     level: ClassVar[str] = "kind of question"
 
     @abstractmethod
-    def parse(self, task: "Task", sample: HeldOutSample, text: str, seed: int) -> Reading:
+    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Read an answer."""
 
     @abstractmethod

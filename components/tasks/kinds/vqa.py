@@ -9,17 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from components.errors import InputError
-from components.tasks.contractions import CONTRACTIONS
 from components.tasks.kind import Answer, Metric
-from components.tasks.questions import Constant, QuestionKind, Reading, points, read_questions
+from components.tasks.kinds.contractions import CONTRACTIONS
+from components.tasks.kinds.questions import Constant, QuestionKind, Reading, points, read_questions
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 from components.tasks.template import check_fields
-
-if TYPE_CHECKING:
-    from components.generate.task import Task
 
 _ENOUGH = 3
 _NUMBERS = {
@@ -55,7 +53,7 @@ class Vqa(QuestionKind):
         "Bold: the model's answer and its soft accuracy. Below: what people answered. The choice is fixed and favours nothing."
     )
 
-    def check(self, task: "Task") -> None:
+    def check(self, task: Task) -> None:
         """Check that the prompt asks the question."""
         if task.prompt.format == "plain":
             raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
@@ -69,11 +67,11 @@ class Vqa(QuestionKind):
             raise InputError(f"{path}: question {bare[0]} has no `answers`.")
         return samples
 
-    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the question and the instruction."""
         return task.prompt.template.format(question=sample.question)
 
-    def parse(self, task: "Task", sample: HeldOutSample, text: str, seed: int) -> Reading:
+    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Normalise the answer."""
         return Reading(normalise(text))
 

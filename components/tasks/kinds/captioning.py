@@ -3,17 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from components.errors import InputError
 from components.tasks.kind import CONSTANT, MODEL, Answer, Examination, Findings, Kind, Metric
-from components.tasks.questions import first_problem, points
+from components.tasks.kinds.questions import first_problem, points
 from components.tasks.sample import HeldOutSample
-
-if TYPE_CHECKING:
-    from components.generate.task import Task
+from components.tasks.task import Task
 
 TRAINING_CAPTIONS = "pretrain.json"
 
@@ -62,7 +60,7 @@ class Captioning(Kind):
         "Bold: the model's caption. Below: its reference captions. The choice is fixed and favours nothing."
     )
 
-    def check(self, task: "Task") -> None:
+    def check(self, task: Task) -> None:
         """Check that the plain format has no words, and instruct has some."""
         if task.prompt.format == "plain" and task.prompt.template:
             raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
@@ -88,7 +86,7 @@ class Captioning(Kind):
             for image in content.images
         ]
 
-    def ask(self, task: "Task", sample: HeldOutSample) -> str:
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the prompt, the same for every picture."""
         return task.prompt.template
 
