@@ -273,7 +273,7 @@ def _read_tree(preset: str) -> dict[str, Any]:
         text = Path(preset).read_text(encoding="utf-8")
     else:
         raise ConfigurationError(
-            f"There is no preset {preset!r}{_did_you_mean(preset, preset_names())} Presets: {', '.join(preset_names())}; "
+            f"There is no preset {preset!r}{did_you_mean(preset, preset_names())} Presets: {', '.join(preset_names())}; "
             "or give the path of a YAML file."
         )
     tree = _parse_yaml(text, f"preset {preset}")
@@ -307,7 +307,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
                 f"The override {override!r} must have the form key=value, as pretrain.recipe.iterations=500."
             )
         if not key_exists(key):
-            raise ConfigurationError(f"There is no setting {key!r}{_did_you_mean(key, list(setting_keys()))}")
+            raise ConfigurationError(f"There is no setting {key!r}{did_you_mean(key, list(setting_keys()))}")
         node = result
         *sections, name = key.split(".")
         for section in sections:
@@ -358,7 +358,7 @@ def key_exists(key: str) -> bool:
         if not fields and not free:
             return False
         entries = [typing.get_args(annotation)[1] for annotation in free]
-        candidates = [part for annotation in (*fields, *entries) for part in _parts(annotation)]
+        candidates = [part for annotation in (*fields, *entries) for part in annotation_parts(annotation)]
     return True
 
 
@@ -366,29 +366,29 @@ def _fields(model: Any) -> Mapping[str, Any]:
     return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
 
 
-def _parts(annotation: Any) -> list[Any]:
+def annotation_parts(annotation: Any) -> list[Any]:
     """Return the alternatives of a union, else the annotation itself."""
     if typing.get_origin(annotation) is typing.Annotated:
-        return _parts(typing.get_args(annotation)[0])
+        return annotation_parts(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [part for argument in typing.get_args(annotation) for part in _parts(argument)]
+        return [part for argument in typing.get_args(annotation) for part in annotation_parts(argument)]
     return [annotation]
 
 
 def _models_of(annotation: Any) -> list[type[BaseModel]]:
-    return [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in annotation_parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def _entries_of(annotation: Any) -> list[type[BaseModel]]:
     """Return the models that a free mapping maps names to."""
-    mappings = [part for part in _parts(annotation) if typing.get_origin(part) is dict]
+    mappings = [part for part in annotation_parts(annotation) if typing.get_origin(part) is dict]
     return [model for mapping in mappings for model in _models_of(typing.get_args(mapping)[1])]
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: there is no such setting{_did_you_mean(key, list(setting_keys()))}"
+        return f"{key}: there is no such setting{did_you_mean(key, list(setting_keys()))}"
     if problem["type"] == "missing":
         return f"{key}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -396,7 +396,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     return f"{key}: {message}{given}" if key else message
 
 
-def _did_you_mean(key: str, known: list[str]) -> str:
+def did_you_mean(key: str, known: list[str]) -> str:
     """Return a suggestion: the nearest whole key, else the nearest one with the same last name."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:

@@ -11,8 +11,8 @@ class ImageSettings(BaseModel):
     """How pictures enter the vision tower.
 
     Attributes:
-        size: Side of the square input in pixels.
-        patch: Side of a patch in pixels; divides `size`.
+        size (pixels): Side of the square input in pixels.
+        patch (pixels): Side of a patch in pixels; divides `size`.
         mean: Mean of the red, green and blue channel, of values in 0..1. The default is CLIP's.
         std: Standard deviation of the channels, of values in 0..1. The default is CLIP's.
         layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are

@@ -19,11 +19,11 @@ class ScenesConfig(BaseModel):
     Attributes:
         pictures: Training pictures; each gives one captioning entry and one conversation.
         held_out_pictures: Pictures for evaluation: five reference captions and one multiple-choice question each.
-        held_out_share: Share of the combinations (which coloured shapes meet, which thing is where) that training
+        held_out_share (fraction): Share of the combinations (which coloured shapes meet, which thing is where) that training
             never shows and that all evaluation pictures show.
-        two_things_share: Share of the pictures that show two things instead of one.
+        two_things_share (fraction): Share of the pictures that show two things instead of one.
         questions: Multiple-choice turns in a conversation of `sft.json`, at most.
-        side: Width and height of a picture in pixels.
+        side (pixels): Width and height of a picture in pixels.
         answer_form: What answers multiple-choice questions: the option's "letter" (as in MMMU; task
             `multiple_choice`) or its "text" (for very small models; task `multiple_choice_text`).
     """
@@ -45,7 +45,7 @@ class FolderConfig(BaseModel):
     Attributes:
         held_out_pictures: Pictures that are taken out of training for evaluation, where the source has no evaluation
             data of its own.
-        max_reject_share: Largest share of entries that may be unusable (no caption, no such picture, another layout)
+        max_reject_share (fraction): Largest share of entries that may be unusable (no caption, no such picture, another layout)
             before the stage fails. Rejected entries are listed in `rejects.jsonl`.
         licence: Licence of the data, for `dataset.json`.
         answer_form: As in `ScenesConfig`, for questions that are derived from captions.
@@ -182,7 +182,7 @@ class RandomLanguageConfig(BaseModel):
         num_key_value_heads: Key and value heads.
         head_dim: Width of a head.
         rope_theta: Base of the rotary embedding.
-        max_position_embeddings: Longest sequence in tokens.
+        max_position_embeddings (tokens): Longest sequence in tokens.
         initializer_range: Standard deviation of the initial weights.
     """
 
@@ -203,8 +203,8 @@ class RandomVisionConfig(BaseModel):
     """Shape of a random CLIP vision tower; the fields are those of transformers' `CLIPVisionConfig`.
 
     Attributes:
-        image_size: Side of the square input in pixels.
-        patch_size: Side of a patch in pixels.
+        image_size (pixels): Side of the square input in pixels.
+        patch_size (pixels): Side of a patch in pixels.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of the MLP.
         num_hidden_layers: Layers.
@@ -236,7 +236,7 @@ class WeightsConfig(BaseModel):
         seed: Seed of random weights.
         language: Shape of the language model (source `random://`); its vocabulary follows from the tokenizer.
         vision: Shape of the vision tower (source `random://`).
-        vocabulary: Largest number of tokens of the byte-level BPE that is trained on the dataset's text (source
+        vocabulary (tokens): Largest number of tokens of the byte-level BPE that is trained on the dataset's text (source
             `random://`); at least 263: 256 bytes and 7 control tokens.
     """
 

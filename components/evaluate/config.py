@@ -13,12 +13,12 @@ class Gate(BaseModel):
 
     Attributes:
         metric: Metric that is judged; empty for the task's headline.
-        minimum: Least value in points, as published (CIDEr 94, accuracy 38: not 0.94 and 0.38).
-        margin: Least distance in points to the best control of the task.
+        minimum (points): Least value in points, as published (CIDEr 94, accuracy 38: not 0.94 and 0.38).
+        margin (points): Least distance in points to the best control of the task.
         baseline: Earlier run that the model must not fall behind, sample by sample: its MLflow run id, its run id or
             name (the newest finished run of that name), or a registered model, "models:/NAME@ALIAS" or
             "models:/NAME/VERSION".
-        max_drop: Points that may be lost against the baseline even where the loss is significant.
+        max_drop (points): Points that may be lost against the baseline even where the loss is significant.
         significance: A loss against the baseline counts where its two-sided p-value is below this.
         action: "fail" ends the pipeline run in failure, "warn" says so and goes on.
     """
@@ -59,7 +59,7 @@ class EvaluateConfig(BaseModel):
         constant_candidates: Captioning: how many distinct training captions are tried as the best constant caption.
         spice_jars: Captioning: folder with stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar, which SPICE needs;
             empty to go without SPICE.
-        samples: How many samples are shown with their pictures.
+        samples (samples): How many samples are shown with their pictures.
         seed: Of the resampling, the candidates, and the letter that stands for an answer without one.
     """
 

@@ -10,13 +10,13 @@ class ExportConfig(BaseModel):
 
     Attributes:
         dtype: Type of the exported tensors; "auto" keeps the type that the checkpoint has.
-        max_shard_bytes: Largest safetensors file. A parameter's tensors are never separated, so that one larger than
+        max_shard_bytes (bytes): Largest safetensors file. A parameter's tensors are never separated, so that one larger than
             this has a file of its own.
         custom_code: Write modelling code into the folder, which then loads with `trust_remote_code=True`. Stock Llava has
             a projector as wide as the language model and rounds the sides of padded pictures down; the code has neither
             limit.
         verify: Compare the exported folder, run by transformers, with the checkpoint. Both run with one layer in memory.
-        verify_tokens: Greedy tokens per prompt that are compared; each costs one pass over the checkpoint.
+        verify_tokens (tokens): Greedy tokens per prompt that are compared; each costs one pass over the checkpoint.
         tolerance: Largest absolute difference of any logit that passes, both computed in float32.
         pixel_tolerance: Largest absolute difference of any normalised pixel that passes.
     """

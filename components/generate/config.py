@@ -18,13 +18,13 @@ class GenerateConfig(BaseModel):
         controls: What the model is shown: "none" the sample's own picture (always needed), "blank" a uniform grey one,
             "shuffled" the picture of another sample. A model that answers as well under a control does not look.
         partitions: Parts that the samples are generated in, each by its own task of the pipeline.
-        tensor_parallel: Processes that share the model, on this machine.
+        tensor_parallel (processes): Processes that share the model, on this machine.
         processes_per_node: Processes in all on this machine, one per GPU: a multiple of `tensor_parallel`, whose groups share
             the work of a partition; 0 for as many as `tensor_parallel`.
-        batch_size: Samples that one copy of the model generates together.
-        max_new_tokens: Most tokens of an answer; 0 for the task's own number.
+        batch_size (samples): Samples that one copy of the model generates together.
+        max_new_tokens (tokens): Most tokens of an answer; 0 for the task's own number.
         sampling: How tokens are chosen: the most likely ones (temperature 0), or drawn.
-        limit: Use only the first samples of the dataset; 0 for all. Published with the scores.
+        limit (samples): Use only the first samples of the dataset; 0 for all. Published with the scores.
         seed: Decides whose picture a sample is shown under "shuffled".
     """
 

@@ -17,7 +17,7 @@ class LaunchConfig(BaseModel):
             of Kubeflow's training operator (kubeflow.org/v1) or Trainer (trainer.kubeflow.org/v1alpha1).
         nodes: Number of machines; the local backend has one.
         processes_per_node: Processes on each machine, one per GPU (or one per CPU core without GPUs).
-        tensor_parallel: Processes that share one copy of the model; the rest is data parallel.
+        tensor_parallel (processes): Processes that share one copy of the model; the rest is data parallel.
         threads_per_process: CPU threads of each process.
     """
 
@@ -96,19 +96,19 @@ class JobConfig(BaseModel):
         backoff_limit: Pod restarts that the operator allows. Training is restarted as a whole by the launcher's own
             retries, since one restarted rank leaves the others hanging: so 0.
         clean_pods: Pods that the operator removes when the job is over; "Running" keeps those that tell why it failed.
-        deadline_s: Seconds after which the operator ends the job; none by default, and time in a queue does not count.
-        ttl_s: Seconds that a finished job stays; for ever by default.
+        deadline_s (s): Seconds after which the operator ends the job; none by default, and time in a queue does not count.
+        ttl_s (s): Seconds that a finished job stays; for ever by default.
         gang_scheduling: Ask a gang scheduler (Volcano, scheduler-plugins) to start all pods or none.
         environment: Environment variables of the training processes, as `NCCL_SOCKET_IFNAME` or `NCCL_IB_HCA`.
         resources: Additional resources of each pod, as `rdma/hca: "1"`.
         annotations: Annotations of each pod, as `k8s.v1.cni.cncf.io/networks` or Kueue's topology requests.
         lock_memory: Give the pods the capability IPC_LOCK, which InfiniBand's memory registration needs; only a namespace
             whose pod security is "privileged" takes such pods.
-        grace_s: Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too.
-        rendezvous_timeout_s: Seconds that a node waits for the others once its pod runs (slow image pulls).
+        grace_s (s): Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too.
+        rendezvous_timeout_s (s): Seconds that a node waits for the others once its pod runs (slow image pulls).
         runtime: ClusterTrainingRuntime of a TrainJob; its replicated job and container must be named "node".
-        poll_s: Seconds between two looks at the job.
-        api_patience_s: Seconds that an unreachable Kubernetes API is waited for; the job goes on meanwhile.
+        poll_s (s): Seconds between two looks at the job.
+        api_patience_s (s): Seconds that an unreachable Kubernetes API is waited for; the job goes on meanwhile.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -145,14 +145,14 @@ class ClusterConfig(BaseModel):
         gpus: GPUs of each task that trains or generates in its own pod; 0 runs them, and training jobs, on CPUs. A pod
             of a training job gets `launch.processes_per_node` GPUs.
         accelerator: Resource name of a GPU.
-        cpu: CPU request of a data or weight stage ("4").
-        memory: Memory request of a data or weight stage ("16Gi").
-        gpu_cpu: CPU request of a training or generation pod.
-        gpu_memory: Memory request of a training or generation pod.
-        shared_memory: Size of the memory-backed /dev/shm of a training or generation pod; Docker's 64 MB kill NCCL and
+        cpu (cores): CPU request of a data or weight stage ("4").
+        memory (bytes): Memory request of a data or weight stage ("16Gi").
+        gpu_cpu (cores): CPU request of a training or generation pod.
+        gpu_memory (bytes): Memory request of a training or generation pod.
+        shared_memory (bytes): Size of the memory-backed /dev/shm of a training or generation pod; Docker's 64 MB kill NCCL and
             loader workers.
-        launcher_cpu: CPU request of a task that submits and follows a training job.
-        launcher_memory: Memory request of such a task.
+        launcher_cpu (cores): CPU request of a task that submits and follows a training job.
+        launcher_memory (bytes): Memory request of such a task.
         node_selector: Labels of the nodes for training and generation.
         tolerations: Taints that training and generation tolerate.
         affinity: Kubernetes affinity of training pods; its node affinity also holds for generation.

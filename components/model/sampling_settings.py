@@ -8,8 +8,8 @@ class Sampling(BaseModel):
 
     Attributes:
         temperature: The logits are divided by it before a token is drawn; 0 takes the most likely token instead.
-        top_k: Draw from the k most likely tokens alone; 0 for all.
-        top_p: Draw from the fewest most likely tokens whose probabilities sum to at least this (nucleus sampling).
+        top_k (tokens): Draw from the k most likely tokens alone; 0 for all.
+        top_p (fraction): Draw from the fewest most likely tokens whose probabilities sum to at least this (nucleus sampling).
         seed: With a sample's id it decides all draws of that sample's answer.
     """
 

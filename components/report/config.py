@@ -8,7 +8,7 @@ class ReportConfig(BaseModel):
 
     Attributes:
         preset: Name of the preset that the run was configured from; empty for none.
-        samples: Most held-out pictures shown per task.
+        samples (samples): Most held-out pictures shown per task.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,8 +9,8 @@ class TransferConfig(BaseModel):
     Attributes:
         connections: Files, or ranges of one file, that are fetched at the same time.
         attempts: Passing faults in a row, without a byte in between, that end the fetch.
-        first_wait_s: Seconds before the second attempt; the wait doubles with every fault, up to a minute.
-        timeout_s: Seconds without an answer or a byte after which a connection counts as stalled.
+        first_wait_s (s): Seconds before the second attempt; the wait doubles with every fault, up to a minute.
+        timeout_s (s): Seconds without an answer or a byte after which a connection counts as stalled.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

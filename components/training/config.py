@@ -15,36 +15,36 @@ class Recipe(BaseModel):
         train_vision: Update the vision tower.
         train_projector: Update the projector.
         prompt_format: "plain" trains captions right after the picture, "instruct" trains answers in Mistral's template.
-        iterations: Optimizer steps.
-        global_batch_size: Samples per optimizer step over all data-parallel ranks.
-        sequence_length: Tokens (image and text) that one packed sequence holds at the most.
+        iterations (steps): Optimizer steps.
+        global_batch_size (samples): Samples per optimizer step over all data-parallel ranks.
+        sequence_length (tokens): Tokens (image and text) that one packed sequence holds at the most.
         learning_rate: Peak of the schedule.
         min_learning_rate: End of the cosine decay.
-        warmup_fraction: Share of the iterations with linearly rising learning rate.
+        warmup_fraction (fraction): Share of the iterations with linearly rising learning rate.
         weight_decay: AdamW's decoupled decay; biases and norms have none.
         adam_beta1: AdamW's first-moment decay.
         adam_beta2: AdamW's second-moment decay.
         adam_eps: AdamW's epsilon.
         clip_grad: Largest global gradient norm; 0 switches clipping off.
-        hidden_dropout: Dropout on hidden states of the language model while training.
-        attention_dropout: Dropout on its attention weights while training.
+        hidden_dropout (fraction): Dropout on hidden states of the language model while training.
+        attention_dropout (fraction): Dropout on its attention weights while training.
         precision: "bf16" keeps fp32 master weights for what trains; "fp32" is for CPUs.
-        evaluation_interval: Steps between two validation losses; 0 for none.
-        evaluation_samples: Validation samples used each time, at the most.
-        caption_interval: Steps between two evaluations that let the model describe held-out pictures; 0 for none.
-        caption_samples: Validation samples with a picture that are described each time.
-        save_interval: Steps between two checkpoints.
+        evaluation_interval (steps): Steps between two validation losses; 0 for none.
+        evaluation_samples (samples): Validation samples used each time, at the most.
+        caption_interval (steps): Steps between two evaluations that let the model describe held-out pictures; 0 for none.
+        caption_samples (samples): Validation samples with a picture that are described each time.
+        save_interval (steps): Steps between two checkpoints.
         keep_checkpoints: Number of newest training checkpoints that stay until the stage is finished.
-        keep_every: Checkpoints of every so many steps stay for good, as model folders `kept/step_*`; 0 for none.
+        keep_every (steps): Checkpoints of every so many steps stay for good, as model folders `kept/step_*`; 0 for none.
         keep_best: Number of checkpoints with the lowest validation loss that stay for good likewise; the finished model
             is one of them if its loss is among the lowest.
         divergence_factor: Loss, as a multiple of its running median, that counts as too high; 0 watches for NaN alone.
-        divergence_steps: Steps in a row with such a loss that stop the run.
-        log_interval: Steps between two rows of metrics.
-        shuffle_buffer: Samples that the loader shuffles among.
+        divergence_steps (steps): Steps in a row with such a loss that stop the run.
+        log_interval (steps): Steps between two rows of metrics.
+        shuffle_buffer (samples): Samples that the loader shuffles among.
         loader_workers: Loader processes per data-parallel rank; they decide the order of samples. A run that goes on with
             another number of data-parallel ranks keeps its order: it takes as many processes per rank as that needs.
-        max_skip_share: Share of samples that may be skipped because they can't be used, from 0 to 1; more stops the run.
+        max_skip_share (fraction): Share of samples that may be skipped because they can't be used, from 0 to 1; more stops the run.
         seed: Seed of sample order and dropout.
     """
 

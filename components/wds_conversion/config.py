@@ -13,12 +13,12 @@ class WdsConversionConfig(BaseModel):
     Attributes:
         annotations: Name of the JSON file in the raw dataset folder, in LLaVA's layout.
         prefix: Start of the shards' names, and the name of this use of the stage: "pretrain" or "sft".
-        samples_per_shard: Most samples of a shard.
+        samples_per_shard (samples): Most samples of a shard.
         min_shards: Least number of shards. Energon splits by shard: ten give nine parts for training and one for validation.
         check_images: How broken pictures are found. "decode" decodes them (JPEGs at an eighth of their scale, which reads
             all their data), and finds all that training would stumble over; "header" reads the header and looks for the end,
             and finds what was cut off; "off" only asks for a known format. Checksums in zips are verified in any case.
-        max_reject_share: Share of entries that may be rejected, from 0 to 1; more fails the stage.
+        max_reject_share (fraction): Share of entries that may be rejected, from 0 to 1; more fails the stage.
         parallel_tasks: Tasks of the pipeline that share the work, for clusters: each writes a range of the shards. Fixed when
             the pipeline is compiled; the shards do not depend on it.
     """

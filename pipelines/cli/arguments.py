@@ -44,9 +44,10 @@ class CommandGroup:
         return "\n".join(self._lines)
 
 
-def add_preset(parser: argparse.ArgumentParser) -> None:
+def add_preset(parser: argparse.ArgumentParser, default: str | None = "laptop") -> None:
     """Add the arguments that choose a run's settings."""
-    parser.add_argument("--preset", default="laptop", help="name of a preset, or path of a YAML file (default: laptop)")
+    shown = f" (default: {default})" if default else ""
+    parser.add_argument("--preset", default=default, help=f"name of a preset, or path of a YAML file{shown}")
     add_overrides(parser, "pretrain.recipe.iterations=500")
 
 

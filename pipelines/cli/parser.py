@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.cli import cluster, machine, model, results
+from pipelines.cli import cluster, lookup, machine, model, results
 from pipelines.cli.arguments import CommandGroup
 
 _GROUPS = (
@@ -10,6 +10,7 @@ _GROUPS = (
     ("On a cluster", cluster),
     ("Runs and what they gave", results),
     ("Models", model),
+    ("What there is", lookup),
 )
 
 
