@@ -126,6 +126,7 @@ class Kind(ABC):
         scale: What the headline's values are.
         full_scale: The largest value in points, where there is one.
         lead: Says above the shown samples how to read them.
+        ground_truth: Layout of the file of ground truth, in a line.
     """
 
     version: ClassVar[int] = 1
@@ -134,6 +135,7 @@ class Kind(ABC):
     scale: ClassVar[str] = "per cent right"
     full_scale: ClassVar[float | None] = 100.0
     lead: ClassVar[str] = "The choice of samples is fixed and favours nothing."
+    ground_truth: ClassVar[str] = ""
 
     @abstractmethod
     def check(self, task: Task) -> None:

@@ -2,15 +2,15 @@
 
 import argparse
 
-from pipelines.cli import cluster, lookup, machine, model, results
+from pipelines.cli import cluster, machine, model, results, settings, tasks
 from pipelines.cli.arguments import CommandGroup
 
 _GROUPS = (
-    ("On this machine", machine),
-    ("On a cluster", cluster),
-    ("Runs and what they gave", results),
-    ("Models", model),
-    ("What there is", lookup),
+    ("On this machine", (machine,)),
+    ("On a cluster", (cluster,)),
+    ("Runs and what they gave", (results,)),
+    ("Models", (model,)),
+    ("What there is", (settings, tasks)),
 )
 
 
@@ -25,9 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     subparsers = parser.add_subparsers(prog="vlm", metavar="COMMAND", help=argparse.SUPPRESS)
     overviews = []
-    for title, commands in _GROUPS:
+    for title, modules in _GROUPS:
         group = CommandGroup(title, subparsers)
-        commands.add_commands(group)
+        for commands in modules:
+            commands.add_commands(group)
         overviews.append(group.overview())
     parser.epilog = "\n\n".join([*overviews, "`vlm COMMAND --help` explains a command."])
     return parser

@@ -59,6 +59,7 @@ class Captioning(Kind):
     lead: ClassVar[str] = (
         "Bold: the model's caption. Below: its reference captions. The choice is fixed and favours nothing."
     )
+    ground_truth: ClassVar[str] = "COCO captions (`images`, `annotations`); the id is the picture's number"
 
     def check(self, task: Task) -> None:
         """Check that the plain format has no words, and instruct has some."""

@@ -56,6 +56,9 @@ class Mmmu(MultipleChoice):
     """
 
     level: ClassVar[str] = "subject"
+    ground_truth: ClassVar[str] = (
+        "JSON lines with `id`, `image`, `question`, and `options`, `answer` (a letter) or `answers`"
+    )
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks both sorts of questions, for the letter."""

@@ -32,6 +32,7 @@ class MultipleChoice(QuestionKind):
     lead: ClassVar[str] = (
         "Green: the true option; red: a wrong choice of the model. The choice of questions is fixed and favours nothing."
     )
+    ground_truth: ClassVar[str] = "JSON lines with `id`, `image`, `question`, `options`, `answer` (a letter)"
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question with its options."""

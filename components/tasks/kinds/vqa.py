@@ -52,6 +52,7 @@ class Vqa(QuestionKind):
     lead: ClassVar[str] = (
         "Bold: the model's answer and its soft accuracy. Below: what people answered. The choice is fixed and favours nothing."
     )
+    ground_truth: ClassVar[str] = "JSON lines with `id`, `image`, `question`, `answers` (of each person)"
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question."""

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.prompt import encode_conversation, encode_prompt
+from components.data.prompt_text import prompt_text
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 from tests.support import data_samples
@@ -303,3 +304,18 @@ def test_tokenizer_without_control_tokens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="not a Hugging Face fast tokenizer"):
         ChatTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("prompt_format", ["plain", "instruct"])
+def test_the_text_shown_to_people_is_what_the_tokens_say(small: ChatTokenizer, prompt_format: Any) -> None:
+    question = "  <image>\nwhat is the colour of the circle?"
+    encoded = encode_prompt(question, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format=prompt_format)
+    tokens = encoded.tokens.tolist()
+    names = {small.bos: "<s>", small.inst: "[INST]", small.inst_end: "[/INST]", small.image: ""}
+    words = small.decode([token for token in tokens if token not in names])
+    shown = "".join(names[token] for token in tokens if token in names).replace("[/INST]", f"{words}[/INST]")
+    assert prompt_text(question, prompt_format).replace("<image>", "") == shown
+    picture = [token == small.image for token in tokens].index(True)
+    assert prompt_text(question, prompt_format).startswith(
+        "".join(names[token] for token in tokens[:picture]) + "<image>"
+    )

@@ -1,13 +1,13 @@
-"""Commands that look things up: settings."""
+"""Commands for what can be set: settings."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.cli.arguments import CommandGroup, add_preset
+from pipelines.cli.printing import fact_table, literal, plain_table
 
 if TYPE_CHECKING:  # `vlm --help` does not wait for them
     from rich.console import Console
-    from rich.table import Table
 
     from pipelines.settings import Section, Setting
 
@@ -53,32 +53,29 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def _print_setting(console: "Console", setting: "Setting") -> None:
-    table = _table()
-    table.add_column(style="dim")
-    table.add_column()
-    facts = {
-        "default": _default(setting),
-        **dict.fromkeys(setting.values, _value(setting)),
-        "unit": setting.unit,
-        "accepts": setting.accepts,
-    }
-    for label, text in facts.items():
-        if text:
-            table.add_row(label, _literal(text))
-    console.print(_literal(setting.key, "bold"))
-    console.print(_literal(setting.meaning))
-    console.print(table)
+    console.print(literal(setting.key, "bold"))
+    console.print(literal(setting.meaning))
+    console.print(
+        fact_table(
+            {
+                "default": _default(setting),
+                **dict.fromkeys(setting.values, _value(setting)),
+                "unit": setting.unit,
+                "accepts": setting.accepts,
+            }
+        )
+    )
 
 
 def _print_section(console: "Console", section: "Section", preset: str | None) -> None:
-    table = _table(show_header=True)
+    table = plain_table(show_header=True)
     table.add_column("setting", no_wrap=True)
     table.add_column(preset or "default", overflow="fold", max_width=_VALUE_WIDTH)
     table.add_column("unit", no_wrap=True)
     table.add_column("meaning")
     for setting in section.settings:
-        table.add_row(*map(_literal, (setting.name, _value_and_default(setting), setting.unit, setting.meaning)))
-    console.print(_literal(section.key or "(the run)", "bold"), _literal(section.meaning, "dim"))
+        table.add_row(*map(literal, (setting.name, _value_and_default(setting), setting.unit, setting.meaning)))
+    console.print(literal(section.key or "(the run)", "bold"), literal(section.meaning, "dim"))
     console.print(table)
     console.print()
 
@@ -101,16 +98,3 @@ def _value(setting: "Setting") -> str:
     from pipelines.settings import as_yaml
 
     return " ".join(as_yaml(value) for value in setting.values.values())
-
-
-def _table(show_header: bool = False) -> "Table":
-    from rich.table import Table
-
-    return Table(box=None, show_header=show_header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-
-
-def _literal(text: str, style: str = "") -> Any:
-    """Return a text whose brackets are no markup."""
-    from rich.text import Text
-
-    return Text(text, style=style)

@@ -1,0 +1,17 @@
+"""How a prompt reads, for people. Light on imports; the tokens themselves are `prompt.py`'s."""
+
+from typing import Literal
+
+from components.data.conversation import IMAGE_MARKER, without_marker
+
+
+def prompt_text(question: str, prompt_format: Literal["plain", "instruct"]) -> str:
+    """Return what stands before the answer, control tokens by their names and the picture's tokens as `<image>`.
+
+    Args:
+        question: Human text; dropped in the plain format.
+        prompt_format: "plain" or "instruct".
+    """
+    if prompt_format == "plain":
+        return f"<s>{IMAGE_MARKER}"
+    return f"<s>[INST]{IMAGE_MARKER}{without_marker(question)}[/INST]"
