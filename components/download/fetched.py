@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from components.errors import InputError, StageError
+from components.files import FileEntry
 from components.stage.context import RunContext
-from components.stage.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from components.stage.manifest import MANIFEST_NAME, Manifest, read_manifest
 from components.stage.progress import Progress
 from components.stage.runner import StageWork, run_stage
 from components.storage.checksum import sha256_file

@@ -14,7 +14,7 @@ from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.energon_split.blend import CRUDE_CONFIG, DEFAULT_CONFIG, META_FOLDER, read_splits
 from components.energon_split.config import SampleType, divide, split_problem
 from components.errors import StageError
-from components.stage.manifest import FileEntry
+from components.files import FileEntry
 from components.storage.atomic import write_text
 
 _NOTHING = "(?!)"  # the pattern that matches no name

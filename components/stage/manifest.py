@@ -8,17 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.storage.atomic import TEMPORARY_SUFFIX, write_text
+from components.files import TEMPORARY_SUFFIX, FileEntry
+from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
 
 MANIFEST_NAME = "manifest.json"
-
-
-class FileEntry(BaseModel):
-    """One file of a finished stage folder: size in bytes and SHA-256 in hexadecimal."""
-
-    size: int
-    sha256: str
 
 
 class Manifest(BaseModel):

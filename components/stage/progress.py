@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from components.files import temporary_beside
+
 State = Literal["running", "done", "reused", "failed"]
 
 _FILE_INTERVAL_S = 0.5
@@ -95,6 +97,6 @@ class Progress:
             **values,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
+        temporary = temporary_beside(self.path)
         temporary.write_text(json.dumps(record), encoding="utf-8")
         os.replace(temporary, self.path)

@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from components.errors import StageError, VlmError
+from components.files import FileEntry
 from components.stage.context import RunContext
 from components.stage.manifest import (
     MANIFEST_NAME,
-    FileEntry,
     Manifest,
     check_files,
     list_files,

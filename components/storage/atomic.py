@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-TEMPORARY_SUFFIX = ".tmp"
+from components.files import temporary_beside
 
 
 @contextmanager
@@ -19,10 +19,11 @@ def open_atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         mode: "wb" for bytes or "w" for UTF-8 text.
 
     Yields:
-        The open temporary file. If the block raises, the temporary file is removed and `path` is left as it was.
+        The open temporary file. If the block raises, the temporary file is removed and `path` is left as it was. Of several
+        writers at once, the last to end decides what `path` has.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(temporary, mode, encoding=encoding) as stream:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import InputError
-from components.stage.manifest import FileEntry
+from components.files import FileEntry
 from components.stage.progress import Progress
 from components.storage.atomic import write_text
 from components.storage.config import TransferConfig

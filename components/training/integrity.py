@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from components.errors import StageError
-from components.stage.manifest import FileEntry
+from components.files import FileEntry
 from components.storage.atomic import write_json
 from components.storage.checksum import sha256_file
 from components.training.layout import FILES_NAME, checkpoints, set_aside

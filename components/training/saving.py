@@ -11,10 +11,10 @@ from megatron.core import parallel_state
 from torch.distributed.checkpoint.storage import WriteResult
 
 from components.errors import StageError
+from components.files import FileEntry
 from components.model.background import BackgroundWrite, HostBuffers
 from components.model.checkpoint import save_sharded
 from components.model.vlm import VisionLanguageModel
-from components.stage.manifest import FileEntry
 from components.storage.atomic import flush_folder, write_bytes, write_text
 from components.training.checkpoints import (
     TENSORS_FOLDER,

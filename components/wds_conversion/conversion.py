@@ -12,9 +12,9 @@ from typing import Any
 
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
-from components.stage.manifest import FileEntry
+from components.files import TEMPORARY_SUFFIX, FileEntry
 from components.stage.progress import Progress
-from components.storage.atomic import TEMPORARY_SUFFIX, open_atomic
+from components.storage.atomic import open_atomic
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.samples import named_image

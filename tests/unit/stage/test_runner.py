@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.errors import InputError, StageError
 from components.stage.context import RunContext
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.stage.pointer import folder_of, publish
-from components.stage.progress import progress_folder
+from components.stage.progress import Progress, progress_folder
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 
@@ -147,6 +148,22 @@ def test_killed_stage_is_not_finished_and_frees_its_lock(tmp_path: Path) -> None
     output = _run(tmp_path)
     assert not output.reused
     assert read_manifest(output.folder).facts == {"count": 1}
+
+
+def test_progress_of_two_writers_is_always_whole(tmp_path: Path) -> None:
+    path = tmp_path / "stage.json"
+
+    def report(name: str) -> None:
+        progress = Progress(name, path)
+        progress.start("counting", None, "numbers")
+        for number in range(200):
+            progress.update(number, force=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(report, name) for name in ("first", "second")]:
+            done.result()
+    assert json.loads(path.read_text())["done"] == 199
+    assert os.listdir(tmp_path) == ["stage.json"]
 
 
 def test_pointer_carries_folder_and_facts(tmp_path: Path) -> None:

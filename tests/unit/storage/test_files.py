@@ -34,6 +34,25 @@ def test_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path: Pat
     assert os.listdir(tmp_path) == ["value.txt"]
 
 
+def test_two_writers_of_one_process_do_not_meet(tmp_path: Path) -> None:
+    """As launchers do that have the same process id, each in its own container."""
+    path = tmp_path / "job.json"
+    with open_atomic(path, "w") as first:
+        first.write("the first writer's, ")
+        with open_atomic(path, "w") as second:
+            second.write("the second writer's")
+        assert path.read_text() == "the second writer's"
+        first.write("which ends last")
+    assert path.read_text() == "the first writer's, which ends last"
+    assert os.listdir(tmp_path) == ["job.json"]
+
+
+def test_file_gets_the_mode_that_open_gives(tmp_path: Path) -> None:
+    write_text(tmp_path / "atomic", "")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_json_refuses_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "facts.json", {"loss": math.nan})
