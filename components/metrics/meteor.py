@@ -18,6 +18,8 @@ _SEPARATOR = "|||"
 # and the weights of exact, stem, synonym and paraphrase matches.
 _ALPHA, _BETA, _GAMMA, _CONTENT = 0.85, 0.2, 0.6, 0.75
 _MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+_CHUNKS = 20
+"""Column of the counts that holds the chunks; the matched words of prediction and reference follow."""
 
 
 class Meteor:
@@ -51,7 +53,8 @@ class Meteor:
     def statistic(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistic:
         """Match tokenised predictions with their references.
 
-        METEOR is computed from sums of matching counts over the samples, so that a resample needs no new matching.
+        METEOR is computed from sums of matching counts over the samples, so that a resample needs no new matching. As in the
+        program's `EVAL`, a segment that is matched wholly, in one chunk, adds no chunk to the sum: it is not fragmented.
 
         Raises:
             StageError: The program failed.
@@ -60,7 +63,10 @@ class Meteor:
             self._ask(f" {_SEPARATOR} ".join(["SCORE", *map(_clean, captions), _clean(prediction)])).split()
             for prediction, captions in zip(predictions, references, strict=True)
         ]
-        return Statistic(np.array(parts, dtype=np.float64), meteor_metric)
+        counts = np.array(parts, dtype=np.float64)
+        words, chunks, matched = counts[:, :2], counts[:, _CHUNKS], counts[:, _CHUNKS + 1 :]
+        counts[(chunks == 1) & (matched == words).all(axis=1), _CHUNKS] = 0.0
+        return Statistic(counts, meteor_metric)
 
     def _ask(self, line: str) -> str:
         try:
@@ -92,15 +98,15 @@ def meteor_metric(sums: Floats) -> Floats:
     """Return METEOR of summed matching counts, [r, 23] to [r].
 
     The counts are those of the program's `SCORE`: words and function words of prediction and reference, for each kind
-    of match (exact, stem, synonym, paraphrase) the matched content and function words of both, chunks, and all matched
-    words of both.
+    of match (exact, stem, synonym, paraphrase) the matched content and function words of both, chunks (none of a segment
+    that is matched wholly), and all matched words of both.
 
     Source: M. Denkowski and A. Lavie, "Meteor Universal", 2014; parameters of version 1.5 for English.
     """
     test_words, reference_words, test_function, reference_function = sums[:, :4].T
     # [r, kind of match, (test content, reference content, test function, reference function)]
-    matches = np.einsum("rkm,k->rm", sums[:, 4:20].reshape(-1, 4, 4), _MATCH_WEIGHTS)
-    chunks, test_matched, reference_matched = sums[:, 20:].T
+    matches = np.einsum("rkm,k->rm", sums[:, 4:_CHUNKS].reshape(-1, 4, 4), _MATCH_WEIGHTS)
+    chunks, test_matched, reference_matched = sums[:, _CHUNKS:].T
     precision = _ratio(
         _CONTENT * matches[:, 0] + (1 - _CONTENT) * matches[:, 2],
         _CONTENT * (test_words - test_function) + (1 - _CONTENT) * test_function,
@@ -110,8 +116,7 @@ def meteor_metric(sums: Floats) -> Floats:
         _CONTENT * (reference_words - reference_function) + (1 - _CONTENT) * reference_function,
     )
     mean = _ratio(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
-    whole = (chunks == 1) & (test_matched == test_words) & (reference_matched == reference_words)
-    fragmentation = np.where(whole, 0.0, _ratio(chunks, (test_matched + reference_matched) / 2))
+    fragmentation = _ratio(chunks, (test_matched + reference_matched) / 2)
     return mean * (1 - _GAMMA * fragmentation**_BETA)
 
 

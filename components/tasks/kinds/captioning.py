@@ -43,6 +43,7 @@ class Captioning(Kind):
     The prompt's `template` takes no fields; in the plain format there is none.
     """
 
+    version: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, Metric]] = {
         "cider": Metric("CIDEr"),
         "bleu_1": Metric("BLEU-1"),
