@@ -109,9 +109,9 @@ def print_summary(run: RunFolder, console: Console) -> None:
 def locations(run: RunFolder) -> dict[str, str]:
     """Return where a run's report, exported model, log and tracking are."""
     places = {}
-    report = report_path(run)
+    report = _finished_folder(run, "report")
     if report is not None:
-        places["report"] = str(report)
+        places["report"] = str(report / "report.html")
     exported = _finished_folder(run, "export")
     if exported is not None:
         places["model"] = str(exported)
@@ -128,12 +128,6 @@ def _program(name: str) -> str:
     """Return how to call a program of this environment from here, activated or not."""
     path = Path(sys.executable).with_name(name)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def report_path(run: RunFolder) -> Path | None:
-    """Return the report of a run, or None when there is none."""
-    folder = _finished_folder(run, "report")
-    return None if folder is None else folder / "report.html"
 
 
 def _finished_folder(run: RunFolder, stage: str) -> Path | None:

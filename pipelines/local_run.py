@@ -65,6 +65,7 @@ def run_here(
     # Absolute: a container has another working directory.
     compile_pipeline(config.model_copy(update={"workspace": workspace}), run.path / PACKAGE_NAME)
     run.update_record(
+        name=config.name,
         preset=preset,
         overrides=list(overrides),
         stages=stage_names(config.evaluations_of("pretrain"), config.evaluations_of("sft")),

@@ -3,6 +3,7 @@
 Apart from the KFP tasks in open_run.py, since inside a running task KFP's decorators don't exist.
 """
 
+import datetime
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
-from components.runs.folder import RUN_ID_VARIABLE, RunFolder
+from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder
 from components.stage.context import RunContext
 from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
@@ -50,6 +51,9 @@ UI_PARAMETERS: dict[str, tuple[str, ...]] = {
     "tracking_uri": ("tracking.uri",),
     "experiment": ("tracking.experiment",),
 }
+
+_MLFLOW_STATUS = {"SUCCEEDED": "FINISHED", "COMPLETE": "FINISHED", "CANCELLED": "KILLED"}
+_RUN_STATE = {"FINISHED": "succeeded", "FAILED": "failed", "KILLED": "interrupted"}
 
 # Numbers of tasks: the compiled pipeline has them, a run can't change them.
 COMPILED_SETTINGS = (
@@ -217,7 +221,7 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     Args:
         workspace: Root folder of all stage outputs.
         run_id: Identifier of the pipeline run.
-        state: KFP's final state: "SUCCEEDED", "FAILED" or "CANCELLED".
+        state: KFP's final state: "SUCCEEDED" ("COMPLETE" on a cluster), "FAILED" or "CANCELLED".
     """
     run = RunFolder(workspace.absolute(), run_id)
     rows = run.stages(over=True)
@@ -227,7 +231,10 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
         if row.state in ("failed", "interrupted"):
             print(f"{row.stage} {row.state}: {row.message}", flush=True)
     context = run.context()  # empty when open_run has failed: then there is no run in MLflow
-    status = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}.get(state, "FAILED")
+    status = _MLFLOW_STATUS.get(state, "FAILED")
+    if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
+        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        run.update_record(state=_RUN_STATE[status], ended=ended)
     close_pipeline_run(context.get("tracking_uri", ""), context.get("mlflow_run_id", ""), status)
 
 
@@ -258,10 +265,20 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
     tracking_uri = _tracking_uri(config, workspace)
     commit = code_commit()
     settings = config.model_dump(mode="json")
-    folder = workspace / "runs" / run_id
-    write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    run = RunFolder(workspace, run_id)
+    if not run.record():  # `vlm run` has made it already; a task that is tried again finds its own
+        now = datetime.datetime.now(datetime.UTC)
+        run.update_record(name=config.name, started=now.isoformat(timespec="microseconds"), state="running")
+    write_text(run.path / CONFIG_NAME, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     mlflow_run_id = open_pipeline_run(
-        tracking_uri, config.tracking.experiment, config.name, run_id, workspace, settings, git_commit=commit
+        tracking_uri,
+        config.tracking.experiment,
+        config.name,
+        run_id,
+        workspace,
+        settings,
+        git_commit=commit,
+        started=run.started,
     )
     context = RunContext(
         run_id=run_id,
@@ -272,7 +289,7 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
         mlflow_run_id=mlflow_run_id,
         git_commit=commit,
     )
-    write_json(folder / "context.json", context.model_dump(mode="json"))
+    write_json(run.path / CONTEXT_NAME, context.model_dump(mode="json"))
     for name, evaluation in config.evaluations.items():
         find_baselines(context, evaluation.evaluate.gates, name)  # a wrong name must not come up after the training
     return context

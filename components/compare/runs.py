@@ -14,21 +14,19 @@ import yaml
 from components.errors import InputError, StageError, VlmError
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
-from components.runs.mlflow import STAGE_TAG, WORKSPACE_TAG, fetch_artifact, find_pipeline_run, stage_runs
-from components.stage.context import RunContext
+from components.runs.find import Places, Run, find_run
+from components.runs.folder import CONFIG_NAME, RunFolder
+from components.runs.mlflow import STAGE_TAG, fetch_artifact, stage_runs
+from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.stage.progress import progress_folder
-from components.tracking.tracker import METRICS_FILE, RUN_ID_TAG, connect, flatten
+from components.tracking.tracker import METRICS_FILE, as_stage_error, connect, flatten
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 CURVES = ("loss", "validation_loss", "learning_rate")
 
-_EARLIEST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
-_CONTEXT_FILE = "context.json"
-_CONFIG_FILE = "config.yaml"
 _EVALUATION = "evaluate/"
 _FINISHED = ("done", "reused")
 
@@ -73,7 +71,7 @@ class ComparedRun:
         mlflow_run_id: Its MLflow run; empty for none.
         tracking_uri: MLflow tracking URI; empty for none.
         git_commit: Commit of the code.
-        started: When it started, UTC.
+        started: When it was started, UTC; None where nothing recorded it.
         settings: Dotted key to value, as text.
         evaluations: Name of an evaluation to what it found.
         curves: Stage to curve to (step, value), steps ascending.
@@ -94,19 +92,18 @@ class ComparedRun:
     missing: list[str] = field(default_factory=list)
 
 
-def load_runs(references: Sequence[str], workspace: Path, tracking_uri: str) -> list[ComparedRun]:
+def load_runs(references: Sequence[str], places: Places) -> list[ComparedRun]:
     """Find and read runs.
 
     Args:
-        references: Each a run's folder, its id in the workspace (or the beginning of it), its name, an MLflow run id, or a
-            registered model ("models:/NAME@ALIAS").
-        workspace: Where folders of runs are looked for.
-        tracking_uri: MLflow tracking URI, asked for what the workspace does not have; empty for none.
+        references: What the runs are called (see `components/runs/find.py`).
+        places: Where they are looked for.
 
     Raises:
         InputError: A run does not exist, or two references name the same one.
+        StageError: MLflow can't be asked.
     """
-    runs = [_load(reference, workspace, tracking_uri) for reference in references]
+    runs = [_load(find_run(reference, places)) for reference in references]
     for number, run in enumerate(runs):
         for earlier, other in enumerate(runs[:number]):
             if run.run_id == other.run_id:
@@ -126,70 +123,40 @@ def keep_page(runs: Sequence[ComparedRun], page: Path) -> str:
     tracked = [run for run in runs if run.mlflow_run_id and run.tracking_uri]
     if not tracked:
         raise InputError("None of these runs is in MLflow: there is nowhere to keep the page.")
-    newest = max(tracked, key=lambda run: run.started or _EARLIEST)
+    newest = newest_first(tracked)[0]
     connect(newest.tracking_uri).log_artifact(newest.mlflow_run_id, str(page), "comparisons")
     return f"{newest.name} ({newest.mlflow_run_id}), comparisons/{page.name}"
 
 
-def _load(reference: str, workspace: Path, tracking_uri: str) -> ComparedRun:
-    folder = _run_folder(reference, workspace)
-    if folder is not None:
-        run = _from_folder(folder)
-        if _is_incomplete(run) and run.mlflow_run_id:
-            with _noted(run):
-                client = connect(run.tracking_uri)
-                _fill_from_mlflow(run, client, client.get_run(run.mlflow_run_id))
-        return run
-    if not tracking_uri:
-        raise InputError(f"There is no run {reference!r} in {workspace}{_known(workspace)}, and no MLflow to look in.")
-    client = connect(tracking_uri)
-    try:
-        found = find_pipeline_run(client, reference, "The run to compare")
-    except VlmError as error:
-        raise InputError(f"There is no run {reference!r} in {workspace}{_known(workspace)}. {error}") from error
-    return _from_mlflow(client, tracking_uri, found)
-
-
-def _run_folder(reference: str, workspace: Path) -> Path | None:
-    """Return the folder of a run: the reference itself, or the latest of that id, beginning or name."""
-    if (Path(reference) / _CONTEXT_FILE).is_file():
-        return Path(reference).resolve()
-    folders = sorted(
-        (path.parent for path in (workspace / "runs").glob(f"*/{_CONTEXT_FILE}")),
-        key=lambda path: (path / _CONTEXT_FILE).stat().st_mtime,
+def _load(run: Run) -> ComparedRun:
+    """Read a run: from its folder where that is here, and from MLflow what is not there."""
+    compared = ComparedRun(
+        name=run.name,
+        run_id=run.run_id,
+        mlflow_run_id=run.mlflow_run_id,
+        tracking_uri=run.tracking_uri,
+        started=run.started,
     )
-    for matches in (
-        lambda folder: folder.name == reference,
-        lambda folder: _json(folder / _CONTEXT_FILE).get("run_name") == reference,
-        lambda folder: folder.name.startswith(reference),
-    ):
-        matching = [folder for folder in folders if matches(folder)]
-        if matching:
-            return matching[-1]
-    return None
-
-
-def _known(workspace: Path) -> str:
-    names = sorted(path.parent.name for path in (workspace / "runs").glob(f"*/{_CONTEXT_FILE}"))
-    return f" (there are {', '.join(names[-10:])})" if names else " (it has none)"
-
-
-def _from_folder(folder: Path) -> ComparedRun:
-    """Read a run from `<workspace>/runs/<run id>` and the stage folders of that workspace."""
-    workspace, context = folder.parent.parent, RunContext.model_validate(_json(folder / _CONTEXT_FILE))
-    run = ComparedRun(
-        name=context.run_name,
-        run_id=context.run_id,
-        mlflow_run_id=context.mlflow_run_id,
-        tracking_uri=context.tracking_uri,
-        git_commit=context.git_commit,
-        started=datetime.datetime.fromtimestamp((folder / _CONTEXT_FILE).stat().st_mtime, datetime.UTC),
-    )
-    if (folder / _CONFIG_FILE).is_file():
-        run.settings = _texts(yaml.safe_load((folder / _CONFIG_FILE).read_text(encoding="utf-8")))
+    if run.folder is not None:
+        _fill_from_folder(compared, run.folder)
     else:
-        run.missing.append(f"The settings: {folder / _CONFIG_FILE} is gone.")
-    for path in sorted(progress_folder(workspace, folder.name).glob("*.json")):
+        looked = " or ".join(map(str, run.workspaces))
+        compared.missing.append(f"Its workspace is not here ({looked}): what is shown comes from MLflow.")
+    if compared.missing and run.mlflow_run_id:
+        with _noted(compared), as_stage_error(run.tracking_uri):
+            _fill_from_mlflow(compared)
+    return compared
+
+
+def _fill_from_folder(run: ComparedRun, folder: RunFolder) -> None:
+    """Add what a run's folder and the stage folders of its workspace have."""
+    run.git_commit = folder.context().get("git_commit", "")
+    config = folder.path / CONFIG_NAME
+    if config.is_file():
+        run.settings = _texts(yaml.safe_load(config.read_text(encoding="utf-8")))
+    else:
+        run.missing.append(f"The settings: {config} is gone.")
+    for path in sorted(progress_folder(folder.workspace, folder.run_id).glob("*.json")):
         record = _json(path)
         stage, state = str(record.get("stage", "")), str(record.get("state", ""))
         if path.stem == stage or not stage:  # of no folder: the opening of the run
@@ -197,8 +164,7 @@ def _from_folder(folder: Path) -> ComparedRun:
         if state not in _FINISHED:
             run.missing.append(f"{stage}: it did not finish ({state or 'unknown'}).")
             continue
-        _read_stage(run, stage, workspace / stage / path.stem.rpartition("-")[2], workspace)
-    return run
+        _read_stage(run, stage, folder.workspace / stage / path.stem.rpartition("-")[2], folder.workspace)
 
 
 def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> None:
@@ -231,33 +197,12 @@ def _read_evaluation(run: ComparedRun, stage: str, folder: Path, raw: Path | Non
     run.evaluations[stage.removeprefix(_EVALUATION)] = Evaluation(read_scores(folder), samples, raw)
 
 
-def _from_mlflow(client: "MlflowClient", tracking_uri: str, found: "Run") -> ComparedRun:
-    """Read a run that MLflow knows: from its workspace where that is here, else from MLflow alone."""
-    tags = found.data.tags
-    folder = Path(tags.get(WORKSPACE_TAG, "")) / "runs" / tags.get(RUN_ID_TAG, "")
-    if tags.get(RUN_ID_TAG) and (folder / _CONTEXT_FILE).is_file():
-        run = _from_folder(folder)
-        run.mlflow_run_id, run.tracking_uri = str(found.info.run_id), tracking_uri
-        if not _is_incomplete(run):
-            return run
-    else:
-        run = ComparedRun(
-            name=str(found.info.run_name),
-            run_id=tags.get(RUN_ID_TAG, str(found.info.run_id)),
-            mlflow_run_id=str(found.info.run_id),
-            tracking_uri=tracking_uri,
-            git_commit=tags.get("mlflow.source.git.commit", ""),
-            started=datetime.datetime.fromtimestamp(found.info.start_time / 1000, datetime.UTC),
-            settings=_settings_of(found),
-            missing=[f"Its workspace {tags.get(WORKSPACE_TAG, '')} is not here: what is shown comes from MLflow."],
-        )
-    _fill_from_mlflow(run, client, found)
-    return run
-
-
-def _fill_from_mlflow(run: ComparedRun, client: "MlflowClient", found: "Run") -> None:
+def _fill_from_mlflow(run: ComparedRun) -> None:
     """Add what the workspace does not have."""
+    client = connect(run.tracking_uri)
+    found = client.get_run(run.mlflow_run_id)
     run.settings = run.settings or _settings_of(found)
+    run.git_commit = run.git_commit or found.data.tags.get("mlflow.source.git.commit", "")
     for stage, stage_run in stage_runs(client, found).items():
         if stage in run.stages or STAGE_TAG not in stage_run.data.tags:
             continue
@@ -279,10 +224,6 @@ def _fill_from_mlflow(run: ComparedRun, client: "MlflowClient", found: "Run") ->
                 if not (Path(temporary) / SCORES_FILE).is_file():
                     raise StageError(f"MLflow has no {SCORES_FILE} of it either.")
                 _read_evaluation(run, stage, Path(temporary), None)
-
-
-def _is_incomplete(run: ComparedRun) -> bool:
-    return bool(run.missing)
 
 
 @contextmanager
@@ -307,7 +248,7 @@ def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _settings_of(found: "Run") -> dict[str, str]:
+def _settings_of(found: "MlflowRun") -> dict[str, str]:
     """Return the settings that a run logged as parameters."""
 
     def value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The earlier run that a gate compares with: found in MLflow, its scores read from the workspace or from MLflow."""
+"""The earlier run that a gate compares with: what it scored, from its folder or else from MLflow."""
 
 import tempfile
 from collections.abc import Sequence
@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import ConfigurationError, StageError
+from components.errors import ConfigurationError, InputError, StageError
 from components.evaluate.config import Gate
-from components.runs.mlflow import fetch_artifact, find_pipeline_run, stage_folder, stage_runs
+from components.runs.find import FinishedStage, Places, Run, fetch_stage_file, find_run, find_stage
 from components.stage.context import RunContext
-from components.stage.manifest import MANIFEST_NAME
-from components.tracking.tracker import connect
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from components.evaluate.gates import Rival
 
 
@@ -25,26 +21,29 @@ class Baseline:
 
     Attributes:
         reference: What the gate calls it.
-        name: The run's name.
-        run_id: Its MLflow run.
-        stage_run: MLflow run of the evaluation.
-        key: Key of the evaluation's folder: what the comparison depends on.
+        run: The run.
+        stage: Name of the evaluation's stage.
+        evaluation: The evaluation.
     """
 
     reference: str
-    name: str
-    run_id: str
-    stage_run: "Run"
-    key: str
+    run: Run
+    stage: str
+    evaluation: FinishedStage
+
+    @property
+    def run_id(self) -> str:
+        """Its MLflow run; of a run that is not tracked the pipeline run's id."""
+        return self.run.mlflow_run_id or self.run.run_id
 
     @property
     def identity(self) -> str:
         """What makes a judgement against this baseline another one: the run and its scores."""
-        return f"run {self.run_id}, key {self.key}"
+        return f"run {self.run_id}, key {self.evaluation.key}"
 
 
 def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) -> dict[str, Baseline]:
-    """Find every baseline that gates name.
+    """Find every baseline that gates name: in the run's workspace, else in MLflow.
 
     Args:
         context: The pipeline run.
@@ -55,31 +54,30 @@ def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) 
         A gate's `baseline` to the run's evaluation.
 
     Raises:
-        ConfigurationError: There is no such run, it has no such evaluation, or the run is not tracked.
+        ConfigurationError: There is no such finished run, or it has no such evaluation.
     """
-    references = list(dict.fromkeys(gate.baseline for gate in gates if gate.baseline))
-    if not references:
-        return {}
-    setting = f"The baseline of a gate of {evaluation}"
-    if not context.tracking_uri:
-        raise ConfigurationError(
-            f"{setting} is {references[0]!r}, but tracking is off (tracking.uri): earlier runs are found in MLflow."
-        )
-    client = connect(context.tracking_uri)
+    stage = f"evaluate/{evaluation}"
+    places = Places(context.workspace, context.tracking_uri)
     found = {}
-    for reference in references:
-        run = find_pipeline_run(client, reference, setting, besides=context.mlflow_run_id)
-        name = f"{run.info.run_name} ({run.info.run_id})"
-        stage = stage_runs(client, run).get(f"evaluate/{evaluation}")
-        if stage is None:
-            raise ConfigurationError(f"{setting} is {reference!r}: the run {name} has no evaluation {evaluation}.")
-        found[reference] = Baseline(
-            reference, str(run.info.run_name), str(run.info.run_id), stage, stage.data.params.get("key", "")
-        )
+    for reference in dict.fromkeys(gate.baseline for gate in gates if gate.baseline):
+        setting = f"The baseline of a gate of {evaluation} is {reference!r}"
+        try:
+            run = find_run(reference, places, finished_only=True, besides=context.run_id)
+        except InputError as error:
+            hint = (
+                ""
+                if context.tracking_uri
+                else " Runs of other workspaces are found in MLflow: tracking is off (tracking.uri)."
+            )
+            raise ConfigurationError(f"{setting}: {error}{hint}") from error
+        scored = find_stage(run, stage)
+        if scored is None:
+            raise ConfigurationError(f"{setting}: the run {run.name} ({run.run_id}) has no evaluation {evaluation}.")
+        found[reference] = Baseline(reference, run, stage, scored)
     return found
 
 
-def read_baseline(context: RunContext, baseline: Baseline) -> "Rival":
+def read_baseline(baseline: Baseline) -> "Rival":
     """Read what a baseline scored, from its folder in the workspace or else from MLflow.
 
     Raises:
@@ -89,16 +87,15 @@ def read_baseline(context: RunContext, baseline: Baseline) -> "Rival":
     from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, read_sample_scores
     from components.evaluate.scores import SCORES_FILE, read_scores
 
-    folder = stage_folder(baseline.stage_run, context.workspace)
-    if folder is not None and (folder / MANIFEST_NAME).is_file() and (folder / SAMPLE_SCORES_FILE).is_file():
-        return Rival(baseline.name, baseline.run_id, read_scores(folder), read_sample_scores(folder))
-    client = connect(context.tracking_uri)
+    run, folder = baseline.run, baseline.evaluation.folder
+    if folder is not None and (folder / SAMPLE_SCORES_FILE).is_file():
+        return Rival(run.name, baseline.run_id, read_scores(folder), read_sample_scores(folder))
     with tempfile.TemporaryDirectory() as temporary:
         for name in (SCORES_FILE, SAMPLE_SCORES_FILE):
-            if fetch_artifact(client, baseline.stage_run, name, Path(temporary)) is None:
+            if fetch_stage_file(run, baseline.stage, name, Path(temporary)) is None:
                 raise StageError(
-                    f"The baseline {baseline.name} ({baseline.run_id}) left no {name} in MLflow, and its folder {folder} is "
-                    "gone. Run it again (finished stages are reused), or choose another baseline."
+                    f"The baseline {run.name} ({run.run_id}) left no {name}, neither in its workspace nor in MLflow. "
+                    "Run it again (finished stages are reused), or choose another baseline."
                 )
         scores, samples = read_scores(Path(temporary)), read_sample_scores(Path(temporary))
-    return Rival(baseline.name, baseline.run_id, scores, samples)
+    return Rival(run.name, baseline.run_id, scores, samples)

@@ -15,9 +15,9 @@ class Gate(BaseModel):
         metric: Metric that is judged; empty for the task's headline.
         minimum (points): Least value in points, as published (CIDEr 94, accuracy 38: not 0.94 and 0.38).
         margin (points): Least distance in points to the best control of the task.
-        baseline: Earlier run that the model must not fall behind, sample by sample: its MLflow run id, its run id or
-            name (the newest finished run of that name), or a registered model, "models:/NAME@ALIAS" or
-            "models:/NAME/VERSION".
+        baseline: Earlier run that the model must not fall behind, sample by sample: its run id, its name (the newest
+            finished run of that name), the beginning of its id, its folder, its MLflow run id, or a registered model,
+            "models:/NAME@ALIAS" or "models:/NAME/VERSION". Looked for in the workspace, then in MLflow.
         max_drop (points): Points that may be lost against the baseline even where the loss is significant.
         significance: A loss against the baseline counts where its two-sided p-value is below this.
         action: "fail" ends the pipeline run in failure, "warn" says so and goes on.

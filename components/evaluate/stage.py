@@ -55,7 +55,7 @@ def run_evaluate(
     baselines = find_baselines(context, config.gates, name or task.name)
 
     def body(work: StageWork) -> dict[str, Any]:
-        rivals = {reference: read_baseline(context, baseline) for reference, baseline in baselines.items()}
+        rivals = {reference: read_baseline(baseline) for reference, baseline in baselines.items()}
         return _evaluate(context, config, model, raw, predictions, rivals, work)
 
     return run_stage(

@@ -8,6 +8,7 @@ from components.report.config import ReportConfig
 from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 
+STAGE = "report"
 VERSION = 1
 REPORT_FILE = "report.html"
 
@@ -43,7 +44,7 @@ def run_report(
 
     return run_stage(
         context,
-        stage="report",
+        stage=STAGE,
         version=VERSION,
         inputs={
             # The page names the run: another run's report is another page, even of the same results.

@@ -1,7 +1,7 @@
-"""The folder of one local run, `<workspace>/runs/<run id>`: what was asked, how it went, where its output lies.
+"""The folder of one run, `<workspace>/runs/<run id>`: what was asked, how it went, where its output lies.
 
-run.json        preset, overrides, times, state
-pipeline.yaml   the compiled pipeline
+run.json        name, times, state; of a local run also preset, overrides and the stages that will come
+pipeline.yaml   the compiled pipeline of a local run
 config.yaml     the settings in force
 context.json    the run's context, as every stage gets it
 log.txt         output of all stages
@@ -27,8 +27,11 @@ from components.storage.atomic import write_json
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
 PACKAGE_NAME = "pipeline.yaml"
 LOG_NAME = "log.txt"
+RECORD_NAME = "run.json"
+CONFIG_NAME = "config.yaml"
+CONTEXT_NAME = "context.json"
 KFP_WORKSPACE = "workspace"  # in kfp/: KFP would make a folder in /tmp, and leave it there
-_RUN_NAME = "run.json"
+_OPENING = "open_run.json"  # progress of the task that every run begins with
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class StageRow:
     Attributes:
         stage: Stage name.
         state: "waiting", "running", "done", "reused", "failed" or "interrupted".
+        key: Key of its stage folder; empty while it has none, and for the opening of the run.
         folder: Its stage folder, or None while it has none.
         seconds: How long it took or has taken.
         activity: What it is doing.
@@ -52,6 +56,7 @@ class StageRow:
 
     stage: str
     state: str = "waiting"
+    key: str = ""
     folder: Path | None = None
     seconds: float = 0.0
     activity: str = ""
@@ -78,22 +83,36 @@ class RunFolder:
         self.path = workspace / "runs" / run_id
         self.log = self.path / LOG_NAME
 
+    @property
+    def name(self) -> str:
+        """The name that people gave the run; empty before it is known."""
+        return str(self.record().get("name") or self.context().get("run_name", ""))
+
+    @property
+    def started(self) -> datetime.datetime | None:
+        """When the run was started, UTC, as it was recorded then; None where nothing did."""
+        if started := self.record().get("started"):
+            return datetime.datetime.fromisoformat(started)
+        # Folders of cluster runs had no run.json once; their first task noted its time.
+        began = _read_hint(progress_folder(self.workspace, self.run_id) / _OPENING).get("began")
+        return None if began is None else datetime.datetime.fromtimestamp(float(began), datetime.UTC)
+
     def record(self) -> dict[str, Any]:
-        """Return `run.json`; empty when the run was not started by `vlm run`."""
-        return _read_json(self.path / _RUN_NAME)
+        """Return `run.json`; empty where there is none."""
+        return _read_json(self.path / RECORD_NAME)
 
     def update_record(self, **values: Any) -> None:
         """Change values of `run.json`."""
-        write_json(self.path / _RUN_NAME, {**self.record(), **values})
+        write_json(self.path / RECORD_NAME, {**self.record(), **values})
 
     def context(self) -> dict[str, Any]:
         """Return the run's context; empty before `open_run` has finished."""
-        return _read_json(self.path / "context.json")
+        return _read_json(self.path / CONTEXT_NAME)
 
     def state(self) -> str:
-        """Return the run's state; a run whose process is gone without a word was interrupted."""
+        """Return the run's state; a local run whose process is gone without a word was interrupted."""
         record = self.record()
-        if record.get("state") == "running" and not psutil.pid_exists(int(record.get("pid", -1))):
+        if record.get("state") == "running" and "pid" in record and not psutil.pid_exists(int(record["pid"])):
             return "interrupted"
         return str(record.get("state", "unknown"))
 
@@ -134,7 +153,7 @@ class RunFolder:
         return "\n".join(["The log ends with:", *[line for line in lines if line.strip()][-15:]])
 
     def _row(self, path: Path, over: bool) -> StageRow | None:
-        record = _read_json(path)
+        record = _read_hint(path)
         if not record:
             return None
         stage, state = str(record["stage"]), str(record["state"])
@@ -143,11 +162,13 @@ class RunFolder:
         if (state == "running" and over) or message.startswith("KeyboardInterrupt"):
             state, message = "interrupted", ""
         until = time.time() if state == "running" else record["updated"]
-        folder = self.workspace / stage / path.stem.rpartition("-")[2]
+        key = "" if path.stem == stage else path.stem.rpartition("-")[2]
+        folder = self.workspace / stage / key if key else None
         return StageRow(
             stage=stage,
             state=state,
-            folder=folder if folder.is_dir() else None,
+            key=key,
+            folder=folder if folder is not None and folder.is_dir() else None,
             seconds=max(0.0, until - record["began"]),
             activity=record.get("activity", ""),
             unit=record.get("unit", ""),
@@ -174,27 +195,14 @@ def new_run(workspace: Path, name: str) -> RunFolder:
     raise InputError(f"Can't make a folder for a new run below {workspace / 'runs'}.")
 
 
-def find_run(workspace: Path, run: str = "") -> RunFolder:
-    """Find a run by its id, the beginning of it, or its name; the latest one without.
+def is_run_folder(path: Path) -> bool:
+    """Tell whether a folder is that of a run: it has `run.json`, or `context.json`."""
+    return (path / RECORD_NAME).is_file() or (path / CONTEXT_NAME).is_file()
 
-    Raises:
-        InputError: There is no such run.
-    """
-    folders = sorted(
-        (workspace / "runs").glob(f"*/{_RUN_NAME}"),
-        key=lambda path: (str(_read_json(path).get("started", "")), path.parent.name),
-    )
-    if not folders:
-        raise InputError(
-            f"There are no runs in {workspace}. Start one with `vlm run`, or name its workspace with --workspace."
-        )
-    ids = [path.parent.name for path in folders]
-    if not run:
-        return RunFolder(workspace, ids[-1])
-    matching = [name for name in ids if name == run] or [name for name in ids if name.startswith(run)]
-    if not matching:
-        raise InputError(f"There is no run {run!r} in {workspace}. Its runs, latest last: {', '.join(ids[-10:])}")
-    return RunFolder(workspace, matching[-1])
+
+def run_folders(workspace: Path) -> list[RunFolder]:
+    """Return the runs of a workspace, in no order."""
+    return [RunFolder(workspace, path.name) for path in (workspace / "runs").glob("*") if is_run_folder(path)]
 
 
 def _merged(first: StageRow, second: StageRow) -> StageRow:
@@ -222,5 +230,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}). If the run is not needed, remove {path.parent}.") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _read_hint(path: Path) -> dict[str, Any]:
+    """Read a progress file, which a power cut may have left empty: it is a hint for people."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -8,6 +8,7 @@ Tracking never decides over a training of hours: `open_pipeline_run` refuses an 
 starts; later failures to log are reported, kept, and tried again, and every curve is in `metrics.jsonl` anyway.
 """
 
+import datetime
 import getpass
 import json
 import logging
@@ -222,7 +223,7 @@ def stage_tracker(context: RunContext, stage: str, parameters: Mapping[str, Any]
         yield StageTracker()
         return
     client = connect(uri)
-    with _as_stage_error(uri):
+    with as_stage_error(uri):
         run_id = _injected_run(uri) or _create_stage_run(client, context, stage)
         tracker = StageTracker(client, run_id, context.mlflow_run_id, f"{stage.replace('/', '.')}.")
         tracker.set_tag("vlm.stage", stage)
@@ -256,6 +257,7 @@ def open_pipeline_run(
     workspace: Path,
     parameters: Mapping[str, Any],
     git_commit: str = "",
+    started: datetime.datetime | None = None,
 ) -> str:
     """Create (or find, for a retried task) the MLflow run of a pipeline run and log its configuration.
 
@@ -267,6 +269,7 @@ def open_pipeline_run(
         workspace: The run's workspace.
         parameters: The whole configuration.
         git_commit: Commit of the code, kept as a tag.
+        started: When the pipeline run was started; now by default.
 
     Returns:
         The MLflow run id; empty when `tracking_uri` is empty.
@@ -278,7 +281,7 @@ def open_pipeline_run(
         return ""
     _check_reachable(tracking_uri)
     client = connect(tracking_uri)
-    with _as_stage_error(tracking_uri):
+    with as_stage_error(tracking_uri):
         experiment_id = _experiment_id(client, tracking_uri, experiment, workspace)
         existing = client.search_runs(
             [experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}' and tags.`vlm.kind` = 'pipeline'", max_results=1
@@ -289,7 +292,7 @@ def open_pipeline_run(
         else:
             mlflow_run_id = (
                 _injected_parent(client, tracking_uri)
-                or client.create_run(experiment_id, run_name=run_name).info.run_id
+                or client.create_run(experiment_id, start_time=_milliseconds(started), run_name=run_name).info.run_id
             )
         tags = {RUN_ID_TAG: run_id, "vlm.kind": "pipeline", "vlm.workspace": str(workspace), "mlflow.user": _user()}
         if git_commit:
@@ -305,7 +308,7 @@ def close_pipeline_run(tracking_uri: str, mlflow_run_id: str, status: str) -> No
     if not tracking_uri or not mlflow_run_id:
         return
     client = connect(tracking_uri)
-    with _as_stage_error(tracking_uri):
+    with as_stage_error(tracking_uri):
         experiment_id = client.get_run(mlflow_run_id).info.experiment_id
         nested = client.search_runs(
             [experiment_id], f"tags.`mlflow.parentRunId` = '{mlflow_run_id}' and attributes.status = 'RUNNING'"
@@ -325,7 +328,7 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
     for logger in ("alembic", "mlflow"):
         logging.getLogger(logger).setLevel(logging.WARNING)
-    with _as_stage_error(tracking_uri):
+    with as_stage_error(tracking_uri):
         return MlflowClient(tracking_uri=tracking_uri)
 
 
@@ -375,6 +378,10 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str, workspace: Path)
     return str(experiment.experiment_id)
 
 
+def _milliseconds(time: datetime.datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
+
+
 def _injected_run(uri: str) -> str:
     """Return the run that KFP's MLflow plugin made for this task, if it made one on the same server."""
     if os.environ.get("MLFLOW_TRACKING_URI", "") != uri:
@@ -411,7 +418,8 @@ def _check_reachable(uri: str) -> None:
 
 
 @contextmanager
-def _as_stage_error(uri: str) -> Iterator[None]:
+def as_stage_error(uri: str) -> Iterator[None]:
+    """Turn errors of MLflow's client, and of the connection to its server or database, into a `StageError`."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -4,6 +4,10 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.runs.find import Places
 
 INTERRUPTED_STATUS = 130
 _ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"  # KFP's own name for it
@@ -63,10 +67,39 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+RUN_HELP = (
+    "a run's folder, id, name (the newest of that name) or the beginning of its id, an MLflow run id, or a registered "
+    "model, models:/NAME@ALIAS"
+)
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that find a run of this machine."""
-    parser.add_argument("run", nargs="?", default="", help="id of a run, or its beginning (default: the latest)")
+    """Add the arguments that find a run."""
+    parser.add_argument("run", nargs="?", default="", metavar="RUN", help=f"{RUN_HELP} (default: the newest run)")
+    add_places(parser)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where runs are looked for."""
     parser.add_argument("--workspace", metavar="DIR", default=None, help="where it ran (default: the laptop preset's)")
+    add_tracking_uri(parser)
+
+
+def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names MLflow."""
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="MLflow, for runs that the workspace does not have (default: $MLFLOW_TRACKING_URI, else the workspace's database)",
+    )
+
+
+def places_of(options: argparse.Namespace) -> "Places":
+    """Return where runs are looked for."""
+    from components.runs.find import Places
+
+    return Places.of(workspace_of(options.workspace), options.tracking_uri)
 
 
 def add_endpoint(parser: argparse.ArgumentParser, required: bool) -> None:

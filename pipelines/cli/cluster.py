@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines.cli.arguments import CommandGroup, add_endpoint, add_preset, quoted
+from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_preset, add_tracking_uri, quoted
 
 
 def add_commands(group: CommandGroup) -> None:
@@ -17,7 +17,8 @@ def add_commands(group: CommandGroup) -> None:
     add_endpoint(submit, required=True)
 
     cancel = group.add("cancel", _cancel, "end a run of a cluster; its training job is deleted")
-    cancel.add_argument("run", help="id of the run")
+    cancel.add_argument("run", metavar="RUN", help=RUN_HELP)
+    add_tracking_uri(cancel)
     add_endpoint(cancel, required=True)
 
     compile_ = group.add("compile", _compile, "write the pipeline as a KFP package for a cluster")
@@ -30,13 +31,14 @@ def add_commands(group: CommandGroup) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from pipelines.cluster_run import ClusterRuns
+    from components.runs.kfp import KfpRuns
+    from pipelines.cluster_run import submit
     from pipelines.config import load_preset
 
     overrides = [*options.overrides, *([f"name={quoted(options.name)}"] if options.name else [])]
     config = load_preset(options.preset, overrides)
-    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
-    run_id = runs.submit(config, f"vlm-training-{Path(options.preset).stem}", options.service_account)
+    runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
+    run_id = submit(runs, config, f"vlm-training-{Path(options.preset).stem}", options.service_account)
     print(f"run      {run_id}\npage     {runs.link(run_id)}\nMLflow   {config.tracking.uri}", flush=True)
     if options.detach:
         return 0
@@ -54,12 +56,17 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    from pipelines.cluster_run import ClusterRuns
+    from components.errors import InputError
+    from components.runs.find import find_cluster_run
+    from components.runs.kfp import KfpRuns
 
-    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
-    runs.cancel(options.run)
-    print(f"run {options.run} is being cancelled: {runs.link(options.run)}")
-    print(f"left training jobs, if any: kubectl get pytorchjobs,trainjobs -A -l vlm-pipelines/run-id={options.run}")
+    if not options.run.strip():  # an empty variable of a script must not end the newest run
+        raise InputError("Name the run that is to be cancelled.")
+    runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
+    run_id = find_cluster_run(options.run, runs, options.tracking_uri)
+    runs.cancel(run_id)
+    print(f"run {run_id} is being cancelled: {runs.link(run_id)}")
+    print(f"left training jobs, if any: kubectl get pytorchjobs,trainjobs -A -l vlm-pipelines/run-id={run_id}")
     return 0
 
 

@@ -1,11 +1,10 @@
 """Commands that look at runs: status, report, compare."""
 
 import argparse
-import os
 import webbrowser
 from pathlib import Path
 
-from pipelines.cli.arguments import CommandGroup, add_endpoint, add_run, workspace_of
+from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_places, add_run, places_of
 
 
 def add_commands(group: CommandGroup) -> None:
@@ -20,21 +19,9 @@ def add_commands(group: CommandGroup) -> None:
 
     compare = group.add("compare", _compare, "show what differs between runs, on one page")
     compare.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="a run's id (or its beginning), name or folder, an MLflow run id, or models:/NAME@ALIAS; the first one is what "
-        "the others are compared with",
+        "runs", nargs="+", metavar="RUN", help=f"{RUN_HELP}; the first one is what the others are compared with"
     )
-    compare.add_argument(
-        "--workspace", metavar="DIR", default=None, help="where they ran (default: the laptop preset's)"
-    )
-    compare.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
-        help="MLflow, for runs whose folders are not here (default: $MLFLOW_TRACKING_URI, else the workspace's database)",
-    )
+    add_places(compare)
     compare.add_argument(
         "-o",
         "--output",
@@ -55,10 +42,10 @@ def _status(options: argparse.Namespace) -> int:
         return _cluster_status(options)
     from rich.console import Console
 
-    from components.runs.folder import find_run
+    from components.runs.find import find_run
     from pipelines.display import locations, stage_table
 
-    run = find_run(workspace_of(options.workspace), options.run)
+    run = find_run(options.run, places_of(options)).here()
     console = Console()
     state = run.state()
     console.print(stage_table(run, run.stages(over=state != "running")))
@@ -71,15 +58,21 @@ def _status(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from components.errors import InputError
-    from components.runs.folder import find_run
-    from pipelines.display import report_path
+    from components.report.stage import REPORT_FILE, STAGE
+    from components.runs.find import find_run, find_stage
 
-    run = find_run(workspace_of(options.workspace), options.run)
-    path = report_path(run)
-    if path is None:
+    run = find_run(options.run, places_of(options))
+    report = find_stage(run, STAGE)
+    if report is None:
         raise InputError(
-            f"The run {run.run_id} has no report yet: it is {run.state()}. `vlm status {run.run_id}` shows its stages."
+            f"The run {run.run_id} has no report yet: it is {run.here().state()}. `vlm status {run.run_id}` shows its stages."
         )
+    if report.folder is None:
+        raise InputError(
+            f"The report of the run {run.run_id} is not here any more. MLflow at {run.tracking_uri} keeps it: run "
+            f"{run.mlflow_run_id}, artifact report/{REPORT_FILE}."
+        )
+    path = report.folder / REPORT_FILE
     print(path)
     if options.open:
         webbrowser.open(path.as_uri())
@@ -98,10 +91,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise ConfigurationError("A comparison needs two runs or more: vlm compare RUN RUN ...")
-    workspace = workspace_of(options.workspace)
-    database = workspace / "mlflow.db"
-    tracking_uri = options.tracking_uri or (f"sqlite:///{database}" if database.is_file() else "")
-    runs = load_runs(options.runs, workspace, tracking_uri)
+    runs = load_runs(options.runs, places_of(options))
     comparison = compare(runs, options.samples)
     console = Console()
     for table in tables(comparison):
@@ -116,10 +106,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _cluster_status(options: argparse.Namespace) -> int:
-    from pipelines.cluster_run import ClusterRuns, tasks
+    from components.runs.find import find_cluster_run
+    from components.runs.kfp import KfpRuns, tasks
 
-    runs = ClusterRuns(options.endpoint, options.namespace, options.token_file)
-    run = runs.get(options.run)
+    runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
+    run = runs.get(find_cluster_run(options.run, runs, options.tracking_uri))
     for _, name, state, message in tasks(run):
         print(f"{state.lower():<10} {name}{f': {message}' if message else ''}")
     print(f"state    {str(run.state).lower()}\npage     {runs.link(run.run_id)}")

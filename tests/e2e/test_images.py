@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from components.runs.folder import find_run
+from components.runs.find import Places, find_run
 from tests.support.small_chain import SMALL
 
 CPU_IMAGE = os.environ.get("VLM_TEST_CPU_IMAGE", "")
@@ -129,7 +129,7 @@ def test_weights_of_plain_layers_fill_transformer_engines() -> None:
 def test_the_dag_runs_in_it(image: str, title: str, tmp_path: Path) -> None:
     result = _run(image, tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    run = find_run(tmp_path)
+    run = find_run("", Places(tmp_path)).here()
     assert {row.state for row in run.stages(over=True)} == {"done"}
     (scores,) = tmp_path.glob("evaluate/captioning/*/scores.json")
     assert json.loads(scores.read_text())["n_scored"] == 20

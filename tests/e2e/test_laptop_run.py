@@ -15,7 +15,8 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from components.runs.folder import RunFolder, find_run
+from components.runs.find import Places, find_run
+from components.runs.folder import RunFolder
 from tests.support.paths import SUPPORT
 from tests.support.small_chain import SMALL
 
@@ -37,6 +38,10 @@ def _command(workspace: Path, *more: str) -> list[str]:
 
 def _run(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(_command(workspace, *more), capture_output=True, text=True, timeout=900, check=False)
+
+
+def _latest(workspace: Path) -> RunFolder:
+    return find_run("", Places(workspace)).here()
 
 
 def _states(run: RunFolder) -> dict[str, str]:
@@ -72,18 +77,18 @@ def test_run_killed_in_pretraining_goes_on_and_finishes(workspace: Path) -> None
         assert process.poll() is None, "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    killed = find_run(workspace)
+    killed = _latest(workspace)
     _kill_everything(process, killed)
     finished = {stage for stage, state in _states(killed).items() if state == "done"} - {"open_run"}
     assert "combine" in finished
 
     result = _run(workspace)
     assert result.returncode == 0, result.stdout + result.stderr
-    states = _states(find_run(workspace))
+    states = _states(_latest(workspace))
     assert {states[stage] for stage in finished} == {"reused"}
     assert states["pretrain"] == "done"
     assert set(states.values()) <= {"done", "reused"}
-    assert re.search(r"pretrain: resumed at step \d+", find_run(workspace).log.read_text())
+    assert re.search(r"pretrain: resumed at step \d+", _latest(workspace).log.read_text())
 
 
 def test_scores_are_shown_with_their_controls(workspace: Path) -> None:

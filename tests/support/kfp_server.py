@@ -1,5 +1,6 @@
 """The part of Kubeflow Pipelines' API that `vlm submit`, `status` and `cancel` use, for the real client."""
 
+import datetime
 import json
 import re
 import threading
@@ -7,6 +8,7 @@ import uuid
 from collections import deque
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -14,6 +16,13 @@ import yaml
 
 Object = dict[str, Any]
 API = "/apis/v2beta1"
+RECORDED = Path(__file__).parent / "recorded" / "kfp"
+
+
+def recorded_run(name: str) -> Object:
+    """Return what a real server answered for a run."""
+    run: Object = json.loads((RECORDED / f"{name}.json").read_text())
+    return run
 
 
 class KfpServer:
@@ -109,16 +118,17 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, experiment
         if path == "/experiments":
             return 200, {"experiments": list(state.experiments.values())}
-        return self._run(method, path, body)
+        return self._run(method, path, query, body)
 
-    def _run(self, method: str, path: str, body: bytes) -> tuple[int, Object]:
+    def _run(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
         state = self.state
         if path == "/runs" and method == "POST":
-            run = {**json.loads(body), "run_id": str(uuid.uuid4()), "state": "PENDING"}
+            now = datetime.datetime.now(datetime.UTC).isoformat()
+            run = {**json.loads(body), "run_id": str(uuid.uuid4()), "state": "PENDING", "created_at": now}
             state.runs[run["run_id"]] = run
             return 200, run
         if path == "/runs":
-            return 200, {"runs": list(state.runs.values())[-1:]}
+            return 200, self._listed(query)
         if match := re.fullmatch(r"/runs/([^/:]+)(:terminate)?", path):
             if match.group(1) not in state.runs:
                 return 404, {"error": f"Run {match.group(1)} not found"}
@@ -129,6 +139,21 @@ class _Handler(BaseHTTPRequestHandler):
                 run.update(state.script.popleft())
             return 200, run
         return 404, {"error": path}
+
+    def _listed(self, query: Object) -> Object:
+        """A page of runs: filtered without regard to case, as the real server's SQL does, and newest first."""
+        assert query["sort_by"] == "created_at desc"
+        runs = sorted(self.state.runs.values(), key=lambda run: str(run["created_at"]), reverse=True)
+        for wanted in json.loads(query["filter"])["predicates"] if query.get("filter") else []:
+            value = wanted["stringValue"].lower()
+            if wanted["operation"] == "EQUALS":
+                runs = [run for run in runs if run[wanted["key"]].lower() == value]
+            else:
+                assert wanted["operation"] == "IS_SUBSTRING"
+                runs = [run for run in runs if value in run[wanted["key"]].lower()]
+        start = int(query.get("page_token") or 0)
+        end = start + int(query["page_size"])
+        return {"runs": runs[start:end], **({"next_page_token": str(end)} if end < len(runs) else {})}
 
     def _file(self, body: bytes) -> bytes:
         """The only part of a multipart body."""

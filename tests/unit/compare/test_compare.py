@@ -1,5 +1,6 @@
 """The comparison of runs: from folders, from MLflow alone, as a page in a real browser."""
 
+import datetime
 import io
 import json
 import math
@@ -29,6 +30,8 @@ from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.runs.find import Places
+from components.runs.folder import RunFolder
 from components.stage.context import RunContext
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json, write_text
@@ -73,6 +76,8 @@ class World:
             git_commit="0123456789abcdef",
         )
         folder = self.workspace / "runs" / run_id
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        RunFolder(self.workspace, run_id).update_record(name=name, started=now, state="succeeded")
         write_text(folder / "config.yaml", yaml.safe_dump(settings))
         write_json(folder / "context.json", context.model_dump(mode="json"))
         raw = raw_dataset(context, COUNT, seed=seed, side=48)
@@ -82,8 +87,12 @@ class World:
         close_pipeline_run(self.uri, mlflow_run_id, "FINISHED")
         return context
 
+    @property
+    def places(self) -> Places:
+        return Places(self.workspace, self.uri)
+
     def compared(self, *references: str) -> Comparison:
-        return compare(load_runs(references, self.workspace, self.uri), samples=8)
+        return compare(load_runs(references, self.places), samples=8)
 
 
 def _train(work: StageWork, rate: float) -> dict[str, Any]:
@@ -177,7 +186,7 @@ def test_a_run_without_its_workspace_is_read_from_mlflow(world: World, compariso
     assert alone.tasks[0].pairs == comparison.tasks[0].pairs
     assert alone.tasks[0].disagreements == comparison.tasks[0].disagreements
     assert alone.runs[0].curves["pretrain"]["loss"] == comparison.runs[0].curves["pretrain"]["loss"]
-    assert "is not here: what is shown comes from MLflow" in page
+    assert "what is shown comes from MLflow" in page
     assert "samples are shown without their pictures" in page
 
 
@@ -207,8 +216,8 @@ def test_another_dataset_is_not_compared(world: World) -> None:
 def test_a_run_is_named_by_id_name_folder_or_mlflow_run(world: World) -> None:
     context = json.loads((world.workspace / "runs" / "first-1" / "context.json").read_text())
     for reference in ("first-1", "first", str(world.workspace / "runs" / "first-1"), context["mlflow_run_id"]):
-        assert load_runs([reference, "second"], world.workspace, world.uri)[0].run_id == "first-1"
-    with pytest.raises(InputError, match=r"no run 'third'.*there are .*first-1.*Finished ones"):
+        assert load_runs([reference, "second"], world.places)[0].run_id == "first-1"
+    with pytest.raises(InputError, match=r"no run 'third'.*newest first: .*first-1.*none in MLflow at sqlite.*first"):
         world.compared("first", "third")
     with pytest.raises(InputError, match="'first' and 'first-1' are the same run"):
         world.compared("first", "first-1")
@@ -266,7 +275,7 @@ def test_the_page_in_a_browser(browser: Browser, page: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_mlflows_own_comparison_in_a_browser(browser: Browser, world: World, tmp_path: Path) -> None:
     client = connect(world.uri)
-    runs = [load_runs([name, "elsewhere"], world.workspace, world.uri)[0].mlflow_run_id for name in ("first", "second")]
+    runs = [load_runs([name, "elsewhere"], world.places)[0].mlflow_run_id for name in ("first", "second")]
     experiment = client.get_experiment_by_name("compare").experiment_id
     with _mlflow_server(world.uri, tmp_path / "server.log") as address:
         browser.open(f"{address}/#/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps([experiment])}")

@@ -194,8 +194,8 @@ def test_a_registered_model_stands_for_its_run(world: World) -> None:
 @pytest.mark.parametrize(
     ("reference", "complaint"),
     [
-        ("firts", "no such pipeline run. Finished ones, newest first: .*second"),
-        ("0" * 32, "no such pipeline run"),
+        ("firts", "There is no finished run 'firts' in .* and none in MLflow at .*newest first: .*second"),
+        ("0" * 32, "There is no finished run '0000"),
         ("models:/nothing@champion", "MLflow does not have.*Register a model first"),
         ("models:/nothing", "models:/NAME@ALIAS or models:/NAME/VERSION"),
     ],

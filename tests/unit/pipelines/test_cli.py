@@ -31,6 +31,7 @@ def run(tmp_path: Path) -> RunFolder:
     write_json(run.path / "context.json", {"tracking_uri": "sqlite:////w/mlflow.db", "mlflow_run_id": "1"})
     for stage, key in (("evaluate/captioning", "aa"), ("report", "bb"), ("pretrain", "cc")):
         (tmp_path / stage / key).mkdir(parents=True)
+        write_json(tmp_path / stage / key / "manifest.json", {})
         progress = {"stage": stage, "state": "done", "began": 100.0, "updated": 130.0, "pid": 1}
         write_json(run.path / "progress" / f"{stage.replace('/', '-')}-{key}.json", progress)
     (tmp_path / "report" / "bb" / "report.html").write_text("<html/>")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import cluster_run
+from components.runs import kfp
 from pipelines.cli import main
 from tests.support.kfp_server import KfpServer
 
@@ -15,7 +15,7 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    monkeypatch.setattr(cluster_run, "_POLL_S", 0.02)
+    monkeypatch.setattr(kfp, "_POLL_S", 0.02)
     server = KfpServer()
     yield server
     server.close()
@@ -99,7 +99,9 @@ def test_mistakes_get_a_message(server: KfpServer, tmp_path: Path, capsys: Captu
     here = ("--endpoint", server.url)
     assert "set cluster.pvc" in error("submit", *here, "--preset", "laptop")
     assert "mount path" in error("submit", *here, "--preset", "laptop", "--set", "cluster.pvc=w")
-    assert "404" in error("cancel", "none", *here)
+    assert f"There is no run 'none' at {server.url}. Its runs, newest first: none." in error("cancel", "none", *here)
+    assert "404" in error("cancel", "0" * 8 + "-0000" * 3 + "-" + "0" * 12, *here)
+    assert "Name the run" in error("cancel", "", *here)
     assert "There are no runs" in error("status", *here)
     server.token = "secret"
     assert "wants a login (401): put a token into a file" in error("submit", *here)

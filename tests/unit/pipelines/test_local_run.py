@@ -18,7 +18,8 @@ from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 from rich.console import Console
 
-from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, find_run, new_run
+from components.runs.find import Places, find_run
+from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, new_run
 from pipelines.display import duration, follow, free_port, locations, what
 from pipelines.local_run import execute
 from pipelines.processes import marked_processes
@@ -154,7 +155,7 @@ def test_second_run_reuses_finished_stages(tmp_path: Path) -> None:
     assert execute(run, console) == 0
     assert run.state() == "succeeded"
     assert "combine: finished before" in output_of(console)
-    assert find_run(workspace).run_id == run.run_id
+    assert find_run("", Places(workspace)).run_id == run.run_id
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)

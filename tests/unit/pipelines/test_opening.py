@@ -1,0 +1,62 @@
+"""What the first and the last task of a pipeline leave of a run, as on a cluster, where `vlm run` keeps no record."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from components.runs.find import Places, find_run
+from components.runs.folder import RunFolder
+from components.tracking.tracker import connect
+from pipelines.config import load_preset
+from pipelines.opening import close_pipeline, open_pipeline
+
+
+def opened(workspace: Path, uri: str, run_id: str) -> RunFolder:
+    overrides = [
+        f"workspace='{workspace}'",
+        f"tracking.uri='{uri}'",
+        "tracking.experiment=opening",
+        "name=on-a-cluster",
+    ]
+    config = load_preset("laptop", overrides).model_dump(mode="json")
+    open_pipeline(config, {}, [], run_id)
+    return RunFolder(workspace, run_id)
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "status"),
+    [
+        ("SUCCEEDED", "succeeded", "FINISHED"),
+        ("COMPLETE", "succeeded", "FINISHED"),  # what KFP 2.17 says on a cluster
+        ("FAILED", "failed", "FAILED"),
+        ("CANCELLED", "interrupted", "KILLED"),
+    ],
+)
+def test_a_run_records_its_name_its_start_and_its_end(
+    told: str, state: str, status: str, tmp_path: Path, tracking_uri: str
+) -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    run = opened(tmp_path, tracking_uri, f"{tmp_path.name}-1")
+    assert (run.name, run.state()) == ("on-a-cluster", "running")
+    started = run.started
+    assert started is not None
+    assert before <= started <= datetime.datetime.now(datetime.UTC)
+    mlflow_run_id = run.context()["mlflow_run_id"]
+    client = connect(tracking_uri)
+    assert client.get_run(mlflow_run_id).info.start_time == int(started.timestamp() * 1000)
+
+    again = opened(tmp_path, tracking_uri, run.run_id)
+    assert (again.started, again.context()["mlflow_run_id"]) == (started, mlflow_run_id)
+
+    close_pipeline(tmp_path, run.run_id, told)
+    assert run.state() == state
+    assert client.get_run(mlflow_run_id).info.status == status
+    assert find_run("on-a-cluster", Places(tmp_path)).run_id == run.run_id
+
+
+def test_the_end_of_a_local_run_is_left_to_the_command_that_runs_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "local-1")
+    run.update_record(name="local", state="running", pid=1)
+    close_pipeline(tmp_path, "local-1", "FAILED")
+    assert run.record()["state"] == "running"
