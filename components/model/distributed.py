@@ -3,18 +3,20 @@
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-from components.errors import ConfigurationError
+from components.errors import ConfigurationError, StageError, VlmError
 from components.model.device import DEVICE_VARIABLE
 
 _DEFAULT_TIMEOUT_S = 1800.0
+_Result = TypeVar("_Result")
 _SEED_STEP_PER_DATA_RANK = 100  # megatron's own distance between the seeds of data-parallel ranks
 
 
@@ -123,6 +125,26 @@ def numbers_of_this_rank(device: torch.device) -> Iterator[None]:
         yield
 
 
+def on_first_rank(action: Callable[[], _Result]) -> _Result:
+    """Return to all ranks what `action` returns on the first; every rank calls this.
+
+    Raises:
+        StageError: What the first rank met, on the others. There it is raised as it is.
+    """
+    return _on_ranks(action, first_alone=True)[0]
+
+
+def on_every_rank(action: Callable[[], _Result]) -> list[_Result]:
+    """Return to all ranks what `action` returns on each; every rank calls this.
+
+    A rank that fails does not leave the others waiting in a collective until it times out.
+
+    Raises:
+        StageError: What other ranks met. A rank that has failed itself raises its own error as it is.
+    """
+    return _on_ranks(action, first_alone=False)
+
+
 def destroy() -> None:
     """Take the process groups down; nothing happens if there are none."""
     parallel_state.destroy_model_parallel()
@@ -138,6 +160,30 @@ def single_process() -> Iterator[ParallelState]:
         yield parallel
     finally:
         destroy()
+
+
+def _on_ranks(action: Callable[[], _Result], *, first_alone: bool) -> list[_Result]:
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    results: list[Any] = [None] * world_size
+    failure: Exception | None = None
+    own: tuple[_Result | None, str] = (None, "")
+    if rank == 0 or not first_alone:
+        try:
+            own = (action(), "")
+        except Exception as error:
+            failure = error
+            own = (None, str(error) if isinstance(error, VlmError | OSError) else repr(error))
+    if first_alone:
+        results = [own]
+        torch.distributed.broadcast_object_list(results, src=0)
+    else:
+        torch.distributed.all_gather_object(results, own)
+    if failure is not None:
+        raise failure
+    failures = [f"rank {number}: {text}" for number, (_, text) in enumerate(results) if text]
+    if failures:
+        raise StageError("; ".join(failures))
+    return [result for result, _ in results]
 
 
 def _device(device: str, local_rank: int) -> torch.device:
