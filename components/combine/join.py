@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from components.combine.config import CombineConfig
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, InputError
-from components.model.checkpoint import PART_PREFIXES
+from components.model.checkpoint.sharded import PART_PREFIXES
+from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
@@ -22,7 +23,6 @@ from components.model.config import (
     VisionPart,
     read_stored,
 )
-from components.model.streaming import ParameterReader
 from components.model.vlm import VisionLanguageModel, outlined_model
 
 _RECORDED_PACKAGES = ("torch", "megatron-core")

@@ -40,9 +40,10 @@ def _combine(config: CombineConfig, language: Path, vision: Path, work: StageWor
     import shutil
 
     from components.combine.join import combined_config, joined_model, read_parts, tokenizer_folder
+    from components.model.checkpoint.streamed import save_streamed
     from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, write_model_config
     from components.model.distributed import single_process
-    from components.model.streaming import save_streamed, with_progress
+    from components.model.streaming import with_progress
     from components.model.vlm import count_parameters
 
     language_part, vision_part = read_parts(language, vision)

@@ -7,9 +7,9 @@ from megatron.core import dist_checkpointing
 
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
-from components.model.checkpoint import stored_tensors
+from components.model.checkpoint.sharded import stored_tensors
+from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
-from components.model.streaming import ParameterReader
 from components.model.vlm import VisionLanguageModel, outlined_model
 
 

@@ -20,7 +20,7 @@ from components.generate.controls import blank_like
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
 from components.generate.requests import BLANK, ModelInput, Request, batches_by_length, requests_of_partition
 from components.generate.spec import FACTS_FILE, PREDICTIONS_FILE, GenerationSpec
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, read_model_config
 from components.model.decoding import generate
 from components.model.distributed import ParallelState, destroy, initialize

@@ -14,8 +14,8 @@ from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, read_manifest, write_manifest
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
+from components.training.checkpoint.layout import KEPT_FOLDER
 from components.training.config import TrainingConfig
-from components.training.layout import KEPT_FOLDER
 from components.training.spec import TrackingTarget, TrainingSpec
 from components.training.summary import TRAINING_FOLDER, is_finished, read_summary
 

@@ -25,26 +25,27 @@ from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, p
 from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
-from components.model.checkpoint import load_model, save_model
+from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
-from components.model.distributed import ParallelState, destroy, initialize, seed_everything
+from components.model.distributed import ParallelState, destroy, initialize, on_first_rank, seed_everything
 from components.model.vlm import Part, build_model, count_parameters
 from components.stage.progress import Progress
 from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
 from components.tracking.tracker import METRICS_FILE, StageTracker, attach
 from components.training.batches import share_batches
-from components.training.checkpoints import Counters, load_checkpoint
+from components.training.checkpoint.contents import Counters
+from components.training.checkpoint.integrity import newest_whole
+from components.training.checkpoint.kept import copy_description, write_kept_models
+from components.training.checkpoint.layout import checkpoints, clear_unfinished, kept_folder
+from components.training.checkpoint.resume import load_checkpoint
+from components.training.checkpoint.retention import Mark, Retention
+from components.training.checkpoint.saving import CheckpointSaver
 from components.training.config import Recipe
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
-from components.training.integrity import newest_whole
-from components.training.kept import copy_description, write_kept_models
-from components.training.layout import checkpoints, clear_unfinished, kept_folder
 from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, read_metrics
 from components.training.optimizer import MasterWeightAdamW
-from components.training.retention import Mark, Retention
-from components.training.saving import CheckpointSaver
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
@@ -323,8 +324,7 @@ class _Training:
     def _restore(self) -> MasterWeightAdamW:
         """Load the starting weights, and over them everything of the newest whole training checkpoint, if there is one."""
         folder = self.folder / TRAINING_FOLDER
-        if self.rank == 0:
-            clear_unfinished(folder)
+        on_first_rank(lambda: clear_unfinished(folder))
         newest = newest_whole(folder, self.spec.stage)
         load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)
         optimizer = MasterWeightAdamW(self.model, self.recipe, shard=self.spec.memory.shard_optimizer)

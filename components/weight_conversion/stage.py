@@ -41,10 +41,11 @@ def run_weight_conversion(context: RunContext, config: WeightConversionConfig, w
 
 def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> dict[str, Any]:
     # Imported here: a run that reuses the finished folder needs none of it.
-    from components.model.checkpoint import PART_PREFIXES
+    from components.model.checkpoint.sharded import PART_PREFIXES
+    from components.model.checkpoint.streamed import save_streamed
     from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, TORCH_DTYPES, write_stored
     from components.model.distributed import single_process
-    from components.model.streaming import outlined, save_streamed, with_progress
+    from components.model.streaming import outlined, with_progress
     from components.weight_conversion.convert import Conversion
     from components.weight_conversion.parts import open_part
     from components.weight_conversion.tensor_source import open_source

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from components.model.attention import packed_layout
-from components.model.checkpoint import PART_PREFIXES
+from components.model.checkpoint.sharded import PART_PREFIXES
+from components.model.checkpoint.streamed import ParameterReader
 from components.model.clip import ClipVisionTower
 from components.model.config import LanguageConfig, VisionConfig
 from components.model.language import LanguageModel
-from components.model.streaming import ParameterReader, layers_streamed, outlined
+from components.model.streaming import layers_streamed, outlined
 from components.model.transformer_config import BuildSettings
 from components.weight_conversion.tensor_source import TensorSource
 

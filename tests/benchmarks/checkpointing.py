@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from components.data.image_settings import ImageSettings
-from components.model.checkpoint import save_sharded, sharded_parameters
+from components.model.checkpoint.sharded import save_sharded, sharded_parameters
 from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.distributed import destroy, initialize
 from components.model.vlm import Part, VisionLanguageModel, build_model
-from components.training.checkpoints import Counters
+from components.training.checkpoint.contents import Counters
+from components.training.checkpoint.layout import checkpoint_folder, checkpoints
+from components.training.checkpoint.retention import Retention
+from components.training.checkpoint.saving import CheckpointSaver
 from components.training.config import Recipe
-from components.training.layout import checkpoint_folder, checkpoints
 from components.training.optimizer import MasterWeightAdamW
-from components.training.retention import Retention
-from components.training.saving import CheckpointSaver
 
 FROZEN: dict[str, list[Part]] = {"fine-tuning": ["vision"], "pretraining": ["language", "vision"]}
 

@@ -19,6 +19,7 @@ import torch
 
 from components.data.image_settings import ImageSettings
 from components.download.random_weights import train_tokenizer
+from components.model.checkpoint.streamed import save_streamed
 from components.model.config import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
@@ -29,7 +30,6 @@ from components.model.config import (
     write_model_config,
 )
 from components.model.distributed import single_process
-from components.model.streaming import save_streamed
 from components.model.vlm import outlined_model
 from components.stage.manifest import Manifest, list_files, write_manifest
 from components.storage.atomic import open_atomic

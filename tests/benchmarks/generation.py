@@ -33,7 +33,7 @@ from components.data.tokenizer import ChatTokenizer
 from components.export.config import ExportConfig
 from components.export.stage import run_export
 from components.generate.requests import batches_by_length
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process

@@ -29,7 +29,7 @@ from components.launch.job import TrainingJob
 from components.launch.local import run_local
 from components.stage.context import RunContext
 from components.tracking.tracker import METRICS_FILE
-from components.training.layout import checkpoints, step_of
+from components.training.checkpoint.layout import checkpoints, step_of
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER

@@ -13,7 +13,7 @@ from torch import nn
 
 from components.data.image_settings import ImageSettings
 from components.model import vlm
-from components.model.checkpoint import load_model, save_model, sharded_parameters
+from components.model.checkpoint.sharded import load_model, save_model, sharded_parameters
 from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.distributed import single_process
 

@@ -24,9 +24,9 @@ from components.stage.context import RunContext
 from components.stage.manifest import check_files, read_manifest
 from components.stage.runner import input_identity
 from components.tracking.tracker import METRICS_FILE
+from components.training.checkpoint.integrity import problems
+from components.training.checkpoint.layout import checkpoints
 from components.training.config import MemoryConfig, Recipe, TrainingConfig
-from components.training.integrity import problems
-from components.training.layout import checkpoints
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.stage import run_training

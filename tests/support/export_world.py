@@ -11,7 +11,7 @@ from transformers import CLIPVisionModel, MistralForCausalLM
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
 from components.data.image_settings import ImageSettings
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.context import RunContext

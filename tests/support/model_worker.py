@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from components.model.checkpoint import load_model, save_model
+from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import read_model_config
 from components.model.distributed import destroy, initialize, numbers_of_this_rank, seed_everything
 from components.model.vlm import build_model

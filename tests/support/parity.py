@@ -27,7 +27,7 @@ from transformers import (
 
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import build_model

@@ -13,7 +13,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits

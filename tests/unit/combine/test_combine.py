@@ -11,7 +11,7 @@ import torch
 from components.combine.stage import run_combine
 from components.data.image_settings import ImageSettings
 from components.errors import ConfigurationError, InputError
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model

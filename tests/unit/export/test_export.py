@@ -438,7 +438,7 @@ def test_what_is_broken_is_refused(
 def test_values_that_are_not_finite_are_refused(
     exports: dict[str, Exported], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from components.model.streaming import ParameterReader
+    from components.model.checkpoint.streamed import ParameterReader
 
     right = ParameterReader.__call__
     monkeypatch.setattr(

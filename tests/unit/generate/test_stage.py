@@ -27,7 +27,7 @@ from components.generate.controls import blank_like
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
 from components.generate.requests import batches_by_length
 from components.generate.stage import run_generate
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process

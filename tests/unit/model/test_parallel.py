@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.model.checkpoint import load_model
+from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model

@@ -10,7 +10,7 @@ import torch
 
 from components.data.packing import EncodedSample, PackedBatch, pack
 from components.errors import ConfigurationError, InputError, StageError
-from components.model.checkpoint import load_model, save_model
+from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import ModelConfig, read_model_config
 from components.model.decoding import Decoder, generate
 from components.model.distributed import initialize, seed_everything, single_process

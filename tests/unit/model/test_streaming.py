@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from components.errors import InputError
-from components.model.checkpoint import load_model, save_model, stored_tensors
+from components.model.checkpoint.sharded import load_model, save_model, stored_tensors
+from components.model.checkpoint.streamed import ParameterReader, save_streamed
 from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.decoding import generate
 from components.model.distributed import single_process
-from components.model.streaming import ParameterReader, layers_streamed, save_streamed
+from components.model.streaming import layers_streamed
 from components.model.vlm import VisionLanguageModel, build_model, outlined_model
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, packed, pixel_values, samples
 from tests.support.paths import ROOT
@@ -169,7 +170,8 @@ import psutil, torch
 from components.model.config import LanguageConfig
 from components.model.distributed import single_process
 from components.model.language import LanguageModel
-from components.model.streaming import ParameterReader, outlined, save_streamed
+from components.model.checkpoint.streamed import ParameterReader, save_streamed
+from components.model.streaming import outlined
 from components.model.transformer_config import BuildSettings
 
 def write_and_read(layers, hidden, folder):

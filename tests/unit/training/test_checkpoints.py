@@ -1,5 +1,7 @@
 """Training checkpoints on a real disk: written while the model changes, checked before a resume, never lost."""
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -15,17 +17,19 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from components.errors import StageError
-from components.model.checkpoint import stored_tensors
+from components.model.checkpoint.sharded import stored_tensors
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel
-from components.training.checkpoints import CheckpointFacts, Counters, load_checkpoint, read_facts
+from components.training.checkpoint.contents import CheckpointFacts, Counters, read_facts
+from components.training.checkpoint.integrity import newest_whole
+from components.training.checkpoint.layout import checkpoints, clear_unfinished
+from components.training.checkpoint.resume import load_checkpoint
+from components.training.checkpoint.retention import Mark, Retention
+from components.training.checkpoint.saving import CheckpointSaver
 from components.training.config import Recipe
 from components.training.divergence import SpikeGuard
-from components.training.integrity import newest_whole
-from components.training.layout import checkpoints, clear_unfinished
 from components.training.optimizer import MasterWeightAdamW
-from components.training.retention import Mark, Retention
-from components.training.saving import CheckpointSaver
+from tests.support.failing_volume import FailingVolume
 
 START = "combine/0123456789abcdef"
 RECIPE: dict[str, Any] = {
@@ -155,7 +159,7 @@ def _flip(path: Path) -> None:
         (lambda folder: _cut(folder / "checkpoint" / "__0_0.distcp"), r"__0_0\.distcp has \d+ bytes instead of"),
         (lambda folder: _flip(folder / "checkpoint" / "__0_0.distcp"), r"__0_0\.distcp was altered"),
         (lambda folder: _flip(folder / "loader_dp0.bin"), r"loader_dp0\.bin was altered"),
-        (lambda folder: _cut(folder / "files.json"), r"files\.json can't be read"),
+        (lambda folder: _cut(folder / "files.json"), r"files\.json is no list of files"),
         (lambda folder: (folder / "files.json").unlink(), r"files\.json is missing"),
     ],
 )
@@ -188,6 +192,81 @@ def test_no_whole_checkpoint_is_an_error_that_names_each_and_touches_none(tmp_pa
     assert run.names() == ["iter_0000001", "iter_0000002"]
 
 
+@pytest.mark.parametrize(
+    "name", ["files.json", "counters.json", "loader_dp0.bin", "__0_0.distcp", ".metadata", "training"]
+)
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_volume_that_fails_for_a_moment_condemns_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    run = Run(tmp_path / "training")
+    run.step()
+    run.step()
+    run.finish()
+    volume = FailingVolume(monkeypatch, tmp_path, name, OSError(number, os.strerror(number)), times=3)
+    assert newest_whole(run.folder, "pretrain") == run.folder / "iter_0000002"
+    assert len(volume.waited_s) == 3
+    assert run.names() == ["iter_0000001", "iter_0000002"]
+
+
+@pytest.mark.parametrize(
+    "name", ["files.json", "counters.json", "loader_dp0.bin", "__0_0.distcp", ".metadata", "training"]
+)
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
+def test_a_volume_that_goes_on_failing_stops_the_run_and_takes_no_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    run = Run(tmp_path / "training")
+    run.step()
+    run.step()
+    run.finish()
+    with monkeypatch.context() as patch:
+        FailingVolume(patch, tmp_path, name, OSError(number, os.strerror(number)))
+        with pytest.raises(StageError, match=rf"{name} can't be read: .*{os.strerror(number)}.*nothing was changed"):
+            newest_whole(run.folder, "pretrain")
+    assert run.names() == ["iter_0000001", "iter_0000002"]
+    assert newest_whole(run.folder, "pretrain") == run.folder / "iter_0000002"
+
+
+@pytest.mark.parametrize("name", ["counters.json", "loader_dp0.bin", "random_dp0_tp0.pt", "__0_0.distcp"])
+def test_a_resume_waits_for_the_volume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    run = Run(tmp_path)
+    run.step()
+    expected = run.values()
+    run.step()
+    run.finish()
+    other = Run(tmp_path)
+    volume = FailingVolume(monkeypatch, tmp_path, name, OSError(errno.ESTALE, "Stale file handle"), times=2)
+    assert other.load(tmp_path / "iter_0000001").step == 1
+    assert all(torch.equal(*pair) for pair in zip(other.values(), expected, strict=True))
+    assert len(volume.waited_s) == 2
+
+
+def test_a_proof_condemns_whatever_the_volume_did_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    run.step()
+    run.step()
+    run.finish()
+    _flip(tmp_path / "iter_0000002" / "checkpoint" / "__0_0.distcp")
+    FailingVolume(monkeypatch, tmp_path / "iter_0000002", ".distcp", OSError(errno.EIO, "Input/output error"), times=2)
+    assert newest_whole(tmp_path, "pretrain") == tmp_path / "iter_0000001"
+    assert run.names() == ["iter_0000001", "iter_0000002.broken"]
+
+
+def test_a_volume_that_fails_while_superseded_ones_are_dropped_does_not_deny_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    for _ in range(3):
+        run.step()
+    with monkeypatch.context() as patch:
+        FailingVolume(patch, tmp_path / "iter_0000001", "counters.json", OSError(errno.ESTALE, "Stale file handle"))
+        with pytest.raises(StageError, match=r"^[^:]*iter_0000001/counters\.json can't be read: .*run again"):
+            run.finish()
+    assert run.names() == ["iter_0000001", "iter_0000002", "iter_0000003"]
+    assert newest_whole(tmp_path, "pretrain") == tmp_path / "iter_0000003"
+
+
 def test_too_little_space_stops_before_anything_is_touched(small_disk: Path) -> None:
     run = Run(small_disk / "training", width=256)  # some 0.8 MB a checkpoint
     run.step()
@@ -215,7 +294,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_older_one
     (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 500_000))
     # Another process filled the disk after the check.
     enough = shutil.disk_usage(small_disk)._replace(free=1 << 30)
-    monkeypatch.setattr("components.training.saving.shutil.disk_usage", lambda _: enough)
+    monkeypatch.setattr("components.training.checkpoint.saving.shutil.disk_usage", lambda _: enough)
     run.step()
     with pytest.raises(StageError, match=r"iter_0000002 could not be written: rank 0: .*No space left.*iter_0000001"):
         run.finish()

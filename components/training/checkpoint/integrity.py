@@ -3,10 +3,13 @@
 The checksums are computed in the background, right after a file was written and while it is still in memory. Before
 a resume every file is read once against them, divided among all ranks. It costs one more reading of what is loaded
 anyway, and finds what a size doesn't tell: a flipped bit in an optimizer's state would go unnoticed for ever.
+
+Only a proof condemns a checkpoint: a file that is not there, has another size or another checksum. A file that can't be read proves
+nothing: it is tried again for some seconds, and then the run stops and leaves everything as it is.
 """
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from components.errors import StageError
 from components.files import FileEntry
+from components.model.distributed import on_every_rank, on_first_rank
 from components.storage.atomic import write_json
 from components.storage.checksum import sha256_file
-from components.training.layout import FILES_NAME, checkpoints, set_aside
+from components.storage.volume import read_bytes, read_patiently
+from components.training.checkpoint.layout import FILES_NAME, checkpoints, set_aside
 
 _FILES = TypeAdapter(dict[str, FileEntry])
 
@@ -38,13 +43,16 @@ def problems(folder: Path, share: int = 0, shares: int = 1) -> list[str]:
         folder: The checkpoint.
         share: Which share of the files is read.
         shares: Number of shares; all together read everything.
+
+    Raises:
+        StageError: A file can't be read, so that nothing can be said.
     """
     try:
-        entries = _FILES.validate_python(json.loads((folder / FILES_NAME).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        entries = _FILES.validate_json(read_bytes(folder / FILES_NAME))
+    except (FileNotFoundError, NotADirectoryError):
         return [f"{FILES_NAME} is missing"]
-    except (OSError, ValueError, ValidationError) as error:
-        return [f"{FILES_NAME} can't be read: {error}"]
+    except ValidationError as error:
+        return [f"{FILES_NAME} is no list of files: {error.errors()[0]['msg']}"]
     # The largest first, in turn: the shares become about equal.
     by_size = sorted(entries, key=lambda name: (-entries[name].size, name))
     found = [_problem(folder / name, name, entries[name]) for name in by_size[share::shares]]
@@ -64,25 +72,16 @@ def newest_whole(folder: Path, stage: str) -> Path | None:
         The checkpoint, or None where there is none at all.
 
     Raises:
-        StageError: There are checkpoints, but all are broken.
+        StageError: There are checkpoints, but all are broken. Or the volume fails: no older checkpoint is taken instead.
     """
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    listed: list[list[Path]] = [checkpoints(folder) if rank == 0 else []]
-    torch.distributed.broadcast_object_list(listed, src=0)  # file systems may show other ranks another list
     broken: dict[Path, list[str]] = {}
-    for path in reversed(listed[0]):
-        found: list[list[str]] = [[]] * world_size
-        torch.distributed.all_gather_object(found, problems(path, rank, world_size))
+    # The first rank's list: file systems may show other ranks another one.
+    for path in reversed(on_first_rank(partial(checkpoints, folder))):
+        found = on_every_rank(partial(problems, path, rank, world_size))
         wrong = sorted({problem for part in found for problem in part})
         if not wrong:
-            if rank == 0:
-                for bad, why in broken.items():
-                    print(
-                        f"WARNING: {stage}: the training checkpoint {bad} is broken: {'; '.join(why)}. It is kept as "
-                        f"{set_aside(bad).name}; training goes on from {path.name}, the newest whole one.",
-                        flush=True,
-                    )
-            torch.distributed.barrier()
+            on_first_rank(partial(_set_aside, broken, path, stage))
             return path
         broken[path] = wrong
     if broken:
@@ -94,15 +93,22 @@ def newest_whole(folder: Path, stage: str) -> Path | None:
     return None
 
 
+def _set_aside(broken: Mapping[Path, list[str]], newest: Path, stage: str) -> None:
+    for path, why in broken.items():
+        print(
+            f"WARNING: {stage}: the training checkpoint {path} is broken: {'; '.join(why)}. It is kept as "
+            f"{set_aside(path).name}; training goes on from {newest.name}, the newest whole one.",
+            flush=True,
+        )
+
+
 def _problem(path: Path, name: str, entry: FileEntry) -> str | None:
     try:
-        size = path.stat().st_size
+        size = read_patiently(path.stat, path).st_size
         if size != entry.size:
             return f"{name} has {size} bytes instead of {entry.size}"
-        if sha256_file(path) != entry.sha256:
+        if read_patiently(lambda: sha256_file(path), path) != entry.sha256:
             return f"{name} was altered: its SHA-256 is another one"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return f"{name} is missing"
-    except OSError as error:
-        return f"{name} can't be read: {error}"
     return None

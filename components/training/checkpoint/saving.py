@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from components.errors import StageError
 from components.files import FileEntry
-from components.model.background import BackgroundWrite, HostBuffers
-from components.model.checkpoint import save_sharded
+from components.model.checkpoint.sharded import save_sharded
+from components.model.checkpoint.writer import BackgroundWriter, HostBuffers
+from components.model.distributed import on_every_rank, on_first_rank
 from components.model.vlm import VisionLanguageModel
 from components.storage.atomic import flush_folder, write_bytes, write_text
-from components.training.checkpoints import (
+from components.training.checkpoint.contents import (
     TENSORS_FOLDER,
     CheckpointFacts,
     Counters,
@@ -27,10 +27,10 @@ from components.training.checkpoints import (
     read_facts,
     training_state,
 )
-from components.training.integrity import file_entry, write_file_list
-from components.training.layout import FACTS_NAME, checkpoint_folder, checkpoints, unfinished
+from components.training.checkpoint.integrity import file_entry, write_file_list
+from components.training.checkpoint.layout import FACTS_NAME, checkpoint_folder, checkpoints, unfinished
+from components.training.checkpoint.retention import Retention
 from components.training.optimizer import MasterWeightAdamW
-from components.training.retention import Retention
 
 _SPARE_SHARE = 0.02  # what serialisation and the file system add to the tensors
 _SPARE_BYTES = 1 << 20
@@ -97,12 +97,12 @@ class CheckpointSaver:
         temporary = unfinished(final)
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        write = BackgroundWrite(self._buffers)
+        write = BackgroundWriter(self._buffers)
         try:
-            save_sharded(state, temporary / TENSORS_FOLDER, strategy=write)
-        except OSError as error:
+            save_sharded(state, temporary / TENSORS_FOLDER, write)
+        except StageError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise self._not_written(final, [f"rank {rank}: {error}"]) from error
+            raise self._not_written(final, error) from error
         facts = CheckpointFacts(
             counters=counters.model_copy(),
             data_parallel=parallel_state.get_data_parallel_world_size(),
@@ -125,18 +125,14 @@ class CheckpointSaver:
         if pending is None:
             return
         pending.thread.join()
-        outcomes: list[_Written | str] = [""] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(outcomes, pending.outcome)
-        failures = [f"rank {rank}: {outcome}" for rank, outcome in enumerate(outcomes) if isinstance(outcome, str)]
-        written = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-        if not failures:
-            said = [self._complete(pending, written) if torch.distributed.get_rank() == 0 else ""]
-            torch.distributed.broadcast_object_list(said, src=0)
-            failures = [f"rank 0: {said[0]}"] if said[0] else []
-        if failures:
+        try:
+            written = on_every_rank(pending.written)
+            on_first_rank(lambda: self._complete(pending, written))
+        except (OSError, StageError) as error:
             if torch.distributed.get_rank() == 0:
                 shutil.rmtree(unfinished(pending.final), ignore_errors=True)
-            raise self._not_written(pending.final, failures)
+            raise self._not_written(pending.final, error) from error
+        on_first_rank(self._drop_superseded)
 
     def close(self) -> None:
         """Wait until superseded checkpoints are removed."""
@@ -146,47 +142,34 @@ class CheckpointSaver:
 
     def _check_space(self, step: int, own_bytes: int) -> None:
         """Compare what all ranks will write with what is free, before anything is written or removed."""
-        sizes = [0] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(sizes, own_bytes)
-        needed = int(sum(sizes) * (1 + _SPARE_SHARE)) + _SPARE_BYTES
-        said = [""]
-        if torch.distributed.get_rank() == 0:
-            self.close()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self._folder).free
-            if free < needed:
-                said = [
-                    f"Too little space for the checkpoint of step {step}: it needs {needed / 1e6:,.1f} MB, "
-                    f"{free / 1e6:,.1f} MB are free at {self._folder}. Free some, or lower recipe.keep_checkpoints, "
-                    f"and run again. {self._whole()}"
-                ]
-        torch.distributed.broadcast_object_list(said, src=0)
-        if said[0]:
-            raise StageError(said[0])
+        needed = int(sum(on_every_rank(lambda: own_bytes)) * (1 + _SPARE_SHARE)) + _SPARE_BYTES
+        on_first_rank(lambda: self._check_free(step, needed))
 
-    def _complete(self, pending: "_Pending", written: "list[_Written]") -> str:
-        """Write what makes a checkpoint of all ranks' files, rename it, and drop superseded ones; the first rank's part.
+    def _check_free(self, step: int, needed: int) -> None:
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise StageError(
+                f"Too little space for the checkpoint of step {step}: it needs {needed / 1e6:,.1f} MB, "
+                f"{free / 1e6:,.1f} MB are free at {self._folder}. Free some, or lower recipe.keep_checkpoints, "
+                f"and run again. {self._whole()}"
+            )
 
-        Returns:
-            What went wrong, or an empty text.
-        """
+    def _complete(self, pending: "_Pending", written: "list[_Written]") -> None:
+        """Write what makes a checkpoint of all ranks' files, and rename it; the first rank's part."""
         temporary = unfinished(pending.final)
-        try:
-            pending.write.finish([part.results for part in written])
-            write_text(temporary / FACTS_NAME, pending.facts.model_dump_json(indent=2) + "\n")
-            entries = {name: entry for part in written for name, entry in part.entries.items()}
-            for path in (path for path in temporary.rglob("*") if path.is_file()):
-                name = path.relative_to(temporary).as_posix()
-                entries[name] = entries.get(name) or file_entry(path)
-            write_file_list(temporary, entries)
-            flush_folder(temporary / TENSORS_FOLDER)
-            flush_folder(temporary)
-            temporary.rename(pending.final)
-            flush_folder(self._folder)
-            self._drop_superseded()
-        except (OSError, StageError) as error:
-            return str(error)
-        return ""
+        pending.write.finish([part.results for part in written])
+        write_text(temporary / FACTS_NAME, pending.facts.model_dump_json(indent=2) + "\n")
+        entries = {name: entry for part in written for name, entry in part.entries.items()}
+        for path in (path for path in temporary.rglob("*") if path.is_file()):
+            name = path.relative_to(temporary).as_posix()
+            entries[name] = entries.get(name) or file_entry(path)
+        write_file_list(temporary, entries)
+        flush_folder(temporary / TENSORS_FOLDER)
+        flush_folder(temporary)
+        temporary.rename(pending.final)
+        flush_folder(self._folder)
 
     def _drop_superseded(self) -> None:
         """Take superseded checkpoints out of sight at once, and remove their files in the background."""
@@ -197,11 +180,11 @@ class CheckpointSaver:
         self._removal = threading.Thread(target=_remove, args=(moved,), daemon=True)
         self._removal.start()
 
-    def _not_written(self, final: Path, failures: list[str]) -> StageError:
+    def _not_written(self, final: Path, error: OSError | StageError) -> StageError:
         free = shutil.disk_usage(self._folder).free
+        said = error if isinstance(error, StageError) else f"rank {torch.distributed.get_rank()}: {error}"
         return StageError(
-            f"The checkpoint {final} could not be written: {'; '.join(failures)} ({free / 1e6:,.1f} MB are free there). "
-            f"{self._whole()}"
+            f"The checkpoint {final} could not be written: {said} ({free / 1e6:,.1f} MB are free there). {self._whole()}"
         )
 
     def _whole(self) -> str:
@@ -233,14 +216,20 @@ class _Pending:
     """
 
     def __init__(
-        self, final: Path, facts: CheckpointFacts, write: BackgroundWrite, own_files: dict[str, bytes]
+        self, final: Path, facts: CheckpointFacts, write: BackgroundWriter, own_files: dict[str, bytes]
     ) -> None:
         self.final = final
         self.facts = facts
         self.write = write
-        self.outcome: _Written | str = "the writing thread ended without a word"
         self.thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._own_files = own_files
+        self._outcome: _Written | Exception = RuntimeError("the writing thread ended without a word")
+
+    def written(self) -> _Written:
+        """Return what the thread has written, when it has ended; what it met is raised."""
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
 
     def _run(self) -> None:
         folder = unfinished(self.final)
@@ -249,12 +238,9 @@ class _Pending:
             for name, content in self._own_files.items():
                 write_bytes(folder / name, content)
             names = {f"{TENSORS_FOLDER}/{result.storage_data.relative_path}" for result in results}
-            self.outcome = _Written(results, {name: file_entry(folder / name) for name in [*names, *self._own_files]})
-        except OSError as error:
-            self.outcome = str(error)
+            self._outcome = _Written(results, {name: file_entry(folder / name) for name in [*names, *self._own_files]})
         except Exception as error:
-            traceback.print_exc()
-            self.outcome = repr(error)
+            self._outcome = error
 
 
 def _remove(folders: list[Path]) -> None:

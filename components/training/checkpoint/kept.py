@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
-from components.model.checkpoint import save_model
+from components.model.checkpoint.sharded import save_model
 from components.model.config import CHECKPOINT_FOLDER, MODEL_FILE, TOKENIZER_FOLDER
+from components.model.distributed import on_first_rank
 from components.model.vlm import VisionLanguageModel
-from components.training.checkpoints import load_trained, read_facts
-from components.training.layout import checkpoint_folder, checkpoints, kept_folder
-from components.training.retention import Mark, Retention
+from components.training.checkpoint.contents import read_facts
+from components.training.checkpoint.layout import checkpoint_folder, checkpoints, kept_folder
+from components.training.checkpoint.resume import load_trained
+from components.training.checkpoint.retention import Mark, Retention
 
 
 def write_kept_models(
@@ -29,17 +31,15 @@ def write_kept_models(
     Returns:
         The models that there are in the end, the final one included, by step.
     """
-    rank = torch.distributed.get_rank()
-    found = [[read_facts(path).mark for path in checkpoints(training)] if rank == 0 else []]
-    torch.distributed.broadcast_object_list(found, src=0)
+    found = on_first_rank(lambda: [read_facts(path).mark for path in checkpoints(training)])
     # A run that was stopped after its last step has a training checkpoint of it as well.
-    earlier = [mark for mark in found[0] if mark.step != final.step]
+    earlier = [mark for mark in found if mark.step != final.step]
     stay = [mark for mark in retention.for_good([*earlier, final]) if mark != final]
     for mark in stay:
         folder = kept_folder(output, mark.step)
         load_trained(checkpoint_folder(training, mark.step), model)
         save_model(model, folder / CHECKPOINT_FOLDER)
-        if rank == 0:
+        if torch.distributed.get_rank() == 0:
             copy_description(source, folder)
     return [*stay, final]
 

@@ -4,10 +4,14 @@
 found damaged and set aside.
 """
 
+import os
 import re
 import shutil
 from itertools import count
 from pathlib import Path
+
+from components.errors import StageError
+from components.storage.volume import read_patiently
 
 FILES_NAME = "files.json"
 FACTS_NAME = "counters.json"
@@ -34,9 +38,20 @@ def unfinished(checkpoint: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the complete training checkpoints below `folder`, oldest first."""
-    found = [path for path in folder.glob("iter_*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
+    """Return the complete training checkpoints below `folder`, oldest first; none where there is no such folder.
+
+    Raises:
+        StageError: The volume fails: which there are is not known.
+    """
+
+    def listed() -> list[Path]:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir()]
+
+    try:
+        return sorted(read_patiently(listed, folder), key=step_of)
+    except FileNotFoundError:
+        return []
 
 
 def step_of(checkpoint: Path) -> int:
@@ -48,9 +63,18 @@ def step_of(checkpoint: Path) -> int:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what interrupted writes and removals have left."""
+    """Remove what interrupted writes and removals have left.
+
+    Raises:
+        StageError: The volume does not let go of it.
+    """
     for path in folder.glob(f"iter_*{_UNFINISHED}"):
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise StageError(
+                f"{path}, left by an interrupted run, can't be removed: {error}. Remove it by hand."
+            ) from error
 
 
 def set_aside(checkpoint: Path) -> Path:

@@ -7,25 +7,24 @@ recipe has 1 GB instead of 16. The starting model's identity is kept with it, an
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.model.checkpoint import ShardedStateDict, load_sharded, sharded_parameters
-from components.model.distributed import seed_everything
+from components.model.checkpoint.sharded import ShardedStateDict, sharded_parameters
 from components.model.vlm import VisionLanguageModel
-from components.training.layout import FACTS_NAME
+from components.storage.volume import read_bytes
+from components.training.checkpoint.layout import FACTS_NAME
+from components.training.checkpoint.retention import Mark
 from components.training.optimizer import MasterWeightAdamW
-from components.training.retention import Mark
 
 TENSORS_FOLDER = "checkpoint"
-_TRACKED = "tracked."
+TRACKED_PREFIX = "tracked."
+"""Before the names of megatron-core's own generators within a random-number state."""
 
 
 class Counters(BaseModel):
@@ -75,62 +74,13 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
     """Return what a checkpoint says of itself.
 
     Raises:
-        StageError: It can't be read.
+        StageError: It is missing or damaged, or the volume fails; see `components.storage.volume`.
     """
     path = checkpoint / FACTS_NAME
     try:
-        return CheckpointFacts.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise StageError(f"{path} can't be read: {error}. Delete {checkpoint} to do without it.") from error
-
-
-def load_checkpoint(
-    path: Path, model: VisionLanguageModel, optimizer: MasterWeightAdamW, *, start: str, seed: int
-) -> tuple[CheckpointFacts, list[bytes]]:
-    """Restore what trains, the optimizer and the random state in place. Every rank calls this.
-
-    With another number of data-parallel ranks the saved random states fit nobody: all are seeded anew. At another
-    tensor-parallel size this holds for the generators of split activations alone.
-
-    Args:
-        path: The checkpoint.
-        model: The model, its frozen parts filled from the starting model.
-        optimizer: Its optimizer.
-        start: Identity of the starting model.
-        seed: The run's seed.
-
-    Returns:
-        What the checkpoint says of itself, and the loader states of all data-parallel ranks that there were, in their order.
-
-    Raises:
-        StageError: A part can't be read, or the run started from another model.
-    """
-    facts = read_facts(path)
-    if facts.model != start:
-        raise StageError(
-            f"The training checkpoint {path} belongs to a run that started from {facts.model}, this one starts from "
-            f"{start}: the frozen parts would not fit. Give the same model, or another output folder."
-        )
-    try:
-        loader_states = [(path / loader_name(rank)).read_bytes() for rank in range(facts.data_parallel)]
-    except OSError as error:
-        raise StageError(f"The training checkpoint {path} can't be read: {error}.") from error
-    state = load_sharded(training_state(model, optimizer), path / TENSORS_FOLDER)
-    fill_trained(model, state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    seed_everything(seed + facts.counters.step)
-    if facts.data_parallel == parallel_state.get_data_parallel_world_size():
-        same_split = facts.tensor_parallel == parallel_state.get_tensor_model_parallel_world_size()
-        tensor_rank = parallel_state.get_tensor_model_parallel_rank() if same_split else 0
-        name = random_name(parallel_state.get_data_parallel_rank(), tensor_rank)
-        _restore_random_state(torch.load(path / name, weights_only=True), split=same_split)
-    return facts, loader_states
-
-
-def load_trained(path: Path, model: VisionLanguageModel) -> None:
-    """Fill what trains from a checkpoint, without the optimizer's state. Every rank calls this."""
-    state = load_sharded({"model": trained_parameters(model)}, path / TENSORS_FOLDER, part_only=True)
-    fill_trained(model, state["model"])
+        return CheckpointFacts.model_validate_json(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError, ValidationError) as error:
+        raise StageError(f"{path} is missing or damaged: {error}. Delete {checkpoint} to do without it.") from error
 
 
 def training_state(model: VisionLanguageModel, optimizer: MasterWeightAdamW) -> ShardedStateDict:
@@ -143,14 +93,6 @@ def trained_parameters(model: VisionLanguageModel) -> ShardedStateDict:
     """Return the sharded state of the parameters that train."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in sharded_parameters(model).items() if name in trained}
-
-
-def fill_trained(model: VisionLanguageModel, loaded: dict[str, torch.Tensor]) -> None:
-    """Copy loaded tensors into the parameters that train."""
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(loaded[name])
 
 
 def bytes_to_write(state: ShardedStateDict) -> int:
@@ -179,17 +121,7 @@ def random_state() -> bytes:
         state["cuda"] = torch.cuda.get_rng_state()
         # Transformer Engine's attention dropout draws from megatron's own generators.
         tracked = get_cuda_rng_tracker().get_states()
-        state |= {f"{_TRACKED}{name}": generator for name, generator in tracked.items()}
+        state |= {f"{TRACKED_PREFIX}{name}": generator for name, generator in tracked.items()}
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()
-
-
-def _restore_random_state(state: dict[str, Any], *, split: bool) -> None:
-    """Restore the generators; those of split activations only where the split is the same."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-        if split:
-            tracked = {name.removeprefix(_TRACKED): value for name, value in state.items() if name.startswith(_TRACKED)}
-            get_cuda_rng_tracker().set_states(tracked)

@@ -1,35 +1,34 @@
 """Distributed checkpoints of megatron-core: written at one tensor-parallel size, read at any other."""
 
-import contextlib
 import pickle
-import queue
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
-import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from components.errors import InputError, StageError
+from components.model.checkpoint.writer import CheckpointWriter
+from components.model.distributed import on_first_rank
+from components.storage.volume import read_patiently
 
 ShardedStateDict = dict[str, Any]
 PretrainedPart = Literal["language", "vision"]
 
 PART_PREFIXES: dict[PretrainedPart, str] = {"language": "language_model.", "vision": "vision_model."}
 
-_LOAD_ERRORS = (
+_FINISHED_NAME = "metadata.json"  # megatron-core's, written last
+
+_DAMAGE = (
     CheckpointException,
     CheckpointingException,
-    OSError,
+    FileNotFoundError,
+    NotADirectoryError,
     EOFError,
     RuntimeError,
     KeyError,
@@ -82,28 +81,24 @@ def sharded_parameters(model: nn.Module, prefix: str = "") -> ShardedStateDict:
     return kept
 
 
-def save_sharded(state: ShardedStateDict, folder: Path, strategy: SaveShardedStrategy | None = None) -> None:
+def save_sharded(state: ShardedStateDict, folder: Path, writer: CheckpointWriter | None = None) -> None:
     """Write any sharded state dict (a model's, an optimizer's); all ranks call it.
 
     Args:
         state: Sharded tensors and objects, and common values that are equal on all ranks.
         folder: A new or empty folder; the first rank clears what an interrupted save has left.
-        strategy: How the tensors are written; None for megatron-core's own way.
+        writer: Another than the one that takes the tensors of `state` and returns when all is written.
 
     Raises:
         StageError: Writing failed.
+        VlmError: What the writer met where it gets its data.
     """
-    if torch.distributed.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    torch.distributed.barrier()
     try:
-        with _synchronous_save():
-            dist_checkpointing.save(state, str(folder), sharded_strategy=strategy)
-    except (CheckpointException, CheckpointingException) as error:
-        free = shutil.disk_usage(folder).free
+        on_first_rank(lambda: _make_empty(folder))
+        dist_checkpointing.save(state, str(folder), sharded_strategy=writer or CheckpointWriter())
+    except (OSError, CheckpointingException) as error:
         raise StageError(
-            f"The checkpoint {folder} could not be written ({free} bytes are free there): {error}"
+            f"The checkpoint {folder} could not be written ({_free_bytes(folder)} bytes are free there): {error}"
         ) from error
 
 
@@ -120,16 +115,13 @@ def load_sharded(state: ShardedStateDict, folder: Path, *, part_only: bool = Fal
 
     Raises:
         InputError: The folder is no checkpoint, is damaged, or its names or shapes differ from `state`.
+        StageError: The volume fails; see `components.storage.volume`.
     """
     _check_finished(folder)
-    strict = StrictHandling.ASSUME_OK_UNEXPECTED if part_only else StrictHandling.RAISE_ALL
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(
-            state, str(folder), strict=strict, validate_access_integrity=not part_only
-        )
-    except _LOAD_ERRORS as error:
+        return read_patiently(lambda: _load(state, folder, part_only=part_only), folder)
+    except _DAMAGE as error:
         raise InputError(f"The checkpoint {folder} is damaged or does not fit the model: {error}") from error
-    return loaded
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -137,11 +129,12 @@ def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         InputError: The folder is no checkpoint, or its metadata is damaged.
+        StageError: The volume fails; see `components.storage.volume`.
     """
     _check_finished(folder)
     try:
-        stored = dist_checkpointing.serialization.load_tensors_metadata(str(folder))
-    except _LOAD_ERRORS as error:
+        stored = read_patiently(lambda: dist_checkpointing.serialization.load_tensors_metadata(str(folder)), folder)
+    except _DAMAGE as error:
         raise InputError(f"The metadata of the checkpoint {folder} is damaged: {error}") from error
     return {name: tuple(tensor.global_shape) for name, tensor in stored.items()}
 
@@ -163,25 +156,45 @@ def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
         raise InputError(f"The checkpoint does not fit the model: missing {missing}, unexpected {unexpected}.")
 
 
+def _load(state: ShardedStateDict, folder: Path, *, part_only: bool) -> dict[str, Any]:
+    """Read once.
+
+    Raises:
+        OSError: A file can't be read. Either this rank has not talked to the others yet, or all ranks meet the same error:
+            each may call this again.
+    """
+    strict = StrictHandling.ASSUME_OK_UNEXPECTED if part_only else StrictHandling.RAISE_ALL
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(
+            state, str(folder), strict=strict, validate_access_integrity=not part_only
+        )
+    except CheckpointException as error:
+        failures = [failure for _, (failure, _) in sorted(error.failures.items())]
+        if isinstance(failures[0], OSError) and all(isinstance(failure, OSError) for failure in failures):
+            raise failures[0] from error
+        raise
+    return loaded
+
+
 def _check_finished(folder: Path) -> None:
-    if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
+    path = folder / _FINISHED_NAME
+    try:
+        read_patiently(path.stat, path)  # megatron-core takes any error for a missing file
+        finished = read_patiently(lambda: dist_checkpointing.check_is_distributed_checkpoint(str(folder)), path)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        finished = False
+    if not finished:
         raise InputError(
-            f"{folder} is not a finished megatron-core checkpoint: metadata.json is missing or of another kind."
+            f"{folder} is not a finished megatron-core checkpoint: {_FINISHED_NAME} is missing or of another kind."
         )
 
 
-@contextlib.contextmanager
-def _synchronous_save() -> Iterator[None]:
-    """Adapt megatron-core's writer to a synchronous save, and to machines without a GPU.
+def _make_empty(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
-    - The writer hands its results from the process to itself through a queue of a spawned manager process, which an
-      asynchronous save needs. That process imports the main module again: slow, and a hang in unguarded scripts. A
-      save that runs in this process needs only a plain queue.
-    - Without CUDA, two calls are answered: the current device is the CPU, and there is nothing to synchronise.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(filesystem_async, "_results_queue", queue.Queue()))
-        if not torch.cuda.is_available():
-            stack.enter_context(mock.patch.object(torch.cuda, "current_device", return_value=torch.device("cpu")))
-            stack.enter_context(mock.patch.object(torch.cuda, "synchronize"))
-        yield
+
+def _free_bytes(folder: Path) -> int:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free

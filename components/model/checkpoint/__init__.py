@@ -1,0 +1,1 @@
+"""Distributed checkpoints: one writer, one reader, whole models and models larger than memory."""

@@ -1,0 +1,1 @@
+"""What a killed training needs to go on exactly: written, checked, kept, restored."""
