@@ -1,21 +1,39 @@
-"""What all tests share: quiet libraries, few threads, one MLflow store per test process."""
+"""What all tests share: nothing of the user's own, quiet libraries, few threads, one MLflow store per test process."""
 
 import os
+import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# Set before anything imports torch: the tests share few cores.
+# A test that asked the user's cluster, bucket, tracking server or hub would do harm there, and prove nothing here. Set before
+# anything is imported: libraries read their configuration's place once.
+_USERS = re.compile(
+    r"(aws|hf|huggingface|hugging_face|transformers|mlflow|databricks|kubernetes|kf|xdg)_\w+|kubeconfig|\w+_proxy"
+    r"|(requests|curl)_ca_bundle|ssl_cert_\w+|vlm_(?!test_)\w+",
+    re.IGNORECASE,
+)
+for _name in [name for name in os.environ if _USERS.fullmatch(name)]:
+    del os.environ[_name]
+_HOME = tempfile.mkdtemp(prefix="vlm-test-home-")
+os.environ["HOME"] = _HOME
+
+# The tests share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "VLM_RUN_ID", "VLM_PRESET"):
-    os.environ.pop(_name, None)
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 # A slow machine is no failure.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+
+def pytest_unconfigure() -> None:
+    """Remove the home folder of this test process."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    ports = _free_ports(9)
+    ports = _free_ports(8)
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
     command = [
@@ -70,6 +70,10 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         f"-s3.port={ports[6]}",
         f"-s3.port.grpc={ports[7]}",
         f"-s3.config={folder / 's3.json'}",
+        # Catalogs that nothing here asks, on ports that another server of this machine may have.
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
     ]
     url = f"http://127.0.0.1:{ports[6]}"
     client = boto3.client(
