@@ -6,6 +6,9 @@ from pathlib import Path
 
 def main() -> int:
     """Generate as the spec says; return 1 on an error that the user can act on."""
+    from components.model.megatron import import_megatron
+
+    import_megatron()
     from components.errors import VlmError
     from components.generate.generation import generate_partition
     from components.generate.spec import GenerationSpec

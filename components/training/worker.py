@@ -15,6 +15,9 @@ def main() -> int:
     Returns:
         0 when finished, 75 when stopped by SIGTERM after saving, 1 on an error that the user can act on.
     """
+    from components.model.megatron import import_megatron
+
+    import_megatron()
     from components.errors import VlmError
     from components.training.spec import TrainingSpec
     from components.training.trainer import train

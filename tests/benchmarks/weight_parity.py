@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.weight_parity
 
-Every case of tests/support/parity.py is converted and combined by the real stages, loaded at tensor parallel 1, 2 and 4 with torchrun,
+Every case of tests/support/parity.py is converted and combined by the real stages, loaded at tensor parallel 1, 2 and 4,
 and compared with `LlavaForConditionalGeneration` on the same weights. The bf16 rows compare with the exact (float32) logits of
 the bf16 weights; transformers' own bf16 error stands beside them.
 """
@@ -10,7 +10,8 @@ the bf16 weights; transformers' own bf16 error stands beside them.
 import tempfile
 from pathlib import Path
 
-from tests.support.parity import CASES, DTYPES, SIZES, build_reference, logits_at
+from tests.support.parity import CASES, SIZES, build_reference, logits_at
+from tests.support.parity_worker import DTYPES
 
 
 def main() -> None:

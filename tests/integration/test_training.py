@@ -103,7 +103,13 @@ def _read_spec(path: Path) -> TrainingSpec:
 
 
 def _train(chain: Chain, folder: Path, processes: int = 2, tensor_parallel: int = 2, **recipe: object) -> Path:
-    """Train to the end and return the output folder."""
+    """Train to the end in processes that are forked, and return the output folder."""
+    spec = _read_spec(_spec(chain, folder, tensor_parallel, **recipe))
+    return train_in(Layout(tensor_parallel, processes // tensor_parallel), spec, folder)
+
+
+def _launch(chain: Chain, folder: Path, processes: int = 2, tensor_parallel: int = 2, **recipe: object) -> Path:
+    """Train to the end as a stage does, by torchrun, and return the output folder."""
     spec = _spec(chain, folder, tensor_parallel, **recipe)
     launch = LaunchConfig(processes_per_node=processes, tensor_parallel=tensor_parallel)
     run_local(TrainingJob("test", "components.training.worker", [str(spec)], folder / "logs", launch))
@@ -125,7 +131,7 @@ def _rows(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def uninterrupted(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run at tensor parallel 2 that was never stopped, with dropout so that random state matters."""
-    return _train(chain, tmp_path_factory.mktemp("uninterrupted"), hidden_dropout=0.1, keep_every=6)
+    return _launch(chain, tmp_path_factory.mktemp("uninterrupted"), hidden_dropout=0.1, keep_every=6)
 
 
 def _start(spec: Path) -> subprocess.Popen[bytes]:
@@ -384,7 +390,7 @@ def test_frozen_parts_stay_bit_for_bit_and_the_projector_moves(chain: Chain, tmp
 
 def test_diverging_loss_stops_with_the_last_good_checkpoint(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"training diverged.*Last good checkpoint"):
-        _train(chain, tmp_path, 1, 1, learning_rate=1e30, min_learning_rate=1e30, clip_grad=0, save_interval=1)
+        _launch(chain, tmp_path, 1, 1, learning_rate=1e30, min_learning_rate=1e30, clip_grad=0, save_interval=1)
 
 
 @pytest.mark.parametrize("texts", ["alone", "beside pictures"])
@@ -416,7 +422,7 @@ def test_fewer_data_parallel_ranks_go_on_with_the_same_global_batches(
     # The optimizer's state lies on two ranks, and then on one.
     folder = train_in(two, _with_iterations(_sharded(spec), 7), tmp_path / "changed")
     assert checkpoints(folder / "training")[-1].name == "iter_0000006"
-    _train(chain, folder, 1, 1, **STEADY)
+    _launch(chain, folder, 1, 1, **STEADY)
     assert "the same global batches, from 2 loader processes per rank" in capfd.readouterr().out
     rows, expected = read_metrics(folder / METRICS_FILE), read_metrics(whole / METRICS_FILE)
     assert [row["consumed_samples"] for row in rows] == [row["consumed_samples"] for row in expected]
@@ -426,7 +432,7 @@ def test_fewer_data_parallel_ranks_go_on_with_the_same_global_batches(
 def test_other_number_of_data_parallel_ranks_is_refused(chain: Chain, tmp_path: Path) -> None:
     _train(chain, tmp_path, 1, 1, iterations=4, save_interval=2)
     with pytest.raises(StageError, match="data-parallel ranks"):
-        _train(chain, tmp_path, 2, 1, iterations=6, save_interval=2)
+        _launch(chain, tmp_path, 2, 1, iterations=6, save_interval=2)
 
 
 def test_describing_held_out_pictures_changes_nothing_else(chain: Chain, uninterrupted: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import pytest
 from torch import Tensor
 
-from tests.support.parity import CASES, DTYPES, SIZES, Reference, build_reference, logits_at
+from tests.support.parity import CASES, SIZES, Reference, build_reference, logits_at
+from tests.support.parity_worker import DTYPES
 
 FP32_BOUND = 1e-5
 # Both compute in bf16 and round at different places: each is as far from the exact logits as the other.

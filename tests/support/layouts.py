@@ -1,7 +1,5 @@
 """The same training in several parallel layouts: what the test of their equality and the table of it share."""
 
-import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +11,8 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from components.tracking.tracker import METRICS_FILE
 from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
+from tests.support.ranks import run_ranks
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-# Imported once, by the server that all processes are forked from: a start costs a fork.
-_PROCESSES.set_forkserver_preload(["components.training.trainer"])
 _STREAMS = 2
 
 
@@ -54,17 +50,7 @@ def _train(spec: TrainingSpec) -> None:
     assert train(spec)
 
 
-def _join(train: Callable[[TrainingSpec], object], spec: str, rank: int, world_size: int, port: int) -> None:
-    """What torchrun does for a process, and the worker's work."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_USE_AGENT_STORE="True",
-    )
-    torch.set_num_threads(1)
+def _join(train: Callable[[TrainingSpec], object], spec: str) -> None:
     train(TrainingSpec.model_validate_json(spec))
 
 
@@ -93,18 +79,7 @@ def train_in(
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = spec.model_copy(update={"tensor_parallel": layout.tensor_parallel, "output_folder": folder})
-    world_size = layout.tensor_parallel * layout.data_parallel
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    processes = [
-        _PROCESSES.Process(target=_join, args=(train, own.model_dump_json(), rank, world_size, store.port))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
-    assert not failed, f"{layout}: ranks {failed} failed"
+    run_ranks(layout.tensor_parallel * layout.data_parallel, _join, train, own.model_dump_json())
     return folder
 
 

@@ -1,9 +1,8 @@
-"""One process of a tensor-parallel model; started by torchrun from `test_model_parallel.py`, without any main guard.
+"""What each process of a tensor-parallel model of two measures.
 
-Arguments: model folder, folder for results. Every rank writes `rank<number>.pt`; together they save the model to `saved`.
+Every rank writes `rank<number>.pt`; together they save the model to `saved`.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from components.model.vlm import build_model
 from tests.support.model_samples import measure
 
 
-def main(model_folder: Path, results: Path) -> None:
+def measure_rank(model_folder: Path, results: Path) -> None:
     """Load, measure, save."""
     parallel = initialize(2, device="cpu")
     config = read_model_config(model_folder)
@@ -30,6 +29,3 @@ def main(model_folder: Path, results: Path) -> None:
     save_model(model, results / "saved")
     torch.save(measured, results / f"rank{parallel.rank}.pt")
     destroy()
-
-
-main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -5,9 +5,6 @@ bases, tied embeddings, both activations of CLIP and of the projector, and both 
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,13 +33,10 @@ from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, VOCABULARY, pixel_values, samples
 from tests.support.model_world import CLIP_SETTINGS, finished_weights, redraw, tokenizer
-from tests.support.paths import ROOT, SUPPORT
+from tests.support.parity_worker import compute_logits
+from tests.support.ranks import run_ranks
 
 SIZES = (1, 2, 4)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WORKER = SUPPORT / "parity_worker.py"
-
-_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
 
 
 def logits_at(size: int, models: dict[str, Path], dtypes: dict[str, str], results: Path) -> dict[str, Tensor]:
-    """Compute logits of model folders in one torchrun of `size` processes.
+    """Compute logits of model folders in one job of `size` processes.
 
     Args:
         size: Tensor-parallel size.
@@ -145,26 +139,7 @@ def logits_at(size: int, models: dict[str, Path], dtypes: dict[str, str], result
     results.mkdir(parents=True)
     jobs = {name: [str(path), dtypes[name]] for name, path in models.items()}
     (results / "jobs.json").write_text(json.dumps(jobs))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={size}",
-    ]
-    done = subprocess.run(
-        [*command, str(WORKER), str(results)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-4000:])
+    run_ranks(size, compute_logits, results)
     loaded: dict[str, Tensor] = torch.load(results / "logits.pt", weights_only=True)
     return loaded
 

@@ -1,4 +1,4 @@
-"""One process of `tests.support.parity.logits_at`; started by torchrun. The argument is the folder with `jobs.json`.
+"""What each process of `tests.support.parity.logits_at` does. The argument is the folder with `jobs.json`.
 
 The first rank writes `logits.pt`. Beside the jobs it has "wrong cut": the first model with the gated MLP's first weight cut as
 one matrix, as if gate and up had been put together before cutting instead of each on its own.
@@ -6,7 +6,6 @@ one matrix, as if gate and up had been put together before cutting instead of ea
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -18,10 +17,11 @@ from components.model.config import read_model_config
 from components.model.distributed import destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
 from tests.support.model_samples import VOCABULARY, packed, pixel_values, samples
-from tests.support.parity import DTYPES
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def main(results: Path) -> None:
+def compute_logits(results: Path) -> None:
     """Load every model and compute its logits."""
     parallel = initialize(int(os.environ["WORLD_SIZE"]), device="cpu")
     jobs = json.loads((results / "jobs.json").read_text())
@@ -56,7 +56,3 @@ def _cut_as_one_matrix(model: VisionLanguageModel) -> None:
         halves = [part.chunk(2) for part in parts]
         whole = torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
         weight.data.copy_(whole.chunk(group.size())[group.rank()])
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,8 +1,5 @@
-"""The model at tensor-parallel size 2, in real processes (torchrun, gloo), against size 1 in this process."""
+"""The model at tensor-parallel size 2, in real processes (gloo), against size 1 in this process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,9 @@ from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from tests.support.model_samples import TOLERANCE, VOCABULARY, measure, packed, pixel_values, samples
+from tests.support.model_worker import measure_rank
 from tests.support.model_world import World, build_world
-from tests.support.paths import ROOT, SUPPORT
-
-WORKER = SUPPORT / "model_worker.py"
+from tests.support.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def results(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes measured and saved."""
     folder = tmp_path_factory.mktemp("results")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(WORKER), str(world.model), str(folder)]
-    done = subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_ranks(2, measure_rank, world.model, folder)
     return folder
 
 
