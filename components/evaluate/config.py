@@ -57,8 +57,6 @@ class EvaluateConfig(BaseModel):
         gate_partial: Judge gates on a partial score, too; otherwise none passes on one.
         bootstrap_samples: Resamplings of the held-out set behind each 95 % interval.
         constant_candidates: Captioning: how many distinct training captions are tried as the best constant caption.
-        spice_jars: Captioning: folder with stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar, which SPICE needs;
-            empty to go without SPICE.
         samples (samples): How many samples are shown with their pictures.
         seed: Of the resampling, the candidates, and the letter that stands for an answer without one.
     """
@@ -71,7 +69,6 @@ class EvaluateConfig(BaseModel):
     gate_partial: bool = False
     bootstrap_samples: int = Field(default=1000, ge=100)
     constant_candidates: int = Field(default=1000, ge=1)
-    spice_jars: str = ""
     samples: int = Field(default=24, ge=0)
     seed: int = 0
 

