@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from components.cores import available_cores
+
 _GIB = 1 << 30
 _NEEDED_MEMORY_GIB = 4
 _NEEDED_DISK_GIB = 3
@@ -147,7 +149,7 @@ def _java() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     good = cores >= _NEEDED_CORES
     return Finding(
         "CPU cores",

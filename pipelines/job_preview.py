@@ -2,8 +2,8 @@
 
 import yaml
 
+from components.context import RunContext
 from components.errors import ConfigurationError
-from components.stage.context import RunContext
 from components.training.stage import training_job
 from pipelines.config import RunConfig, TrainingStage
 

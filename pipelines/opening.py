@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
+from components.progress import Progress, progress_folder
 from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder
-from components.stage.context import RunContext
-from components.stage.progress import Progress, progress_folder
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run

@@ -5,7 +5,7 @@ Without effect in local runs, but for one thing: a task that asks for GPUs must 
 
 from kfp import dsl, kubernetes
 
-from components.model.device import DEVICE_VARIABLE
+from components.device import DEVICE_VARIABLE
 from pipelines.config import RunConfig
 
 _RETRY_WAIT = "60s"

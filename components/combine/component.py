@@ -24,7 +24,7 @@ def combine(
     """
     from components.combine.config import CombineConfig
     from components.combine.stage import run_combine
-    from components.stage.context import RunContext
+    from components.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

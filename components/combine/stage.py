@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.combine.config import CombineConfig
-from components.stage.context import RunContext
+from components.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "combine"

@@ -14,12 +14,12 @@ import yaml
 from components.errors import InputError, StageError, VlmError
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
+from components.progress import progress_folder
 from components.runs.find import Places, Run, find_run
 from components.runs.folder import CONFIG_NAME, RunFolder
 from components.runs.mlflow import STAGE_TAG, fetch_artifact, stage_runs
 from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME, read_manifest
-from components.stage.progress import progress_folder
 from components.tracking.tracker import METRICS_FILE, as_stage_error, connect, flatten
 
 if TYPE_CHECKING:

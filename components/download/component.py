@@ -14,9 +14,9 @@ def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]
         settings: Sources of the data, seed, counts.
         raw: The raw dataset: pictures, captions, conversations, held-out ground truth.
     """
+    from components.context import RunContext
     from components.download.config import DatasetConfig
     from components.download.stage import run_download_dataset
-    from components.stage.context import RunContext
     from components.stage.pointer import publish
     from components.stage.shell import reported_errors
 
@@ -35,9 +35,9 @@ def download_weights(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset],
         raw: The raw dataset; a random model's tokenizer is trained on its text.
         weights: Language and vision model with the tokenizer.
     """
+    from components.context import RunContext
     from components.download.config import WeightsConfig
     from components.download.stage import run_download_weights
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

@@ -1,6 +1,5 @@
 """Source `scenes://`: draws pictures and writes captions, conversations and questions about them."""
 
-import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from components.cores import available_cores
 from components.download import layout
 from components.download.config import ScenesConfig
 from components.download.multiple_choice import MultipleChoice, balanced_letters
@@ -23,7 +23,7 @@ from components.download.scenes import (
     multiple_choice,
     question,
 )
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.atomic import write_json
 
 CATEGORIES = ("colour", "shape", "place")
@@ -104,7 +104,7 @@ def _invent(config: ScenesConfig, seed: int, held_out: frozenset[str], count: in
 
 def _write_pictures(drawn: list[Drawn], side: int, path: Path, progress: Progress) -> None:
     progress.start("drawing", len(drawn), "pictures")
-    workers = len(os.sched_getaffinity(0))
+    workers = available_cores()
     # Fresh processes: a fork of a process with threads (a caller that uses torch, say) could hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, layout.open_pictures(path) as archive:
         pictures = pool.map(draw, (item.scene for item in drawn), repeat(side), chunksize=_CHUNK)

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.errors import InputError, StageError
 from components.files import FileEntry
-from components.stage.context import RunContext
+from components.progress import Progress
 from components.stage.manifest import MANIFEST_NAME, Manifest, read_manifest
-from components.stage.progress import Progress
 from components.stage.runner import StageWork, run_stage
 from components.storage.checksum import sha256_file
 from components.storage.config import TransferConfig

@@ -20,7 +20,7 @@ from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
 from components.download.vqa import read_textvqa, read_vqav2
 from components.errors import InputError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.atomic import write_json
 
 QUESTION = "Which caption describes the picture?"

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.download import layout
 from components.errors import InputError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.tasks.template import LETTERS
 
 PREFIX = "mmmu/"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.download import layout
 from components.errors import InputError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.transfer import link_or_copy
 
 _LOOKED_AT = 1000

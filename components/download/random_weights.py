@@ -12,7 +12,7 @@ from components.download import layout
 from components.download.config import WeightsConfig
 from components.download.weights import LANGUAGE, VISION
 from components.errors import ConfigurationError, InputError
-from components.stage.progress import Progress
+from components.progress import Progress
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

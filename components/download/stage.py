@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.download.config import NAMED, RANDOM, SCENES, DatasetConfig, WeightsConfig
 from components.download.fetched import Fetched, Wanted, fetch_sources
 from components.errors import ConfigurationError, InputError
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 from components.storage.checksum import content_key
 from components.storage.config import TransferConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.download.fetched import Choice, Fetched
 from components.errors import InputError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.transfer import link_or_copy
 
 LANGUAGE = "language"

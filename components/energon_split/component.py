@@ -15,9 +15,9 @@ def energon_split(context: dict, settings: dict, shards: dsl.Input[dsl.Dataset],
         shards: The WebDataset shards.
         dataset: The energon dataset and its blend file.
     """
+    from components.context import RunContext
     from components.energon_split.config import EnergonSplitConfig
     from components.energon_split.stage import run_energon_split
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

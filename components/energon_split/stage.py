@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
+from components.cores import available_cores
 from components.energon_split.blend import (
     CRUDE_CONFIG,
     DATASET_FOLDER,
@@ -12,7 +14,6 @@ from components.energon_split.blend import (
     write_blend,
 )
 from components.energon_split.config import EnergonSplitConfig
-from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.stage.runner import StageOutput, StageWork, run_stage
 
@@ -40,7 +41,7 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         from components.data.blend import BLEND_FILE
         from components.energon_split.preparation import known_files, link_shards, prepare, write_configs
         from components.energon_split.verification import check_first_sample, verify
-        from components.wds_conversion.conversion import SHARDS_FOLDER, available_processes
+        from components.wds_conversion.conversion import SHARDS_FOLDER
 
         for other in others:
             check_first_sample(other)
@@ -49,7 +50,7 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         dataset = work.folder / DATASET_FOLDER
         linked = link_shards(sorted((shards / SHARDS_FOLDER).glob("*.tar")), dataset)
         work.known_files.update(known_files(linked, DATASET_FOLDER, SHARDS_FOLDER, conversion.files))
-        processes = available_processes()
+        processes = available_cores()
         splits = prepare(dataset, config.ratio, processes)
         write_configs(dataset, list(written["formats"]), written["text_only"], config.sample_type)
         counts = verify(dataset, splits, written["samples"], processes, work.progress)

@@ -23,7 +23,7 @@ from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.data.conversation import conversation_pairs
 from components.energon_split.blend import CRUDE_CONFIG, BlendEntry
 from components.errors import InputError, StageError
-from components.stage.progress import Progress
+from components.progress import Progress
 
 _KEYS_PER_BATCH = 500
 _SAMPLES_PER_WORKER = 20_000  # below this a worker's start costs more than it saves

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.context import RunContext
 from components.errors import ConfigurationError, InputError, StageError
 from components.evaluate.config import Gate
 from components.runs.find import FinishedStage, Places, Run, fetch_stage_file, find_run, find_stage
-from components.stage.context import RunContext
 
 if TYPE_CHECKING:
     from components.evaluate.gates import Rival

@@ -38,10 +38,10 @@ def evaluate(
     import shutil
     from collections import namedtuple
 
+    from components.context import RunContext
     from components.evaluate.config import EvaluateConfig
     from components.evaluate.scores import read_scores
     from components.evaluate.stage import PAGE_FILE, run_evaluate
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 
@@ -73,8 +73,8 @@ def quality_gate(context: dict, settings: dict, evaluations: list, exported: dsl
     """
     from pathlib import Path
 
+    from components.context import RunContext
     from components.evaluate.quality_gate import run_quality_gate
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of
     from components.stage.shell import reported_errors
     from components.tracking.registry import RegistryConfig

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.context import RunContext
 from components.evaluate.gates import enforce_gates
 from components.evaluate.scores import Measure, Scores, read_scores
-from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.stage.runner import input_identity
 from components.tracking.registry import RegistryConfig, register

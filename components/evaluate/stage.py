@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.context import RunContext
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EvaluateConfig
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 import jinja2
 
+from components.context import RunContext
 from components.evaluate.scores import Scores, read_scores
 from components.export.source import ModelSource
 from components.report.lineage import StageRecord, upstream_stages
-from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.storage.atomic import write_text
 

@@ -26,9 +26,9 @@ def export(
     """
     from pathlib import Path
 
+    from components.context import RunContext
     from components.export.config import ExportConfig
     from components.export.stage import run_export
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
 from components.errors import ConfigurationError, StageError
 from components.export.config import ExportConfig
-from components.stage.context import RunContext
+from components.progress import Progress
 from components.stage.manifest import check_files, read_manifest
-from components.stage.progress import Progress
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "export"

@@ -26,9 +26,9 @@ def generate(
         raw: Raw dataset with pictures and ground truth.
         predictions: One object per sample and control (`predictions.jsonl`).
     """
+    from components.context import RunContext
     from components.generate.config import GenerateConfig
     from components.generate.stage import run_generate
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

@@ -25,7 +25,7 @@ from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, read_mo
 from components.model.decoding import generate
 from components.model.distributed import ParallelState, destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.atomic import open_atomic, write_json
 from components.tasks.loading import load_samples
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
 from components.errors import ConfigurationError
 from components.generate.config import GenerateConfig
 from components.generate.spec import FACTS_FILE, GenerationSpec
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import content_key, sha256_file

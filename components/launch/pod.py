@@ -4,9 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError
 from components.launch.job import TrainingJob
-from components.model.device import DEVICE_VARIABLE
 
 RUN_LABEL = "vlm-pipelines/run-id"
 STAGE_LABEL = "vlm-pipelines/stage"

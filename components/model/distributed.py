@@ -12,8 +12,8 @@ import torch.distributed
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
+from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError, StageError, VlmError
-from components.model.device import DEVICE_VARIABLE
 
 _DEFAULT_TIMEOUT_S = 1800.0
 _Result = TypeVar("_Result")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from components.stage.progress import Progress
+from components.progress import Progress
 
 Read = Callable[[str], Tensor]
 Module = TypeVar("Module", bound=nn.Module)

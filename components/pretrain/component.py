@@ -28,8 +28,8 @@ def pretrain(
         metrics: Final losses, speed and counters.
         curves: Loss and learning rate over the steps.
     """
+    from components.context import RunContext
     from components.launch.config import ClusterConfig
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
     from components.training.config import TrainingConfig

@@ -29,9 +29,9 @@ def report(
     import shutil
     from pathlib import Path
 
+    from components.context import RunContext
     from components.report.config import ReportConfig
     from components.report.stage import REPORT_FILE, run_report
-    from components.stage.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.stage.context import RunContext
+from components.context import RunContext
+from components.progress import progress_folder
 from components.stage.manifest import MANIFEST_NAME, Manifest, read_manifest
-from components.stage.progress import progress_folder
 
 
 @dataclass(frozen=True)

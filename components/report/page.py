@@ -9,13 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from components.context import RunContext
 from components.evaluate.page import EvaluationView, environment, evaluation_view, stylesheet
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.report.charts import Point, Series, line_chart, smoothed, thinned
 from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
-from components.stage.context import RunContext
 from components.stage.manifest import Manifest
 from components.tracking.tracker import METRICS_FILE
 

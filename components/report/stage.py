@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
 from components.report.config import ReportConfig
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "report"

@@ -5,7 +5,7 @@ pipeline.yaml   the compiled pipeline of a local run
 config.yaml     the settings in force
 context.json    the run's context, as every stage gets it
 log.txt         output of all stages
-progress/       one file per stage (see components/stage/progress.py)
+progress/       one file per stage (see components/progress.py)
 kfp/            KFP's own artifacts: pointers to stage folders
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from components.errors import InputError
-from components.stage.progress import progress_folder
+from components.progress import progress_folder
 from components.storage.atomic import write_json
 
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment

@@ -1,1 +1,1 @@
-"""What a stage is: its run context, its workspace folder, its manifest, its KFP pointer."""
+"""What a stage is: its workspace folder, its manifest, its KFP pointer."""

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.errors import StageError, VlmError
 from components.files import FileEntry
-from components.stage.context import RunContext
+from components.progress import Progress, progress_folder
 from components.stage.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -25,7 +26,6 @@ from components.stage.manifest import (
     read_manifest,
     write_manifest,
 )
-from components.stage.progress import Progress, progress_folder
 from components.storage.checksum import content_key
 from components.tracking.tracker import StageTracker, stage_tracker
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import InputError
 from components.files import FileEntry
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.atomic import write_text
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import InputError, StageError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.config import TransferConfig
 from components.storage.faults import Faults
 from components.storage.partial import PartialFile, is_finished, missing_ranges, stored_ranges

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.context import RunContext
 from components.errors import StageError
-from components.stage.context import RunContext
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
 from components.errors import StageError
 from components.launch.config import ClusterConfig
 from components.launch.job import TrainingJob
 from components.launch.run import run_job
-from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, read_manifest, write_manifest
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text

@@ -29,7 +29,7 @@ from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
 from components.model.distributed import ParallelState, destroy, initialize, on_first_rank, seed_everything
 from components.model.vlm import Part, build_model, count_parameters
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
 from components.tracking.tracker import METRICS_FILE, StageTracker, attach

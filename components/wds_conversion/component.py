@@ -15,7 +15,7 @@ def wds_conversion(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], s
         raw: The raw dataset.
         shards: The shards, with the list of rejected entries.
     """
-    from components.stage.context import RunContext
+    from components.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
     from components.wds_conversion.config import WdsConversionConfig
@@ -41,7 +41,7 @@ def wds_conversion_part(
         raw: The raw dataset.
         shards: The shards of the range.
     """
-    from components.stage.context import RunContext
+    from components.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
     from components.wds_conversion.config import WdsConversionConfig
@@ -74,7 +74,7 @@ def wds_conversion_merge(
         raw: The raw dataset.
         shards: The shards, with the list of rejected entries.
     """
-    from components.stage.context import RunContext
+    from components.context import RunContext
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
     from components.wds_conversion.config import WdsConversionConfig

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from typing import Any
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
 from components.files import TEMPORARY_SUFFIX, FileEntry
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.atomic import open_atomic
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.entries import KeyMaker, read_entries
@@ -27,7 +26,6 @@ REJECTS_FILE = "rejects.jsonl"
 ROWS_PER_PROCESS = 2000
 
 _EXAMPLES = 3
-_CPU_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: quota and period in microseconds
 _PROGRESS_ROWS = 10_000
 
 
@@ -238,16 +236,6 @@ def check_shard_count(facts: dict[str, Any], config: WdsConversionConfig, listin
         raise InputError(
             f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
         )
-
-
-def available_processes() -> int:
-    """Return the number of CPUs that this process may use: those it may run on, within its container's limit."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_LIMIT_FILE.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))
 
 
 class _TooManyRejects(Exception):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import StageError
+from components.progress import Progress
 from components.stage.manifest import read_manifest
-from components.stage.progress import Progress
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.conversion import (
     MARKERS_FOLDER,

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
+from components.cores import available_cores
 from components.errors import StageError
-from components.stage.context import RunContext
 from components.stage.manifest import read_manifest
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.wds_conversion.config import WdsConversionConfig
@@ -29,9 +30,9 @@ def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Pa
     """
 
     def body(work: StageWork) -> dict[str, Any]:
-        from components.wds_conversion.conversion import REJECTS_FILE, available_processes, check_shard_count, convert
+        from components.wds_conversion.conversion import REJECTS_FILE, check_shard_count, convert
 
-        converted = convert(raw, work.folder, config, available_processes(), work.progress)
+        converted = convert(raw, work.folder, config, available_cores(), work.progress)
         check_shard_count(converted.facts, config, work.folder / REJECTS_FILE)
         work.known_files.update(converted.files)
         return converted.facts
@@ -69,9 +70,9 @@ def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, ra
         )
 
     def body(work: StageWork) -> dict[str, Any]:
-        from components.wds_conversion.conversion import Part, available_processes, convert
+        from components.wds_conversion.conversion import Part, convert
 
-        converted = convert(raw, work.folder, config, available_processes(), work.progress, Part(part, total))
+        converted = convert(raw, work.folder, config, available_cores(), work.progress, Part(part, total))
         work.known_files.update(converted.files)
         return {**converted.facts, "entries_in_all": converted.entries}
 

@@ -22,7 +22,7 @@ def weight_conversion(
         converted: The part as a distributed checkpoint, with a report on every tensor.
         metrics: The largest difference between the source's output and the checkpoint's, and counts.
     """
-    from components.stage.context import RunContext
+    from components.context import RunContext
     from components.stage.pointer import folder_of, publish, publish_numbers
     from components.stage.shell import reported_errors
     from components.weight_conversion.config import WeightConversionConfig

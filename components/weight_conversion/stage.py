@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from components.context import RunContext
 from components.errors import StageError
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput, StageWork, run_stage
 from components.storage.atomic import write_json
 from components.weight_conversion.config import WeightConversionConfig

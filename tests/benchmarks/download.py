@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.stage.progress import Progress
+from components.cores import available_cores
+from components.progress import Progress
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source
 from components.storage.transfer import fetch_files
@@ -53,7 +54,7 @@ def measure(folder: Path, megabytes: int, repeat: int) -> None:
         for connections in (1, 8):
             speed = _speed(_fetch("s3://data/file.bin", connections), folder, len(content), repeat)
             rows.append(("S3", str(connections), speed))
-    print(f"\n{megabytes} MB, {len(os.sched_getaffinity(0))} cores, median of {repeat}\n")
+    print(f"\n{megabytes} MB, {available_cores()} cores, median of {repeat}\n")
     print("| way | connections | MB/s |\n|---|---|---|")
     for way, connections, speed in rows:
         print(f"| {way} | {connections} | {speed:.0f} |")

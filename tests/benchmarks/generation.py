@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from components.context import RunContext
 from components.data.image import normalise
 from components.data.packing import EncodedSample
 from components.data.pictures import Pictures
@@ -38,7 +39,6 @@ from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
-from components.stage.context import RunContext
 from components.tasks.loading import load_samples, load_task
 from pipelines.config import load_preset
 from tests.support.small_chain import prepare

@@ -24,10 +24,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from components.context import RunContext
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local
-from components.stage.context import RunContext
 from components.tracking.tracker import METRICS_FILE
 from components.training.checkpoint.layout import checkpoints, step_of
 from components.training.metrics import read_metrics

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.stage.context import RunContext
+from components.context import RunContext
 from components.training.config import Recipe
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset

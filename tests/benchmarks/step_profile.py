@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from components.stage.context import RunContext
+from components.context import RunContext
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset
 from tests.support.layouts import Layout, train_in

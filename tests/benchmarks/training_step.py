@@ -12,8 +12,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from components.context import RunContext
 from components.launch.config import LaunchConfig
-from components.stage.context import RunContext
 from components.tracking.tracker import METRICS_FILE
 from components.training.metrics import read_metrics
 from components.training.stage import run_training

@@ -28,9 +28,10 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from components.stage.progress import Progress
+from components.cores import available_cores
+from components.progress import Progress
 from components.wds_conversion.config import ImageCheck, WdsConversionConfig
-from components.wds_conversion.conversion import available_processes, convert
+from components.wds_conversion.conversion import convert
 
 DISTINCT_PICTURES = 300
 SHARD_SAMPLES = 2000
@@ -64,10 +65,10 @@ def measure_speed(folder: Path, size: int) -> None:
     raw = folder / "raw"
     count = make_dataset(raw, size)
     total = (raw / "images.zip").stat().st_size
-    print(f"{count} pictures, {total / 1e9:.2f} GB, {available_processes()} cores", flush=True)
+    print(f"{count} pictures, {total / 1e9:.2f} GB, {available_cores()} cores", flush=True)
     timings = [Timing("copy of the zip", timed(raw, folder / "copy", copy))]
     timings.append(Timing("reference: unzip, ShardWriter", timed(raw, folder / "reference", reference)))
-    for processes in dict.fromkeys((1, available_processes())):
+    for processes in dict.fromkeys((1, available_cores())):
         for check in CHECKS:
             way = f"this stage, {processes} process{'es' if processes > 1 else ''}, check_images={check}"
             config = WdsConversionConfig(
@@ -102,7 +103,7 @@ def _memory(raw: Path, output: Path) -> tuple[float, int, int]:
     config = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain", check_images="off")
     watch = _MemoryWatch("benchmark")
     start = time.monotonic()
-    convert(raw, output, config, max(2, available_processes()), watch)
+    convert(raw, output, config, max(2, available_cores()), watch)
     return time.monotonic() - start, _peak_memory(os.getpid()), watch.largest
 
 

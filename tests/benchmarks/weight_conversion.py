@@ -23,7 +23,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from components.stage.context import RunContext
+from components.context import RunContext
 from components.stage.manifest import Manifest, list_files, write_manifest
 
 _FILE_BYTES = 5_000_000_000

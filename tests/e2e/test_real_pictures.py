@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from components.context import RunContext
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.stage import run_generate
-from components.stage.context import RunContext
 from components.training.stage import run_training
 from pipelines.config import load_preset
 from tests.support.small_chain import prepare

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.stage.context import RunContext
+from components.context import RunContext
 from pipelines.config import RunConfig, load_preset
 from tests.support.small_chain import SMALL, prepare
 

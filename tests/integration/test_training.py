@@ -14,13 +14,13 @@ import psutil
 import pytest
 import torch
 
+from components.context import RunContext
 from components.errors import StageError
 from components.export.source import ModelSource
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local, terminate_tree
 from components.model.distributed import single_process
-from components.stage.context import RunContext
 from components.stage.manifest import check_files, read_manifest
 from components.stage.runner import input_identity
 from components.tracking.tracker import METRICS_FILE

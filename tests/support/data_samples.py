@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from components.context import RunContext
 from components.data.tokenizer import ChatTokenizer
 from components.energon_split.config import EnergonSplitConfig
 from components.energon_split.stage import run_energon_split
-from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, write_manifest
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion

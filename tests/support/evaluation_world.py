@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
+from components.context import RunContext
 from components.generate.config import GenerateConfig
 from components.generate.requests import requests_of_partition
 from components.generate.stage import generation_hash
-from components.stage.context import RunContext
 from components.stage.runner import StageWork, input_identity, run_stage
 from components.storage.checksum import sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity

@@ -10,11 +10,11 @@ from transformers import CLIPVisionModel, MistralForCausalLM
 
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
+from components.context import RunContext
 from components.data.image_settings import ImageSettings
 from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.vlm import VisionLanguageModel, build_model
-from components.stage.context import RunContext
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE, SPECIAL_TOKENS

@@ -11,9 +11,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, Mistr
 
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
+from components.context import RunContext
 from components.data.packing import EncodedSample
 from components.model.vlm import VisionLanguageModel
-from components.stage.context import RunContext
 from components.stage.manifest import Manifest, list_files, write_manifest
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion

@@ -24,11 +24,11 @@ from transformers import (
 
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
+from components.context import RunContext
 from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import build_model
-from components.stage.context import RunContext
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, VOCABULARY, pixel_values, samples

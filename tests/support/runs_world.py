@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.context import RunContext
 from components.runs.folder import RunFolder
-from components.stage.context import RunContext
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run

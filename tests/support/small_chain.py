@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.combine.stage import run_combine
+from components.context import RunContext
 from components.download.stage import run_download_dataset, run_download_weights
 from components.energon_split.stage import run_energon_split
-from components.stage.context import RunContext
 from components.wds_conversion.stage import run_wds_conversion
 from components.weight_conversion.stage import run_weight_conversion
 from pipelines.config import RunConfig

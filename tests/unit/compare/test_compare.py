@@ -26,13 +26,13 @@ from components.compare.comparison import Comparison, compare
 from components.compare.page import render_comparison
 from components.compare.runs import load_runs
 from components.compare.table import tables
+from components.context import RunContext
 from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.runs.find import Places
 from components.runs.folder import RunFolder
-from components.stage.context import RunContext
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json, write_text
 from components.tasks.sample import HeldOutSample

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.context import RunContext
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, FolderConfig, ScenesConfig
 from components.download.intake import write_dataset
@@ -21,8 +22,7 @@ from components.download.multiple_choice import multiple_choice_prompt
 from components.download.parts import folder_parts
 from components.download.stage import run_download_dataset
 from components.errors import InputError
-from components.stage.context import RunContext
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.stage.runner import StageOutput
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source, listing_identity

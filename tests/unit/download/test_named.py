@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from components.context import RunContext
 from components.download.config import DatasetConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError, StageError
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput
 from components.tasks.loading import load_samples, load_task
 from pipelines.config import load_preset

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.context import RunContext
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, ScenesConfig
 from components.download.dataset import conversation
@@ -31,7 +32,6 @@ from components.download.scenes import (
 )
 from components.download.stage import run_download_dataset
 from components.errors import ConfigurationError
-from components.stage.context import RunContext
 from components.tasks.template import LETTERS
 
 SMALL = ScenesConfig(pictures=60, held_out_pictures=24, side=64)

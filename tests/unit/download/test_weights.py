@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from components.context import RunContext
 from components.data.tokenizer import ChatTokenizer
 from components.download.config import DatasetConfig, ScenesConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError
-from components.stage.context import RunContext
 
 LANGUAGE: dict[str, Any] = {
     "hidden_size": 32,

@@ -28,6 +28,7 @@ from megatron.energon import (
 from megatron.energon.task_encoder.base import stateless
 from pydantic import ValidationError
 
+from components.context import RunContext
 from components.data.image_settings import ImageSettings
 from components.data.loader import LoaderSettings, TrainingLoader
 from components.energon_split.config import SPLITS, BlendPart, EnergonSplitConfig, SampleType, divide, split_problem
@@ -35,8 +36,7 @@ from components.energon_split.preparation import link_shards, prepare, write_con
 from components.energon_split.stage import run_energon_split
 from components.energon_split.verification import verify
 from components.errors import ConfigurationError, InputError, StageError
-from components.stage.context import RunContext
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.stage.runner import StageOutput
 from components.storage.checksum import sha256_file
 from components.wds_conversion.config import WdsConversionConfig

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from components.context import RunContext
 from components.errors import ConfigurationError, StageError
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
@@ -23,7 +24,6 @@ from components.evaluate.sample_scores import SampleScore, SampleScores
 from components.evaluate.scores import GateResult, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.stage.context import RunContext
 from components.tasks.sample import HeldOutSample
 from components.tracking.registry import RegistryConfig
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components.context import RunContext
 from components.errors import StageError
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import enforce_gates
@@ -18,7 +19,6 @@ from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.metrics import java
 from components.metrics.tokenization import WORDS
-from components.stage.context import RunContext
 from components.tracking.tracker import open_pipeline_run
 from pipelines.display import score_table
 from tests.support.evaluation_world import good_caption, good_choice, predictions, raw_dataset, stub_model

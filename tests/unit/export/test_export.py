@@ -473,7 +473,7 @@ from pathlib import Path
 from components.export import shards
 from components.export.config import ExportConfig
 from components.export.stage import export_to, run_export
-from components.stage.context import RunContext
+from components.context import RunContext
 
 write_group = shards._write_group
 shards._write_group = lambda *arguments: (time.sleep(0.1), write_group(*arguments))

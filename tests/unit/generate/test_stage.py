@@ -197,7 +197,7 @@ import sys
 from pathlib import Path
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
-from components.stage.context import RunContext
+from components.context import RunContext
 
 context, config, model, raw = sys.argv[1:]
 run_generate(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError, InputError, StageError
-from components.model.device import DEVICE_VARIABLE
 from components.model.distributed import initialize, on_every_rank, on_first_rank
 
 

@@ -295,7 +295,7 @@ def test_width_and_queue_can_change_in_a_run() -> None:
 
 
 def test_every_stage_use_gets_its_settings() -> None:
-    from components.stage.context import RunContext
+    from components.context import RunContext
 
     outputs = stage_settings(LAPTOP, RunContext(run_id="r", run_name="r", workspace=Path("/w")))
     assert outputs["wds_conversion_sft"] == stored_settings(LAPTOP.wds_conversion.sft)

@@ -36,8 +36,8 @@ def stage(workspace: str, name: str, fail: bool):
 
     from pydantic import BaseModel
 
+    from components.context import RunContext
     from components.errors import InputError
-    from components.stage.context import RunContext
     from components.stage.runner import run_stage
     from components.stage.shell import reported_errors
 

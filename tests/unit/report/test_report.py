@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.context import RunContext
 from components.errors import StageError
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.metrics import java
+from components.progress import progress_folder
 from components.report.charts import Series, line_chart, smoothed, thinned, tick_label, ticks
 from components.report.config import ReportConfig
 from components.report.lineage import upstream_stages
 from components.report.page import duration, size
 from components.report.stage import run_report
-from components.stage.context import RunContext
-from components.stage.progress import progress_folder
 from components.stage.runner import StageWork
 from tests.support.evaluation_world import (
     finished_stage,

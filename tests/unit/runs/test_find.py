@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.context import RunContext
 from components.errors import ConfigurationError, InputError
 from components.evaluate.baseline import find_baselines
 from components.evaluate.config import Gate
@@ -13,7 +14,6 @@ from components.export import stage as export_stage
 from components.runs.find import Places, find_run, find_stage
 from components.runs.folder import RunFolder
 from components.runs.kfp import KfpRuns
-from components.stage.context import RunContext
 from components.tracking.tracker import connect, open_pipeline_run
 from pipelines.cli import main
 from tests.support.kfp_server import KfpServer, recorded_run

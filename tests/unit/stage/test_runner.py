@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.errors import InputError, StageError
-from components.stage.context import RunContext
+from components.progress import Progress, progress_folder
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.stage.pointer import folder_of, publish
-from components.stage.progress import Progress, progress_folder
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigurationError, InputError, StageError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage import transfer
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source, listing_identity

@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from components.errors import InputError, StageError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage import transfer
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source, listing_identity

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.errors import InputError, StageError, VlmError
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage import transfer
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source, listing_identity
@@ -207,7 +207,7 @@ def test_source_that_never_stays_the_same(web: WebServer, tmp_path: Path) -> Non
 CHILD = """
 import sys
 from pathlib import Path
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage import transfer
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source

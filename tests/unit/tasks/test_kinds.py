@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from components.context import RunContext
 from components.errors import ConfigurationError, InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.stage.context import RunContext
 from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task, task_identity
 from components.tasks.registry import ENTRY_POINTS, find_kind
 from components.tasks.sample import HeldOutSample

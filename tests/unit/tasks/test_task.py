@@ -5,13 +5,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.context import RunContext
 from components.data.pictures import Pictures
 from components.download.multiple_choice import multiple_choice_prompt
 from components.errors import ConfigurationError, InputError
 from components.generate.config import GenerateConfig
 from components.generate.controls import other_pictures
 from components.generate.requests import requests_of_partition
-from components.stage.context import RunContext
 from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample

@@ -11,8 +11,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
 
+from components.context import RunContext
 from components.errors import InputError, StageError
-from components.stage.context import RunContext
 from components.stage.runner import StageWork, run_stage
 from components.tracking.tracker import (
     REUSED_TAG,

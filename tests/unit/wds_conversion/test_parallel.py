@@ -8,8 +8,8 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
+from components.context import RunContext
 from components.runs.folder import PACKAGE_NAME
-from components.stage.context import RunContext
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
 from pipelines.compile import compile_pipeline

@@ -15,10 +15,10 @@ import webdataset
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from components.context import RunContext
 from components.data.image_roots import FilePlace, ImageReader
 from components.errors import InputError, StageError
-from components.stage.context import RunContext
-from components.stage.progress import Progress
+from components.progress import Progress
 from components.storage.checksum import sha256_file
 from components.wds_conversion.config import ImageCheck, WdsConversionConfig
 from components.wds_conversion.conversion import Part, convert

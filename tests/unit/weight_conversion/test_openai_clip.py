@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.context import RunContext
 from components.errors import InputError, StageError
 from components.model.config import VisionPart, read_stored
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput
 from components.weight_conversion import verify
 from components.weight_conversion.config import WeightConversionConfig

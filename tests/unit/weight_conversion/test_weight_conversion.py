@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
 
+from components.context import RunContext
 from components.errors import InputError, StageError
 from components.model.config import LanguageConfig, LanguagePart, VisionConfig, VisionPart, read_stored
 from components.model.hf_config import language_config, read_hf_config, vision_config
 from components.model.hf_mapping import TensorRule, language_rules, vision_prefix, vision_rules
-from components.stage.context import RunContext
 from components.stage.runner import StageOutput
 from components.weight_conversion import parts, verify
 from components.weight_conversion.config import WeightConversionConfig
