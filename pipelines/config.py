@@ -32,6 +32,7 @@ from components.weight_conversion.config import WeightConversionConfig
 DEFAULT_PRESET = "laptop"
 
 TrainingStage = Literal["pretrain", "sft"]
+TRAINING_STAGES: tuple[TrainingStage, ...] = typing.get_args(TrainingStage)
 EvaluationName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -180,7 +181,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _gpus_fit(self) -> "RunConfig":
-        for stage in ("pretrain", "sft"):
+        for stage in TRAINING_STAGES:
             launch = getattr(self, stage).launch
             if launch.backend == "local" and self.cluster.gpus and self.cluster.gpus < launch.processes_per_node:
                 raise ValueError(
@@ -199,6 +200,18 @@ class RunConfig(_Section):
                     f"({evaluation.generate.processes}): every process needs its own GPU"
                 )
         return self
+
+
+def setting(config: RunConfig, key: str) -> Any:
+    """Return the value behind a dotted key as JSON has it.
+
+    Raises:
+        KeyError: There is no such setting.
+    """
+    value: Any = config.model_dump(mode="json")
+    for name in key.split("."):
+        value = value[name]
+    return value
 
 
 def preset_names() -> list[str]:

@@ -5,13 +5,14 @@ import yaml
 from components.context import RunContext
 from components.errors import ConfigurationError
 from components.training.stage import training_job
-from pipelines.config import RunConfig, TrainingStage
+from pipelines.config import RunConfig
+from pipelines.stages import Place, training_stages
 
 _UNKNOWN_KEY = "0" * 16
 _HEADER = f"# {_UNKNOWN_KEY} stands for the content key of the work, which its inputs decide.\n"
 
 
-def job_manifest(config: RunConfig, stage: TrainingStage) -> str:
+def job_manifest(config: RunConfig, stage: str) -> str:
     """Return the job of a training stage as YAML for `kubectl apply --dry-run=server -f -`.
 
     Args:
@@ -19,8 +20,11 @@ def job_manifest(config: RunConfig, stage: TrainingStage) -> str:
         stage: The training stage.
 
     Raises:
-        ConfigurationError: The stage trains in its own pod, without a job.
+        ConfigurationError: The stage does not train, or it trains in its own pod, without a job.
     """
+    trained = [row.name for row in training_stages(config) if row.place is Place.TRAINING]
+    if stage not in trained:
+        raise ConfigurationError(f"{stage!r} submits no training job. Stages that train: {', '.join(trained)}.")
     from components.launch.cluster import JOB_KINDS  # the Kubernetes client takes a second to import
 
     training = getattr(config, stage)

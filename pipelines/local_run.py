@@ -18,7 +18,6 @@ from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new
 from components.tracking.tracker import close_pipeline_run
 from pipelines.display import follow
 from pipelines.processes import end_processes
-from pipelines.run_folder import stage_names
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -53,6 +52,7 @@ def run_here(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended.
     """
     from pipelines.compile import compile_pipeline
+    from pipelines.stages import listed_names
 
     workspace = config.workspace.absolute()
     try:
@@ -68,7 +68,7 @@ def run_here(
         name=config.name,
         preset=preset,
         overrides=list(overrides),
-        stages=stage_names(config.evaluations_of("pretrain"), config.evaluations_of("sft")),
+        stages=listed_names(config),
         started=_now(),
         state="running",
         pid=os.getpid(),

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -21,66 +21,41 @@ from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, R
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
-from pipelines.config import RunConfig, apply_overrides, validate
-
-# What a person changes in the UI, and the settings behind it; `*` stands for every evaluation.
-UI_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "run_name": ("name",),
-    "workspace": ("workspace",),
-    "data_source": ("data.source",),
-    "language_source": ("weights.language_source",),
-    "vision_source": ("weights.vision_source",),
-    "pretrain_iterations": ("pretrain.recipe.iterations",),
-    "sft_iterations": ("sft.recipe.iterations",),
-    "pretrain_global_batch_size": ("pretrain.recipe.global_batch_size",),
-    "sft_global_batch_size": ("sft.recipe.global_batch_size",),
-    "pretrain_learning_rate": ("pretrain.recipe.learning_rate",),
-    "sft_learning_rate": ("sft.recipe.learning_rate",),
-    "tensor_parallel": (
-        "pretrain.launch.tensor_parallel",
-        "sft.launch.tensor_parallel",
-        "evaluations.*.generate.tensor_parallel",
-    ),
-    "nodes": ("pretrain.launch.nodes", "sft.launch.nodes"),
-    "processes_per_node": (
-        "pretrain.launch.processes_per_node",
-        "sft.launch.processes_per_node",
-        "evaluations.*.generate.processes_per_node",
-    ),
-    "queue": ("cluster.job.queue",),
-    "tracking_uri": ("tracking.uri",),
-    "experiment": ("tracking.experiment",),
-}
+from pipelines.config import RunConfig, apply_overrides, setting, validate
+from pipelines.parameters import OVERRIDES, UI_PARAMETERS
+from pipelines.stages import training_stages
 
 _MLFLOW_STATUS = {"SUCCEEDED": "FINISHED", "COMPLETE": "FINISHED", "CANCELLED": "KILLED"}
 _RUN_STATE = {"FINISHED": "succeeded", "FAILED": "failed", "KILLED": "interrupted"}
 
-# Numbers of tasks: the compiled pipeline has them, a run can't change them.
-COMPILED_SETTINGS = (
-    "wds_conversion.pretrain.parallel_tasks",
-    "wds_conversion.sft.parallel_tasks",
-)
+
+class Opened(NamedTuple):
+    """What the stages of a run are given, as KFP can carry it.
+
+    Attributes:
+        context: The `RunContext`.
+        settings: Name of a stage to its settings.
+        cluster: The `ClusterConfig`.
+    """
+
+    context: dict[str, Any]
+    settings: dict[str, Any]
+    cluster: dict[str, Any]
 
 
-def open_pipeline(
-    config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str], run_id: str
-) -> dict[str, Any]:
-    """Settle the configuration of a run, open the run, and split the configuration into what each stage use gets.
+def open_pipeline(config: Mapping[str, Any], parameters: Mapping[str, Any], run_id: str) -> Opened:
+    """Settle the configuration of a run, open the run, and split the configuration into what each stage gets.
 
     Args:
         config: The preset's settings.
-        parameters: Values of `UI_PARAMETERS`.
-        overrides: `key=value` for anything else; they have the last word.
+        parameters: Values of the UI's parameters.
         run_id: Identifier of the pipeline run.
-
-    Returns:
-        Output name of `open_run` to value.
 
     Raises:
         ConfigurationError: A setting is unknown or wrong, or a gate's baseline does not exist.
         StageError: The tracking server can't be reached.
     """
-    settled = settle(config, parameters, overrides)
+    settled = settle(config, parameters)
     workspace = settled.workspace.absolute()
     progress = Progress("open_run", progress_folder(workspace, run_id) / "open_run.json")
     progress.start("checking settings", None, "")
@@ -90,27 +65,34 @@ def open_pipeline(
         progress.finish("failed", str(error))
         raise
     progress.finish("done")
-    return stage_settings(settled, context)
+    return Opened(stored_settings(context), stage_settings(settled), stored_settings(settled.cluster))
 
 
-def settle(config: Mapping[str, Any], parameters: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+def settle(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> RunConfig:
     """Return the validated configuration of a run.
 
     A parameter left at its preset's value changes nothing, so that settings behind one parameter may differ.
+
+    Args:
+        config: The preset's settings.
+        parameters: Values of the UI's parameters, as far as they are not the preset's; the overrides among them have the
+            last word.
 
     Raises:
         ConfigurationError: A setting is unknown or wrong, or the file of a task is not here.
     """
     preset = validate(config, "this pipeline's preset")
     tree = preset.model_dump(mode="json")
-    for name, value in parameters.items():
-        if value != ui_default(preset, name):
-            for key in UI_PARAMETERS[name]:
-                for *sections, last in _expanded(key, preset):
-                    node = tree
-                    for section in sections:
-                        node = node[section]
-                    node[last] = value
+    for parameter in UI_PARAMETERS:
+        value = parameters.get(parameter.name, parameter.default(preset))
+        if value != parameter.default(preset):
+            for key in parameter.keys(preset):
+                *sections, last = key.split(".")
+                node = tree
+                for section in sections:
+                    node = node[section]
+                node[last] = value
+    overrides: Sequence[Any] = parameters.get(OVERRIDES, [])
     for override in overrides:
         if not isinstance(override, str):
             raise ConfigurationError(
@@ -138,22 +120,16 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
     Raises:
         ConfigurationError: Such a setting differs from the preset's.
     """
-    for key in COMPILED_SETTINGS:
-        if _value(settled, key) != _value(preset, key):
-            raise ConfigurationError(
-                f"{key} is the number of tasks in the compiled pipeline and can't change in a run. "
-                f"Compile again: vlm compile --set {key}=..."
-            )
-    if _examined(settled) != _examined(preset):
+    if _tasks(settled) != _tasks(preset):
         raise ConfigurationError(
-            "The names of the evaluations, their model and their generate.partitions are tasks of the compiled pipeline and "
-            "can't change in a run. Compile again: vlm compile --set evaluations...=..."
+            "The names of the evaluations and their model are tasks of the compiled pipeline and can't change in a run. "
+            "Compile again: vlm compile --set evaluations...=..."
         )
-    for stage in ("pretrain", "sft"):
-        if getattr(settled, stage).launch.backend != getattr(preset, stage).launch.backend:
+    for key in (f"{stage.settings}.{name}" for stage in training_stages(preset) for name in stage.compiled):
+        if setting(settled, key) != setting(preset, key):
             raise ConfigurationError(
-                f"{stage}.launch.backend decides where the compiled pipeline's tasks run and can't change in a run. "
-                f"Compile again: vlm compile --set {stage}.launch.backend=..."
+                f"{key} decides the tasks of the compiled pipeline and can't change in a run. "
+                f"Compile again: vlm compile --set {key}=..."
             )
     for name in type(settled.cluster).model_fields:
         if name != "job" and getattr(settled.cluster, name) != getattr(preset.cluster, name):
@@ -163,51 +139,22 @@ def _check_compiled(preset: RunConfig, settled: RunConfig) -> None:
             )
 
 
-def _examined(config: RunConfig) -> dict[str, tuple[str, int]]:
-    """Return what of the evaluations decides the tasks of the pipeline."""
-    return {name: (item.model, item.generate.partitions) for name, item in config.evaluations.items()}
+def _tasks(config: RunConfig) -> dict[str, set[str]]:
+    """Return the name of every stage and of what it follows."""
+    return {stage.name: set(stage.follows) for stage in training_stages(config)}
 
 
-def _expanded(key: str, config: RunConfig) -> list[list[str]]:
-    """Return the parts of a dotted key, once for every evaluation where it has a `*`."""
-    parts = key.split(".")
-    names = list(config.evaluations) if "*" in parts else [""]
-    return [[name if part == "*" else part for part in parts] for name in names]
-
-
-def ui_default(config: RunConfig, parameter: str) -> Any:
-    """Return a UI parameter's default: the preset's value."""
-    return _value(config, UI_PARAMETERS[parameter][0])
-
-
-def _value(config: RunConfig, key: str) -> Any:
-    value: Any = config.model_dump(mode="json")
-    for name in key.split("."):
-        value = value[name]
-    return value
-
-
-def stage_settings(config: RunConfig, context: RunContext) -> dict[str, Any]:
-    """Return what each stage use of the DAG gets, by the names of `open_run`'s outputs."""
+def stage_settings(config: RunConfig) -> dict[str, Any]:
+    """Return every stage's settings by its name, as KFP can carry them."""
     tree = stored_settings(config)
-    outputs: dict[str, Any] = {"context": stored_settings(context)}
-    for stage in (
-        "data",
-        "weights",
-        "combine",
-        "pretrain",
-        "sft",
-        "evaluations",
-        "report",
-        "export",
-        "registry",
-        "cluster",
-    ):
-        outputs[stage] = tree[stage]
-    for stage in ("wds_conversion", "energon_split", "weight_conversion"):
-        for use, settings in tree[stage].items():
-            outputs[f"{stage}_{use}"] = settings
-    return outputs
+    found = {}
+    for stage in training_stages(config):
+        if stage.settings:
+            node = tree
+            for name in stage.settings.split("."):
+                node = node[name]
+            found[stage.name] = node
+    return found
 
 
 def stored_settings(config: BaseModel) -> dict[str, Any]:

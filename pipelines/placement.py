@@ -6,36 +6,48 @@ Without effect in local runs, but for one thing: a task that asks for GPUs must 
 from kfp import dsl, kubernetes
 
 from components.device import DEVICE_VARIABLE
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, setting
+from pipelines.stages import Place, Stage
 
 _RETRY_WAIT = "60s"
 
 
-def on_cpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
-    """Place a data, weight or reporting task, name it for the UI, and return it."""
-    cluster = config.cluster
-    _place(task, config, cluster.cpu_image, cluster.cpu, cluster.memory, label)
+def place(task: dsl.PipelineTask, stage: Stage, config: RunConfig, label: str = "") -> dsl.PipelineTask:
+    """Place a stage's task where the stage's row says, name it for the UI, and return it.
+
+    Args:
+        task: The task.
+        stage: The stage's row.
+        config: The run's configuration.
+        label: The task's name in the UI; without one the stage's.
+    """
+    task.set_display_name(label or stage.label)
+    if stage.place is Place.CPU:
+        _place(task, config, config.cluster.cpu_image, config.cluster.cpu, config.cluster.memory)
+    elif stage.place is Place.TRAINING and setting(config, f"{stage.settings}.launch.backend") != "local":
+        _on_launcher(task, config)
+    else:
+        _on_gpu(task, config)
     return task
 
 
-def on_launcher(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
-    """Place a task that submits and follows a training job, whose own pods have the GPUs, and return it.
+def _on_launcher(task: dsl.PipelineTask, config: RunConfig) -> None:
+    """Place a task that submits and follows a training job, whose own pods have the GPUs.
 
     A launcher that is lost costs nothing: the next try finds its job again.
     """
     cluster = config.cluster
-    _place(task, config, cluster.cpu_image, cluster.launcher_cpu, cluster.launcher_memory, label)
+    _place(task, config, cluster.cpu_image, cluster.launcher_cpu, cluster.launcher_memory)
     _retry(task, config)
-    return task
 
 
-def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.PipelineTask:
-    """Place a task that trains or generates in its own pod, name it for the UI, and return it.
+def _on_gpu(task: dsl.PipelineTask, config: RunConfig) -> None:
+    """Place a task that trains or generates in its own pod.
 
     It goes to GPU nodes, or, when `cluster.gpus` is 0, in the CPU image to any node.
     """
     cluster = config.cluster
-    _place(task, config, cluster.training_image, cluster.gpu_cpu, cluster.gpu_memory, label)
+    _place(task, config, cluster.training_image, cluster.gpu_cpu, cluster.gpu_memory)
     if cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
         task.set_env_variable(DEVICE_VARIABLE, "cuda")
@@ -55,13 +67,10 @@ def on_gpu(task: dsl.PipelineTask, config: RunConfig, label: str = "") -> dsl.Pi
         )
     if "nodeAffinity" in cluster.affinity:
         kubernetes.add_node_affinity_json(task, cluster.affinity["nodeAffinity"])
-    return task
 
 
-def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str, label: str) -> None:
+def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memory: str) -> None:
     cluster = config.cluster
-    if label:
-        task.set_display_name(label)
     # Finished work is found by its content in the workspace; KFP's cache would also skip work whose folder is gone.
     task.set_caching_options(False)
     task.set_container_image(image)

@@ -9,6 +9,7 @@ from components.images import CPU_IMAGE
 def combine(
     context: dict,
     settings: dict,
+    stage: str,
     language: dsl.Input[dsl.Model],
     vision: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
@@ -17,7 +18,8 @@ def combine(
 
     Args:
         context: The pipeline run.
-        settings: Projector, image settings and seed.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `CombineConfig`.
         language: The converted language model.
         vision: The converted vision tower.
         model: The multimodal model folder: checkpoint, architecture, tokenizer.
@@ -31,7 +33,7 @@ def combine(
     with reported_errors():
         output = run_combine(
             RunContext.model_validate(context),
-            CombineConfig.model_validate(settings),
+            CombineConfig.model_validate(settings[stage]),
             language=folder_of(language),
             vision=folder_of(vision),
         )

@@ -6,12 +6,13 @@ from components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]):
+def download_dataset(context: dict, settings: dict, stage: str, raw: dsl.Output[dsl.Dataset]):
     """Draw scenes, or fetch captioned pictures and conversations, and hold some pictures out for evaluation.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Sources of the data, seed, counts.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `DatasetConfig`.
         raw: The raw dataset: pictures, captions, conversations, held-out ground truth.
     """
     from components.context import RunContext
@@ -21,17 +22,20 @@ def download_dataset(context: dict, settings: dict, raw: dsl.Output[dsl.Dataset]
     from components.stage.shell import reported_errors
 
     with reported_errors():
-        output = run_download_dataset(RunContext.model_validate(context), DatasetConfig.model_validate(settings))
+        output = run_download_dataset(RunContext.model_validate(context), DatasetConfig.model_validate(settings[stage]))
         publish(raw, output)
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def download_weights(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]):
+def download_weights(
+    context: dict, settings: dict, stage: str, raw: dsl.Input[dsl.Dataset], weights: dsl.Output[dsl.Model]
+):
     """Make small random models, or fetch pretrained ones in Hugging Face layout.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Sources of the weights; for random ones the models' shapes and the vocabulary.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `WeightsConfig`.
         raw: The raw dataset; a random model's tokenizer is trained on its text.
         weights: Language and vision model with the tokenizer.
     """
@@ -43,6 +47,6 @@ def download_weights(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset],
 
     with reported_errors():
         output = run_download_weights(
-            RunContext.model_validate(context), WeightsConfig.model_validate(settings), raw=folder_of(raw)
+            RunContext.model_validate(context), WeightsConfig.model_validate(settings[stage]), raw=folder_of(raw)
         )
         publish(weights, output)

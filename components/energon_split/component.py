@@ -6,12 +6,15 @@ from components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def energon_split(context: dict, settings: dict, shards: dsl.Input[dsl.Dataset], dataset: dsl.Output[dsl.Dataset]):
+def energon_split(
+    context: dict, settings: dict, stage: str, shards: dsl.Input[dsl.Dataset], dataset: dsl.Output[dsl.Dataset]
+):
     """Index WebDataset shards for energon, divide them into training, validation and test, and read everything back.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Settings of the split: name and ratio.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are an `EnergonSplitConfig`.
         shards: The WebDataset shards.
         dataset: The energon dataset and its blend file.
     """
@@ -23,6 +26,8 @@ def energon_split(context: dict, settings: dict, shards: dsl.Input[dsl.Dataset],
 
     with reported_errors():
         output = run_energon_split(
-            RunContext.model_validate(context), EnergonSplitConfig.model_validate(settings), shards=folder_of(shards)
+            RunContext.model_validate(context),
+            EnergonSplitConfig.model_validate(settings[stage]),
+            shards=folder_of(shards),
         )
         publish(dataset, output)

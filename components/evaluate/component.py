@@ -10,8 +10,8 @@ from components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def evaluate(
     context: dict,
-    evaluations: dict,
-    name: str,
+    settings: dict,
+    stage: str,
     predictions: dsl.Input[list[dsl.Dataset]],
     model: dsl.Input[dsl.Model],
     raw: dsl.Input[dsl.Dataset],
@@ -23,8 +23,8 @@ def evaluate(
 
     Args:
         context: Run context from open_run.
-        evaluations: All evaluations of the run: name to its settings.
-        name: The evaluation; its `evaluate` section is an `EvaluateConfig`.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage, `evaluate/` and the evaluation's; its settings are an `EvaluateConfig`.
         predictions: The generation's output of every partition.
         model: Model folder that generated them.
         raw: Raw dataset with pictures and ground truth.
@@ -48,11 +48,11 @@ def evaluate(
     with reported_errors():
         output = run_evaluate(
             RunContext.model_validate(context),
-            EvaluateConfig.model_validate(evaluations[name]["evaluate"]),
+            EvaluateConfig.model_validate(settings[stage]),
             predictions=[folder_of(artifact) for artifact in predictions],
             model=folder_of(model),
             raw=folder_of(raw),
-            name=name,
+            name=stage.removeprefix("evaluate/"),
         )
         publish(scores, output)
         for metric, value in read_scores(output.folder).kfp_metrics().items():
@@ -62,12 +62,13 @@ def evaluate(
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def quality_gate(context: dict, settings: dict, evaluations: list, exported: dsl.Input[dsl.Model]):
+def quality_gate(context: dict, settings: dict, stage: str, evaluations: list, exported: dsl.Input[dsl.Model]):
     """End the run in failure if a model misses a gate, else register it; runs when there is something to look at.
 
     Args:
         context: Run context from open_run.
-        settings: `RegistryConfig`: where a model that passes is registered.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `RegistryConfig`.
         evaluations: Stage folders of the evaluations.
         exported: The exported model.
     """
@@ -82,7 +83,7 @@ def quality_gate(context: dict, settings: dict, evaluations: list, exported: dsl
     with reported_errors():
         run_quality_gate(
             RunContext.model_validate(context),
-            RegistryConfig.model_validate(settings),
+            RegistryConfig.model_validate(settings[stage]),
             evaluations=[Path(folder) for folder in evaluations],
             exported=folder_of(exported),
         )

@@ -9,6 +9,7 @@ from components.images import CPU_IMAGE
 def export(
     context: dict,
     settings: dict,
+    stage: str,
     model: dsl.Input[dsl.Model],
     evaluations: list,
     exported: dsl.Output[dsl.Model],
@@ -18,7 +19,8 @@ def export(
 
     Args:
         context: Run context from open_run.
-        settings: `ExportConfig`: type, size of files, verification.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are an `ExportConfig`.
         model: Model folder of a training stage.
         evaluations: Stage folders of that model's evaluations, for the model card.
         exported: The folder in Hugging Face's Llava layout.
@@ -35,7 +37,7 @@ def export(
     with reported_errors():
         output = run_export(
             RunContext.model_validate(context),
-            ExportConfig.model_validate(settings),
+            ExportConfig.model_validate(settings[stage]),
             model=folder_of(model),
             scores=[Path(folder) for folder in evaluations],
         )

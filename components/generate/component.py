@@ -8,8 +8,8 @@ from components.images import GPU_IMAGE
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def generate(
     context: dict,
-    evaluations: dict,
-    name: str,
+    settings: dict,
+    stage: str,
     partition: int,
     model: dsl.Input[dsl.Model],
     raw: dsl.Input[dsl.Dataset],
@@ -19,8 +19,8 @@ def generate(
 
     Args:
         context: Run context from open_run.
-        evaluations: All evaluations of the run: name to its settings.
-        name: The evaluation that is generated for; its `generate` section is a `GenerateConfig`.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage, `generate/` and the evaluation's; its settings are a `GenerateConfig`.
         partition: Number of the partition, from 0.
         model: Model folder of a training stage.
         raw: Raw dataset with pictures and ground truth.
@@ -35,10 +35,10 @@ def generate(
     with reported_errors():
         output = run_generate(
             RunContext.model_validate(context),
-            GenerateConfig.model_validate(evaluations[name]["generate"]),
+            GenerateConfig.model_validate(settings[stage]),
             model=folder_of(model),
             raw=folder_of(raw),
             partition=int(partition),
-            name=name,
+            name=stage.removeprefix("generate/"),
         )
         publish(predictions, output)

@@ -9,6 +9,7 @@ from components.images import CPU_IMAGE
 def report(
     context: dict,
     settings: dict,
+    stage: str,
     pretrain: dsl.Input[dsl.Model],
     sft: dsl.Input[dsl.Model],
     evaluations: list,
@@ -19,7 +20,8 @@ def report(
 
     Args:
         context: Run context from open_run.
-        settings: `ReportConfig`: preset, number of pictures.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `ReportConfig`.
         pretrain: The pretrained model.
         sft: The tuned model.
         evaluations: Stage folders of the evaluations, in the order of the page.
@@ -38,7 +40,7 @@ def report(
     with reported_errors():
         finished = run_report(
             RunContext.model_validate(context),
-            ReportConfig.model_validate(settings),
+            ReportConfig.model_validate(settings[stage]),
             pretrain=folder_of(pretrain),
             sft=folder_of(sft),
             evaluations=[Path(folder) for folder in evaluations],

@@ -6,12 +6,15 @@ from components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def wds_conversion(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], shards: dsl.Output[dsl.Dataset]):
+def wds_conversion(
+    context: dict, settings: dict, stage: str, raw: dsl.Input[dsl.Dataset], shards: dsl.Output[dsl.Dataset]
+):
     """Turn one annotation file of a raw dataset and its pictures into WebDataset shards.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Settings of the conversion: annotation file, prefix, samples per shard, checks.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `WdsConversionConfig`.
         raw: The raw dataset.
         shards: The shards, with the list of rejected entries.
     """
@@ -23,20 +26,21 @@ def wds_conversion(context: dict, settings: dict, raw: dsl.Input[dsl.Dataset], s
 
     with reported_errors():
         output = run_wds_conversion(
-            RunContext.model_validate(context), WdsConversionConfig.model_validate(settings), raw=folder_of(raw)
+            RunContext.model_validate(context), WdsConversionConfig.model_validate(settings[stage]), raw=folder_of(raw)
         )
         publish(shards, output)
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def wds_conversion_part(
-    context: dict, settings: dict, part: int, raw: dsl.Input[dsl.Dataset], shards: dsl.Output[dsl.Dataset]
+    context: dict, settings: dict, stage: str, part: int, raw: dsl.Input[dsl.Dataset], shards: dsl.Output[dsl.Dataset]
 ):
     """Write one range of the shards; several such tasks share the work.
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Settings of the conversion.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `WdsConversionConfig`.
         part: Number of the range, from 0.
         raw: The raw dataset.
         shards: The shards of the range.
@@ -50,7 +54,7 @@ def wds_conversion_part(
     with reported_errors():
         output = run_wds_conversion_part(
             RunContext.model_validate(context),
-            WdsConversionConfig.model_validate(settings),
+            WdsConversionConfig.model_validate(settings[stage]),
             raw=folder_of(raw),
             part=int(part),
         )
@@ -61,6 +65,7 @@ def wds_conversion_part(
 def wds_conversion_merge(
     context: dict,
     settings: dict,
+    stage: str,
     parts: dsl.Input[list[dsl.Dataset]],
     raw: dsl.Input[dsl.Dataset],
     shards: dsl.Output[dsl.Dataset],
@@ -69,7 +74,8 @@ def wds_conversion_merge(
 
     Args:
         context: The pipeline run: name, workspace, tracking.
-        settings: Settings of the conversion.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `WdsConversionConfig`.
         parts: The shards of all ranges.
         raw: The raw dataset.
         shards: The shards, with the list of rejected entries.
@@ -83,7 +89,7 @@ def wds_conversion_merge(
     with reported_errors():
         output = run_wds_conversion_merge(
             RunContext.model_validate(context),
-            WdsConversionConfig.model_validate(settings),
+            WdsConversionConfig.model_validate(settings[stage]),
             raw=folder_of(raw),
             parts=[folder_of(artifact) for artifact in parts],
         )

@@ -9,6 +9,7 @@ from components.images import CPU_IMAGE
 def weight_conversion(
     context: dict,
     settings: dict,
+    stage: str,
     weights: dsl.Input[dsl.Model],
     converted: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -17,7 +18,8 @@ def weight_conversion(
 
     Args:
         context: The pipeline run.
-        settings: Which part ("language" or "vision"), vocabulary padding, feature layer, type, verification.
+        settings: Settings of every stage by its name.
+        stage: Name of this stage; its settings are a `WeightConversionConfig`.
         weights: The downloaded weights.
         converted: The part as a distributed checkpoint, with a report on every tensor.
         metrics: The largest difference between the source's output and the checkpoint's, and counts.
@@ -31,7 +33,7 @@ def weight_conversion(
     with reported_errors():
         output = run_weight_conversion(
             RunContext.model_validate(context),
-            WeightConversionConfig.model_validate(settings),
+            WeightConversionConfig.model_validate(settings[stage]),
             weights=folder_of(weights),
         )
         publish(converted, output)

@@ -66,10 +66,15 @@ def given(folder: str, artifact: dsl.Output[dsl.Artifact]):  # type: ignore[no-u
 def pipeline(world: World, raw: Path, captions: str, questions: str) -> Any:
     context = world.context.model_dump(mode="json")
     gates = [{"minimum": 101, "action": "fail"}]
-    evaluations = {
-        "captioning": {"generate": {"task": captions, "partitions": 2}, "evaluate": {"task": captions}},
-        "questions": {"generate": {"task": questions}, "evaluate": {"task": questions, "gates": gates}},
+    settings = {
+        "generate/captioning": {"task": captions, "partitions": 2},
+        "evaluate/captioning": {"task": captions},
+        "generate/questions": {"task": questions},
+        "evaluate/questions": {"task": questions, "gates": gates},
+        "report": {"preset": "test"},
+        "quality_gate": {},
     }
+    given_to_all = {"context": context, "settings": settings}
 
     @dsl.pipeline(name="evaluation")
     def evaluation() -> None:
@@ -79,19 +84,18 @@ def pipeline(world: World, raw: Path, captions: str, questions: str) -> Any:
         for name, partitions in (("captioning", [0, 1]), ("questions", [0])):
             with dsl.ParallelFor(partitions) as partition:
                 answered = generate(
-                    context=context, evaluations=evaluations, name=name, partition=partition, model=model, raw=data
+                    **given_to_all, stage=f"generate/{name}", partition=partition, model=model, raw=data
                 )
             scored = evaluate(
-                context=context,
-                evaluations=evaluations,
-                name=name,
+                **given_to_all,
+                stage=f"evaluate/{name}",
                 predictions=dsl.Collected(answered.outputs["predictions"]),
                 model=model,
                 raw=data,
             )
             folders.append(scored.outputs["folder"])
-        written = report(context=context, settings={"preset": "test"}, pretrain=model, sft=model, evaluations=folders)
-        quality_gate(context=context, settings={}, evaluations=folders, exported=model).after(written)
+        written = report(**given_to_all, stage="report", pretrain=model, sft=model, evaluations=folders)
+        quality_gate(**given_to_all, stage="quality_gate", evaluations=folders, exported=model).after(written)
 
     return evaluation
 

@@ -214,3 +214,5 @@ def test_job_shows_what_would_be_submitted(capsys: pytest.CaptureFixture[str]) -
 def test_job_of_a_stage_that_submits_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["job", "sft", "--preset", "laptop"]) == 1
     assert "sft.launch.backend is local" in capsys.readouterr().err
+    assert main(["job", "combine", "--preset", "mistral-clip-7b"]) == 1
+    assert "'combine' submits no training job. Stages that train: pretrain, sft." in capsys.readouterr().err

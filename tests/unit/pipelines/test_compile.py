@@ -6,6 +6,7 @@ The golden files hold the compiled packages without the components' code. After 
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import yaml
 
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset
-from pipelines.opening import UI_PARAMETERS
+from pipelines.parameters import UI_PARAMETERS
+from pipelines.stages import Place, training_stages
 from tests.support.paths import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -73,6 +75,43 @@ def test_compiled_package_is_the_golden_one(preset: str, packages: dict[str, lis
 def test_kfp_never_caches(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
     for name, task in tasks(packages[preset][0]).items():
         assert name.startswith(("for-loop", "exit-handler")) or not task["cachingOptions"].get("enableCache"), name
+
+
+def by_label(package: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Every task that runs code, by its name in the UI; its name in the package is not unique."""
+    dags = [package["root"]["dag"], *(item["dag"] for item in package["components"].values() if "dag" in item)]
+    found = [(name, task) for dag in dags for name, task in dag["tasks"].items()]
+    coded = [pair for pair in found if "executorLabel" in package["components"][pair[1]["componentRef"]["name"]]]
+    labelled = {task["taskInfo"]["name"]: (name, task) for name, task in coded}
+    assert len(labelled) == len(coded)
+    return labelled
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_stage_of_the_table_is_a_task(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    rows, found = training_stages(load_preset(preset)), by_label(packages[preset][0])
+    assert set(found) == {row.label for row in rows}
+    for row in rows:
+        name, task = found[row.label]
+        assert re.fullmatch(rf"{row.load().name}(-\d+)?", name)
+        if row.settings:
+            assert task["inputs"]["parameters"]["stage"]["runtimeValue"]["constant"] == row.name
+        assert ("retryPolicy" in task) == (row.place is not Place.CPU and preset != "laptop"), row.name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_tasks_follow_each_other_as_the_table_says(preset: str, packages: dict[str, list[dict[str, Any]]]) -> None:
+    rows, found = training_stages(load_preset(preset)), by_label(packages[preset][0])
+    task_of = {row.name: found[row.label][0] for row in rows}
+    # What a model is asked is a pipeline of its own in the package: its two stages are one task of the DAG.
+    for name in load_preset(preset).evaluations:
+        task_of |= dict.fromkeys((f"generate/{name}", f"evaluate/{name}"), name.replace("_", "-"))
+    dag = packages[preset][0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(dag) == {*task_of.values()} - {"close-run"}
+    for name, task in dag.items():
+        stages = [row for row in rows if task_of[row.name] == name]
+        follows = {task_of[other] for row in stages for other in row.follows} - {name}
+        assert set(task.get("dependentTasks", ())) - {"open-run"} == follows, name
 
 
 def test_stages_hang_together(packages: dict[str, list[dict[str, Any]]]) -> None:
@@ -170,8 +209,9 @@ def test_run_is_closed_however_it_ends(packages: dict[str, list[dict[str, Any]]]
 
 def test_every_parameter_is_documented(packages: dict[str, list[dict[str, Any]]]) -> None:
     parameters = packages["laptop"][0]["root"]["inputDefinitions"]["parameters"]
-    assert {*UI_PARAMETERS, "overrides"} == set(parameters)
-    assert all(parameter.get("description") for parameter in parameters.values())
+    assert {parameter.name: parameter.description for parameter in UI_PARAMETERS} == {
+        name: parameter["description"] for name, parameter in parameters.items()
+    }
 
 
 def test_laptop_package_asks_for_no_cluster(packages: dict[str, list[dict[str, Any]]]) -> None:

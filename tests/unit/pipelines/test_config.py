@@ -20,7 +20,8 @@ from pipelines.config import (
     setting_keys,
     validate,
 )
-from pipelines.opening import UI_PARAMETERS, settle, stage_settings, stored_settings, ui_default
+from pipelines.opening import settle, stage_settings, stored_settings
+from pipelines.parameters import UI_PARAMETERS
 
 LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
@@ -225,7 +226,7 @@ def test_overrides_do_not_change_their_source() -> None:
 
 
 def defaults(config: RunConfig) -> dict[str, Any]:
-    return {name: ui_default(config, name) for name in UI_PARAMETERS}
+    return {parameter.name: parameter.default(config) for parameter in UI_PARAMETERS}
 
 
 def test_parameters_left_alone_change_nothing() -> None:
@@ -233,19 +234,19 @@ def test_parameters_left_alone_change_nothing() -> None:
     preset = load_preset(
         "laptop", ["evaluations.captioning.generate.tensor_parallel=1", "pretrain.launch.tensor_parallel=2"]
     )
-    assert settle(stored_settings(preset), defaults(preset), []) == preset
+    assert settle(stored_settings(preset), defaults(preset)) == preset
 
 
 def test_parameters_reach_every_setting_behind_them() -> None:
-    config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 1, "pretrain_iterations": 7}, [])
+    config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 1, "pretrain_iterations": 7})
     assert (config.pretrain.launch.tensor_parallel, config.sft.launch.tensor_parallel) == (1, 1)
     assert [evaluation.generate.tensor_parallel for evaluation in config.evaluations.values()] == [1, 1]
     assert config.pretrain.recipe.iterations == 7
 
 
 def test_overrides_have_the_last_word() -> None:
-    parameters = {**defaults(LAPTOP), "sft_iterations": 7}
-    assert settle(stored_settings(LAPTOP), parameters, ["sft.recipe.iterations=9"]).sft.recipe.iterations == 9
+    parameters = {**defaults(LAPTOP), "sft_iterations": 7, "overrides": ["sft.recipe.iterations=9"]}
+    assert settle(stored_settings(LAPTOP), parameters).sft.recipe.iterations == 9
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_overrides_have_the_last_word() -> None:
 )
 def test_what_a_compiled_pipeline_cant_change(overrides: list[Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"Compile again|must be a list of texts"):
-        settle(stored_settings(LAPTOP), defaults(LAPTOP), overrides)
+        settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "overrides": overrides})
 
 
 CLUSTER = load_preset("mistral-clip-7b")
@@ -274,7 +275,7 @@ def test_every_generating_process_needs_its_gpu() -> None:
 @pytest.mark.parametrize(
     ("parameters", "overrides", "message"),
     [
-        ({}, ["pretrain.launch.backend=local"], "pretrain.launch.backend decides where"),
+        ({}, ["pretrain.launch.backend=local"], "pretrain.launch.backend decides the tasks"),
         ({}, ["cluster.gpu_image=other"], "cluster.gpu_image is part of the compiled pipeline"),
         ({}, ["workspace=/other"], "workspace is a parameter of the pipeline"),
         ({"workspace": "/other"}, [], "mounts the volume vlm-workspace at /workspace. Compile again"),
@@ -283,23 +284,22 @@ def test_every_generating_process_needs_its_gpu() -> None:
 )
 def test_what_is_compiled_stays(parameters: dict[str, Any], overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        settle(stored_settings(CLUSTER), {**defaults(CLUSTER), **parameters}, overrides)
+        settle(stored_settings(CLUSTER), {**defaults(CLUSTER), **parameters, "overrides": overrides})
     assert message in str(caught.value)
 
 
 def test_width_and_queue_can_change_in_a_run() -> None:
-    parameters = {**defaults(CLUSTER), "nodes": 8, "queue": "gpus"}
-    config = settle(stored_settings(CLUSTER), parameters, ["cluster.job.deadline_s=86400"])
+    overrides = ["cluster.job.deadline_s=86400"]
+    parameters = {**defaults(CLUSTER), "nodes": 8, "queue": "gpus", "overrides": overrides}
+    config = settle(stored_settings(CLUSTER), parameters)
     assert (config.pretrain.launch.world_size, config.sft.launch.data_parallel) == (64, 16)
     assert (config.cluster.job.queue, config.cluster.job.deadline_s) == ("gpus", 86400)
 
 
 def test_every_stage_use_gets_its_settings() -> None:
-    from components.context import RunContext
-
-    outputs = stage_settings(LAPTOP, RunContext(run_id="r", run_name="r", workspace=Path("/w")))
-    assert outputs["wds_conversion_sft"] == stored_settings(LAPTOP.wds_conversion.sft)
-    assert outputs["export"] == stored_settings(LAPTOP.export)
-    assert list(outputs["evaluations"]) == ["captioning", "multiple_choice"]
-    assert outputs["evaluations"]["captioning"] == stored_settings(LAPTOP.evaluations["captioning"])
-    assert RunContext.model_validate(outputs["context"]).workspace == Path("/w")
+    settings = stage_settings(LAPTOP)
+    assert settings["download/dataset"] == stored_settings(LAPTOP.data)
+    assert settings["wds_conversion/sft"] == stored_settings(LAPTOP.wds_conversion.sft)
+    assert settings["export"] == stored_settings(LAPTOP.export)
+    assert settings["generate/captioning"] == stored_settings(LAPTOP.evaluations["captioning"].generate)
+    assert settings["evaluate/captioning"] == stored_settings(LAPTOP.evaluations["captioning"].evaluate)

@@ -20,13 +20,15 @@ from rich.console import Console
 
 from components.runs.find import Places, find_run
 from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, new_run
+from pipelines.config import load_preset
 from pipelines.display import duration, follow, free_port, locations, what
 from pipelines.local_run import execute
 from pipelines.processes import marked_processes
-from pipelines.run_folder import stage_names
+from pipelines.stages import listed_names
 from tests.support.paths import ROOT
 
 T = TypeVar("T")
+STAGES = listed_names(load_preset("laptop"))
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -74,7 +76,7 @@ def prepared(workspace: Path, pipeline: BaseComponent) -> RunFolder:
     compiler.Compiler().compile(pipeline, str(run.path / PACKAGE_NAME))
     run.update_record(
         preset="test",
-        stages=stage_names(["captioning"], ["multiple_choice"]),
+        stages=STAGES,
         started=datetime.datetime.now(datetime.UTC).isoformat(),
         state="running",
         pid=os.getpid(),
@@ -244,7 +246,7 @@ def wait_for(probe: Callable[[], T | None], seconds: float = 60) -> T:
 
 def test_live_display_shows_every_stage(tmp_path: Path) -> None:
     run = new_run(tmp_path, "live")
-    run.update_record(stages=stage_names(["captioning"], ["multiple_choice"]))
+    run.update_record(stages=STAGES)
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()

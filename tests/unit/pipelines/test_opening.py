@@ -20,7 +20,7 @@ def opened(workspace: Path, uri: str, run_id: str) -> RunFolder:
         "name=on-a-cluster",
     ]
     config = load_preset("laptop", overrides).model_dump(mode="json")
-    open_pipeline(config, {}, [], run_id)
+    open_pipeline(config, {}, run_id)
     return RunFolder(workspace, run_id)
 
 

@@ -15,9 +15,12 @@ from components.wds_conversion.stage import run_wds_conversion
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset
 from pipelines.opening import stored_settings
+from pipelines.stages import training_stages
 from pipelines.vlm_training import build_conversion
 from tests.support import data_samples
 from tests.support.local_worker import run_local_worker
+
+STAGE = "wds_conversion/pretrain"
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -40,7 +43,7 @@ def note(shards: dsl.Input[dsl.Dataset], path: str):
 def test_two_parts_in_kfps_local_runner(tmp_path: Path) -> None:
     raw = data_samples.make_captions(tmp_path / "raw", 24)
     config = load_preset("laptop", ["wds_conversion.pretrain.parallel_tasks=2"])
-    convert = build_conversion(config, "pretrain", 2)
+    convert = build_conversion(config, next(row for row in training_stages(config) if row.name == STAGE))
     context = RunContext(run_id="parallel", run_name="parallel", workspace=tmp_path / "workspace")
     settings = stored_settings(config.wds_conversion.pretrain)
 
@@ -51,7 +54,7 @@ def test_two_parts_in_kfps_local_runner(tmp_path: Path) -> None:
 
     arguments = {
         "context": stored_settings(context),
-        "settings": settings,
+        "settings": {STAGE: settings},
         "folder": str(raw),
         "path": str(tmp_path / "pointer.json"),
     }

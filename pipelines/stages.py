@@ -1,0 +1,179 @@
+"""The table of stages: each stage of the training DAG once, in the order in which people see them.
+
+`vlm_training.py` calls the stages; where their tasks run, which settings they get and how they are listed stands here.
+"""
+
+import pkgutil
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from pipelines.config import RunConfig, TrainingStage
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
+
+class Place(Enum):
+    """Where a stage's task runs on a cluster: image, resources, and whether KFP tries it again.
+
+    Attributes:
+        CPU: In the CPU image, with `cluster.cpu` and `cluster.memory`; not tried again.
+        GPU: In the training image on GPU nodes, with `cluster.gpus`, `cluster.gpu_cpu` and `cluster.gpu_memory`; tried
+            again. Where `cluster.gpus` is 0: in the CPU image on any node, not tried again.
+        TRAINING: Like GPU if its `launch.backend` is local. Else in the CPU image, with `cluster.launcher_cpu` and
+            `cluster.launcher_memory`, to submit and follow a job that has the GPUs; tried again.
+    """
+
+    CPU = "cpu"
+    GPU = "gpu"
+    TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table.
+
+    Attributes:
+        name: What people see, and the stage's folder in the workspace: "room", or "room/use" where there are several uses.
+        component: Its KFP component, as "module:name".
+        settings: Dotted key of its settings in `RunConfig`; empty for none.
+        follows: Names of the stages whose output it takes, or for whose end it waits.
+        place: Where its task runs on a cluster.
+        compiled: Those of its settings that decide the tasks of a compiled pipeline: a run can't change them.
+        listed: It reports its progress, and so has a line wherever stages are listed.
+    """
+
+    name: str
+    component: str
+    settings: str = ""
+    follows: tuple[str, ...] = ()
+    place: Place = Place.CPU
+    compiled: tuple[str, ...] = ()
+    listed: bool = True
+
+    @property
+    def label(self) -> str:
+        """Name of its task in KFP's UI."""
+        return self.name.replace("/", ": ")
+
+    def load(self) -> "BaseComponent":
+        """Return the component. A table of components could not be read inside a KFP task, where there is no decorator."""
+        component: BaseComponent = pkgutil.resolve_name(self.component)
+        return component
+
+
+def training_stages(config: RunConfig) -> tuple[Stage, ...]:
+    """Return the rows of the training DAG; what a model is asked stands below the stage that trains it.
+
+    Args:
+        config: The run's configuration, for the names of its evaluations.
+    """
+    pretrain_scores = _evaluations(config, "pretrain")
+    sft_scores = _evaluations(config, "sft")
+    return (
+        Stage("open_run", "pipelines.open_run:open_run"),
+        Stage("download/dataset", "components.download.component:download_dataset", "data"),
+        Stage("download/weights", "components.download.component:download_weights", "weights", ("download/dataset",)),
+        _conversion("pretrain"),
+        _conversion("sft"),
+        _split("pretrain"),
+        _split("sft"),
+        _weights("language"),
+        _weights("vision"),
+        Stage(
+            "combine",
+            "components.combine.component:combine",
+            "combine",
+            follows=("weight_conversion/language", "weight_conversion/vision"),
+        ),
+        _training("pretrain", model="combine"),
+        *_examinations(config, "pretrain"),
+        _training("sft", model="pretrain"),
+        *_examinations(config, "sft"),
+        Stage(
+            "report",
+            "components.report.component:report",
+            "report",
+            follows=("pretrain", "sft", *pretrain_scores, *sft_scores),
+        ),
+        Stage("export", "components.export.component:export", "export", follows=("sft", *sft_scores)),
+        Stage(
+            "quality_gate",
+            "components.evaluate.component:quality_gate",
+            "registry",
+            follows=(*pretrain_scores, *sft_scores, "report", "export"),
+            listed=False,
+        ),
+        Stage("close_run", "pipelines.open_run:close_run", listed=False),
+    )
+
+
+def listed_names(config: RunConfig) -> list[str]:
+    """Return the names of the stages that report their progress, in the order of the DAG."""
+    return [stage.name for stage in training_stages(config) if stage.listed]
+
+
+def _conversion(use: str) -> Stage:
+    return Stage(
+        f"wds_conversion/{use}",
+        "components.wds_conversion.component:wds_conversion",
+        f"wds_conversion.{use}",
+        follows=("download/dataset",),
+        compiled=("parallel_tasks",),
+    )
+
+
+def _split(use: str) -> Stage:
+    return Stage(
+        f"energon_split/{use}",
+        "components.energon_split.component:energon_split",
+        f"energon_split.{use}",
+        follows=(f"wds_conversion/{use}",),
+    )
+
+
+def _weights(part: str) -> Stage:
+    return Stage(
+        f"weight_conversion/{part}",
+        "components.weight_conversion.component:weight_conversion",
+        f"weight_conversion.{part}",
+        follows=("download/weights",),
+    )
+
+
+def _training(stage: TrainingStage, model: str) -> Stage:
+    return Stage(
+        stage,
+        f"components.{stage}.component:{stage}",
+        stage,
+        follows=(model, f"energon_split/{stage}"),
+        place=Place.TRAINING,
+        compiled=("launch.backend",),
+    )
+
+
+def _examinations(config: RunConfig, model: TrainingStage) -> list[Stage]:
+    return [stage for name in config.evaluations_of(model) for stage in _examination(name, model)]
+
+
+def _examination(name: str, model: TrainingStage) -> tuple[Stage, Stage]:
+    generate = Stage(
+        f"generate/{name}",
+        "components.generate.component:generate",
+        f"evaluations.{name}.generate",
+        follows=(model, "download/dataset"),
+        place=Place.GPU,
+        compiled=("partitions",),
+    )
+    evaluate = Stage(
+        f"evaluate/{name}",
+        "components.evaluate.component:evaluate",
+        f"evaluations.{name}.evaluate",
+        follows=(generate.name, model, "download/dataset"),
+    )
+    return generate, evaluate
+
+
+def _evaluations(config: RunConfig, model: TrainingStage) -> list[str]:
+    return [f"evaluate/{name}" for name in config.evaluations_of(model)]
