@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from components.runs.folder import RunFolder, StageRow
+from components.runs.folder import FINISHED_STAGE, RunFolder, StageRow
 
 _LIVE_POLL_S = 0.5
 _PLAIN_POLL_S = 1.0
@@ -131,7 +131,7 @@ def _program(name: str) -> str:
 
 
 def _finished_folder(run: RunFolder, stage: str) -> Path | None:
-    rows = (row for row in run.stages() if row.stage == stage and row.state in ("done", "reused"))
+    rows = (row for row in run.stages() if row.stage == stage and row.state in FINISHED_STAGE)
     return next((row.folder for row in rows), None)
 
 

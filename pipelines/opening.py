@@ -17,7 +17,7 @@ from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
-from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder
+from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, FINISHED_STAGE, RUN_ID_VARIABLE, RunFolder
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
@@ -172,7 +172,7 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     """
     run = RunFolder(workspace.absolute(), run_id)
     rows = run.stages(over=True)
-    finished = sum(row.state in ("done", "reused") for row in rows)
+    finished = sum(row.state in FINISHED_STAGE for row in rows)
     print(f"run {run_id} {state.lower()}: {finished} stages finished", flush=True)
     for row in rows:
         if row.state in ("failed", "interrupted"):

@@ -14,9 +14,8 @@ import yaml
 from components.errors import InputError, StageError, VlmError
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
-from components.progress import progress_folder
 from components.runs.find import Places, Run, find_run
-from components.runs.folder import CONFIG_NAME, RunFolder
+from components.runs.folder import CONFIG_NAME, FINISHED_STAGE, RunFolder
 from components.runs.mlflow import STAGE_TAG, fetch_artifact, stage_runs
 from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME, read_manifest
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 CURVES = ("loss", "validation_loss", "learning_rate")
 
 _EVALUATION = "evaluate/"
-_FINISHED = ("done", "reused")
 
 
 @dataclass(frozen=True)
@@ -156,15 +154,13 @@ def _fill_from_folder(run: ComparedRun, folder: RunFolder) -> None:
         run.settings = _texts(yaml.safe_load(config.read_text(encoding="utf-8")))
     else:
         run.missing.append(f"The settings: {config} is gone.")
-    for path in sorted(progress_folder(folder.workspace, folder.run_id).glob("*.json")):
-        record = _json(path)
-        stage, state = str(record.get("stage", "")), str(record.get("state", ""))
-        if path.stem == stage or not stage:  # of no folder: the opening of the run
+    for part in folder.parts(over=folder.state() != "running"):
+        if not part.key:  # the opening of the run leaves no folder
             continue
-        if state not in _FINISHED:
-            run.missing.append(f"{stage}: it did not finish ({state or 'unknown'}).")
+        if part.state not in FINISHED_STAGE:
+            run.missing.append(f"{part.stage}: it did not finish ({part.state}).")
             continue
-        _read_stage(run, stage, folder.workspace / stage / path.stem.rpartition("-")[2], folder.workspace)
+        _read_stage(run, part.stage, folder.workspace / part.stage / part.key, folder.workspace)
 
 
 def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> None:
@@ -258,11 +254,3 @@ def _settings_of(found: "MlflowRun") -> dict[str, str]:
             return text
 
     return _texts({key: value(text) for key, text in found.data.params.items()})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

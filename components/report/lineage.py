@@ -1,12 +1,11 @@
 """Finds every stage that a result was made from, by following the manifests' inputs through the workspace."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.context import RunContext
-from components.progress import progress_folder
+from components.runs.folder import RunFolder
 from components.stage.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 
@@ -57,18 +56,11 @@ def upstream_stages(context: RunContext, results: Sequence[Path]) -> list[StageR
 
     for result in results:
         visit(result.resolve())
-    return [StageRecord(folder, found[folder], _reused(context, found[folder])) for folder in order]
+    parts = RunFolder(context.workspace, context.run_id).parts()
+    reused = {(part.stage, part.key) for part in parts if part.state == "reused"}
+    return [StageRecord(folder, found[folder], (found[folder].stage, found[folder].key) in reused) for folder in order]
 
 
 def _is_identity(identity: str) -> bool:
     parts = Path(identity).parts
     return len(parts) > 1 and not Path(identity).is_absolute() and ".." not in parts
-
-
-def _reused(context: RunContext, manifest: Manifest) -> bool:
-    name = f"{manifest.stage.replace('/', '-')}-{manifest.key}.json"
-    try:
-        state = json.loads((progress_folder(context.workspace, context.run_id) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a hint for people: without it the stage is shown as done by this run
-        return False
-    return bool(state.get("state") == "reused")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import InputError
-from components.runs.folder import RunFolder, is_run_folder, run_folders
+from components.errors import InputError, StageError
+from components.runs.folder import FINISHED_STAGE, RunFolder, is_run_folder, run_folders
 from components.runs.mlflow import (
     TrackedRun,
     fetch_artifact,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from components.runs.kfp import KfpRuns
 
 _SHOWN = 10
-_FINISHED_STAGE = ("done", "reused")
 _SUCCEEDED = "succeeded"
 
 
@@ -180,7 +179,7 @@ def find_stage(run: Run, stage: str) -> FinishedStage | None:
         StageError: MLflow can't be asked.
     """
     if run.folder is not None:
-        rows = (row for row in run.folder.stages(over=True) if row.stage == stage and row.state in _FINISHED_STAGE)
+        rows = (row for row in run.folder.stages(over=True) if row.stage == stage and row.state in FINISHED_STAGE)
         key = next((row.key for row in rows), "")
     else:
         client = connect(run.tracking_uri)
@@ -254,9 +253,14 @@ def _of_tracked(tracked: TrackedRun, places: Places) -> Run:
 
 
 def _find_tracked(reference: str, places: Places, finished_only: bool, besides: str) -> TrackedRun | None:
-    client = connect(places.tracking_uri)
-    with as_stage_error(places.tracking_uri):
-        return find_tracked_run(client, reference, finished_only, besides)
+    try:
+        client = connect(places.tracking_uri)
+        with as_stage_error(places.tracking_uri):
+            return find_tracked_run(client, reference, finished_only, besides)
+    except StageError as error:
+        raise StageError(
+            f"The workspace {places.workspace} has no run {reference!r}, and MLflow could not be asked. {error}"
+        ) from error
 
 
 def _not_found(reference: str, places: Places, here: list[RunFolder], finished_only: bool) -> str:

@@ -30,6 +30,7 @@ LOG_NAME = "log.txt"
 RECORD_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
 CONTEXT_NAME = "context.json"
+FINISHED_STAGE = ("done", "reused")  # states of a stage that left what it should
 KFP_WORKSPACE = "workspace"  # in kfp/: KFP would make a folder in /tmp, and leave it there
 _OPENING = "open_run.json"  # progress of the task that every run begins with
 
@@ -127,19 +128,26 @@ class RunFolder:
         ).total_seconds()
 
     def stages(self, over: bool = False) -> list[StageRow]:
-        """Return the run's stages in DAG order.
+        """Return the run's stages in DAG order; the partitions of a stage are one.
 
         Args:
             over: The run has ended: what still says "running" was interrupted.
         """
         rows: dict[str, StageRow] = {}
-        for path in sorted(progress_folder(self.workspace, self.run_id).glob("*.json")):
-            row = self._row(path, over)
-            if row is not None:
-                other = rows.get(row.stage)
-                rows[row.stage] = row if other is None else _merged(other, row)
+        for row in self.parts(over):
+            other = rows.get(row.stage)
+            rows[row.stage] = row if other is None else _merged(other, row)
         known = [rows.pop(stage, StageRow(stage)) for stage in self.record().get("stages", [])]
         return known + list(rows.values())
+
+    def parts(self, over: bool = False) -> list[StageRow]:
+        """Return what has begun, every partition of a stage by itself.
+
+        Args:
+            over: The run has ended: what still says "running" was interrupted.
+        """
+        paths = sorted(progress_folder(self.workspace, self.run_id).glob("*.json"))
+        return [row for path in paths if (row := self._row(path, over)) is not None]
 
     def error(self) -> str:
         """Return why the run failed: the failed stage's message, else the last error or the last lines of the log."""
@@ -154,14 +162,15 @@ class RunFolder:
 
     def _row(self, path: Path, over: bool) -> StageRow | None:
         record = _read_hint(path)
-        if not record:
+        stage, state = str(record.get("stage", "")), str(record.get("state", ""))
+        if not stage or not state:
             return None
-        stage, state = str(record["stage"]), str(record["state"])
         message = str(record.get("message", ""))
         # A stage that Ctrl-C or SIGTERM reached has time to say so, as an exception that nobody needs to read.
         if (state == "running" and over) or message.startswith("KeyboardInterrupt"):
             state, message = "interrupted", ""
-        until = time.time() if state == "running" else record["updated"]
+        began = float(record.get("began", 0.0))
+        until = time.time() if state == "running" else float(record.get("updated", began))
         key = "" if path.stem == stage else path.stem.rpartition("-")[2]
         folder = self.workspace / stage / key if key else None
         return StageRow(
@@ -169,7 +178,7 @@ class RunFolder:
             state=state,
             key=key,
             folder=folder if folder is not None and folder.is_dir() else None,
-            seconds=max(0.0, until - record["began"]),
+            seconds=max(0.0, until - began),
             activity=record.get("activity", ""),
             unit=record.get("unit", ""),
             done=int(record.get("done", 0)),

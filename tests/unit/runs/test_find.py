@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.context import RunContext
-from components.errors import ConfigurationError, InputError
+from components.errors import ConfigurationError, InputError, StageError
 from components.evaluate.baseline import find_baselines
 from components.evaluate.config import Gate
 from components.export import stage as export_stage
@@ -198,6 +198,14 @@ def test_what_is_not_found_is_told_with_what_there_is(world: RunsWorld, tmp_path
     assert "does not have 'models:/none@x'" in error("models:/none@x", Places(tmp_path, world.uri))
     assert "models:/NAME@ALIAS" in error("models:/none", Places(tmp_path, world.uri))
     assert "both kinds of quotes" in error("a'b\"c", Places(tmp_path, world.uri))
+
+
+def test_a_store_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    with pytest.raises(
+        StageError, match=rf"{tmp_path} has no run 'x', and MLflow could not be asked. MLflow at sqlite"
+    ):
+        find_run("x", Places.of(tmp_path))
 
 
 def test_signs_of_mlflows_filters_are_letters_like_others(world: RunsWorld, tmp_path: Path) -> None:
