@@ -8,6 +8,8 @@
 # PYTEST_ARGS  for pytest
 # TEST_PROCESSES  processes that run the tests, each with a core of its own
 #
+# make stage NAME=deduplicate  write a new stage's skeleton, with its test, into components/ and tests/unit/
+#
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
 # make test-images  build both images, look into them, and run the pipeline in them; make test-cpu-image: the CPU image alone
 #
@@ -31,7 +33,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install images cpu-image gpu-image test-cpu-image test-images test-cluster clean
+.PHONY: demo test lint install stage images cpu-image gpu-image test-cpu-image test-images test-cluster clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
@@ -52,6 +54,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt torch
 	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
+
+stage: install
+	@$(BIN)/python -m pipelines.skeleton '$(NAME)'
 
 images: cpu-image gpu-image
 

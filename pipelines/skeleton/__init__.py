@@ -1,0 +1,1 @@
+"""A new stage's skeleton: its room and its test, from templates."""
