@@ -1,7 +1,8 @@
 """The settings of a run, as a list for people and programs.
 
 All of it is read off the typed configuration: defaults and accepted values from its fields, meanings and units from the
-docstrings of its classes, where a setting is described under `Attributes:` as `name (unit): meaning`.
+docstrings of its classes, where a setting is described under `Attributes:` as `name (unit): meaning`. Which stages use a
+setting follows from the table of stages.
 """
 
 import fnmatch
@@ -17,7 +18,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from components.errors import ConfigurationError
-from pipelines.config import RunConfig, annotation_parts, did_you_mean
+from pipelines.config import DEFAULT_PRESET, RunConfig, annotation_parts, did_you_mean, load_preset
+from pipelines.stages import Place, Stage, training_stages
 
 _BOUNDS = {
     "minimum": "{} or more",
@@ -48,6 +50,7 @@ class Setting:
         required: Whether a preset must give it.
         default: Its default, in JSON types; None where it is required.
         values: What presets give it, in JSON types, by the preset's name.
+        stages: Names of the stages that use it; empty if all do.
     """
 
     key: str
@@ -57,6 +60,7 @@ class Setting:
     required: bool
     default: Any
     values: Mapping[str, Any]
+    stages: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,7 +85,15 @@ class Section:
 
 def run_settings() -> list[Section]:
     """Return all settings of a run, in the order of the configuration."""
-    return list(_sections(RunConfig, "", _summary(RunConfig), None))
+    sections = _sections(RunConfig, "", _summary(RunConfig), None)
+    stages = [_of_any_evaluation(stage) for stage in training_stages(load_preset(DEFAULT_PRESET))]
+    return [
+        replace(
+            section,
+            settings=tuple(replace(item, stages=_used_by(item.key, stages)) for item in section.settings),
+        )
+        for section in sections
+    ]
 
 
 def matching(sections: Sequence[Section], wanted: str) -> list[Section]:
@@ -116,7 +128,7 @@ def with_values(sections: Sequence[Section], preset: str, config: RunConfig) -> 
         preset: Name of the preset.
         config: Its configuration.
     """
-    tree = config.model_dump(mode="json")
+    tree, stages = config.model_dump(mode="json"), training_stages(config)
     result: dict[str, Section] = {}
     for section in sections:
         for setting in section.settings:
@@ -124,7 +136,8 @@ def with_values(sections: Sequence[Section], preset: str, config: RunConfig) -> 
             for key, values in found or [(setting.key, {})]:
                 place = key.rpartition(".")[0]
                 known = result.get(place, Section(place, section.meaning, ()))
-                result[place] = replace(known, settings=(*known.settings, replace(setting, key=key, values=values)))
+                concrete = replace(setting, key=key, values=values, stages=_used_by(key, stages))
+                result[place] = replace(known, settings=(*known.settings, concrete))
     return list(result.values())
 
 
@@ -202,6 +215,26 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     pattern = [f"matching {schema['pattern']}"] if "pattern" in schema else []
     items = f" of {_in_words(schema['items'])}" if "$ref" not in schema.get("items", {"$ref": ""}) else ""
     return ", ".join([f"{_TYPES.get(schema.get('type', ''), 'mapping')}{items}", *bounds, *pattern])
+
+
+def _of_any_evaluation(stage: Stage) -> Stage:
+    """Return a row of the table with `NAME` in the place of the evaluation's name, if it has one."""
+    room, _, use = stage.name.partition("/")
+    if not stage.settings.startswith("evaluations."):
+        return stage
+    return replace(stage, name=f"{room}/NAME", settings=stage.settings.replace(f".{use}.", ".NAME."))
+
+
+def _used_by(key: str, stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Return the stages whose settings hold a key, else those with settings in the same section; empty if all use it."""
+    section = key.rpartition(".")[0]
+    if _is_or_is_within(key, "cluster.job"):
+        found = [stage for stage in stages if stage.place is Place.TRAINING]
+    else:
+        configured = [stage for stage in stages if stage.settings]
+        found = [stage for stage in configured if _is_or_is_within(key, stage.settings)]
+        found = found or [stage for stage in configured if section and _is_or_is_within(stage.settings, section)]
+    return tuple(dict.fromkeys(stage.name for stage in found))
 
 
 def _is_or_is_within(key: str, wanted: str) -> bool:

@@ -17,7 +17,7 @@ _MOST_OF_A_VALUE = 48  # in a table; the page of one setting shows all of it
 
 def add_commands(group: CommandGroup) -> None:
     """Add this group's commands."""
-    settings = group.add("settings", _settings, "list settings with default, unit and meaning")
+    settings = group.add("settings", _settings, "list settings with default, unit, meaning and use")
     settings.add_argument(
         "key", nargs="?", default="", metavar="KEY", help="a setting, a section, a pattern with *, or a part of keys"
     )
@@ -62,6 +62,7 @@ def _print_setting(console: "Console", setting: "Setting") -> None:
                 **dict.fromkeys(setting.values, _value(setting)),
                 "unit": setting.unit,
                 "accepts": setting.accepts,
+                "used by": _users(setting.stages),
             }
         )
     )
@@ -77,6 +78,8 @@ def _print_section(console: "Console", section: "Section", preset: str | None) -
         table.add_row(*map(literal, (setting.name, _value_and_default(setting), setting.unit, setting.meaning)))
     console.print(literal(section.key or "(the run)", "bold"), literal(section.meaning, "dim"))
     console.print(table)
+    users = dict.fromkeys(_users(setting.stages) for setting in section.settings)
+    console.print(literal(f"used by {', '.join(users)}", "dim"))
     console.print()
 
 
@@ -86,6 +89,10 @@ def _value_and_default(setting: "Setting") -> str:
     value = _value(setting) or default
     shown = [f"{text[: _MOST_OF_A_VALUE - 1]}…" if len(text) > _MOST_OF_A_VALUE else text for text in (value, default)]
     return shown[0] if setting.required or value == default else "{} (default {})".format(*shown)
+
+
+def _users(stages: tuple[str, ...]) -> str:
+    return ", ".join(stages) or "every stage"
 
 
 def _default(setting: "Setting") -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from components.errors import ConfigurationError
 from pipelines.cli import main
 from pipelines.config import RunConfig, load_preset, read_preset, setting_keys
 from pipelines.settings import Setting, as_yaml, matching, run_settings, with_values
+from pipelines.stages import training_stages
 
 Captured = pytest.CaptureFixture[str]
 
@@ -168,6 +170,34 @@ def test_what_a_setting_accepts_is_said() -> None:
     assert setting("cluster.image_pull_secrets").accepts == "list of text"
 
 
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        ("name", ()),
+        ("tracking.uri", ()),
+        ("cluster.cpu_image", ()),
+        ("cluster.job.queue", ("pretrain", "sft")),
+        ("data.evaluation.more.NAME.annotations", ("download/dataset",)),
+        ("wds_conversion.sft.min_shards", ("wds_conversion/sft",)),
+        ("pretrain.recipe.iterations", ("pretrain",)),
+        ("evaluations.NAME.model", ("generate/NAME", "evaluate/NAME")),
+        ("evaluations.NAME.evaluate.gates[].minimum", ("evaluate/NAME",)),
+        ("registry.name", ("quality_gate",)),
+    ],
+)
+def test_the_stages_that_use_a_setting_are_named(key: str, stages: tuple[str, ...]) -> None:
+    """No stages: all of them."""
+    assert setting(key).stages == stages
+
+
+def test_every_stage_with_settings_uses_some() -> None:
+    config = load_preset("mistral-clip-7b")
+    listed = {
+        stage for section in with_values(SECTIONS, "7b", config) for item in section.settings for stage in item.stages
+    }
+    assert {stage.name for stage in training_stages(config) if stage.settings} == listed
+
+
 def test_the_list_is_whole_in_80_columns(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["settings"]) == 0
@@ -184,9 +214,9 @@ def test_one_setting_is_shown_whole(capsys: Captured) -> None:
     assert main([*arguments, "--set", "pretrain.recipe.save_interval=77"]) == 0
     output = capsys.readouterr().out.splitlines()
     assert output[:2] == ["pretrain.recipe.save_interval", "Steps between two checkpoints."]
-    rows = dict(line.split(maxsplit=1) for line in output[2:])
-    facts = {name: text.strip() for name, text in rows.items()}
-    assert facts == {"default": "required", "laptop": "77", "unit": "steps", "accepts": "integer, 1 or more"}
+    facts = dict(re.split(r"\s{2,}", line.strip()) for line in output[2:])
+    expected = {"default": "required", "laptop": "77", "unit": "steps", "accepts": "integer, 1 or more"}
+    assert facts == {**expected, "used by": "pretrain"}
 
 
 def test_programs_get_json(capsys: Captured) -> None:
