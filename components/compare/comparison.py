@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.compare.runs import ComparedRun, Evaluation
 from components.evaluate.paired import paired_tests, why_not_comparable
-from components.evaluate.sample_scores import SampleScores, is_mean
+from components.evaluate.sample_scores import SampleScores
 from components.evaluate.scores import PairedTest
 from components.tasks.kind import POINTS
 
@@ -22,10 +22,12 @@ class Pair:
     Attributes:
         tests: Metric to the run minus the reference; empty where they can't be compared.
         problem: Why they can't be compared; empty where they can.
+        refused: Metric to why it alone can't be compared.
     """
 
     tests: Mapping[str, PairedTest]
     problem: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,20 +152,29 @@ def _pair(reference: Evaluation, other: Evaluation) -> Pair:
     problem = why_not_comparable(reference.scores, other.scores, (reference.samples, other.samples))
     if problem:
         return Pair({}, problem)
-    metrics = [name for name in reference.scores.metrics if reference.samples.has(name) and other.samples.has(name)]
-    return Pair(paired_tests(reference.samples, other.samples, metrics))
+    problems = {
+        name: reference.samples.problem(name) or other.samples.problem(name)
+        for name in reference.scores.metrics
+        if name in other.scores.metrics
+    }
+    refused = {name: text for name, text in problems.items() if text}
+    metrics = [name for name in problems if name not in refused]
+    return Pair(paired_tests(reference.samples, other.samples, metrics), refused=refused)
 
 
 def _measure_of_samples(headline: str, samples: Sequence[SampleScores]) -> str:
     """Return the headline, or else the first metric, that every sample has a value of its own for."""
-    names = [headline, *(samples[0].rows[0].scores if samples[0].rows else ())]
-    return next((name for name in names if is_mean(name) and name != "bleu" and all(s.has(name) for s in samples)), "")
+    for name in (headline, *samples[0].metrics):
+        if all(not item.problem(name) and item.statistic(name).metric.form != "counts" for item in samples):
+            return name
+    return ""
 
 
 def _disagreements(samples: Mapping[int, SampleScores], metric: str) -> list[Disagreement]:
     found = []
-    for rows in zip(*(item.rows for item in samples.values()), strict=True):
-        values = [POINTS * float(row.scores[metric]) for row in rows]
+    own = [item.statistic(metric) for item in samples.values()]
+    each = [(POINTS * statistic.metric.combine(statistic.parts)).tolist() for statistic in own]
+    for rows, *values in zip(zip(*(item.rows for item in samples.values()), strict=True), *each, strict=True):
         size = max(values) - min(values)
         if size > 1e-6:
             answers = {number: (row.text, value) for number, row, value in zip(samples, rows, values, strict=True)}

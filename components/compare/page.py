@@ -17,6 +17,7 @@ from components.errors import InputError
 from components.evaluate.gates import p_text
 from components.evaluate.page import LABELS, environment
 from components.evaluate.scores import Measure
+from components.metrics.registry import find_metric
 from components.report.charts import Series, line_chart, smoothed, thinned
 from components.report.page import duration, report_stylesheet
 
@@ -224,6 +225,11 @@ def _task(number: int, task: TaskComparison, runs: Sequence[RunView]) -> TaskVie
             f"{run.label} does not have this evaluation."
             for place, run in enumerate(runs)
             if place not in task.evaluations
+        ]
+        + [
+            f"{_label(task, name)} of {runs[other].label} and {runs[task.reference].label} can't be compared: {reason}."
+            for other, pair in task.pairs.items()
+            for name, reason in pair.refused.items()
         ],
     )
 
@@ -254,7 +260,8 @@ def _category_chart(task: TaskComparison, runs: Sequence[RunView]) -> Markup:
 def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[RunView]) -> Verdict:
     pair, run, reference = task.pairs[number], runs[number], runs[task.reference].label
     if headline not in pair.tests:
-        return Verdict(run, reference, pair.problem or "the headline was not computed", "can't be compared", "warn")
+        problem = pair.problem or pair.refused.get(headline, "the headline was not computed")
+        return Verdict(run, reference, problem, "can't be compared", "warn")
     test = pair.tests[headline]
     text = (
         f"{_label(task, headline)} {difference_text(test)} points (95 % interval {interval_text(test, sign=True)}, "
@@ -262,7 +269,8 @@ def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[Ru
     )
     if not is_significant(test):
         return Verdict(run, reference, text, "no significant difference", "same")
-    return Verdict(run, reference, text, *(("better", "yes") if test.value > 0 else ("worse", "no")))
+    gain = task.evaluations[task.reference].scores.sign(headline) * test.value
+    return Verdict(run, reference, text, *(("better", "yes") if gain > 0 else ("worse", "no")))
 
 
 def _table(task: TaskComparison, metrics: Sequence[str], runs: Sequence[RunView]) -> list[ScoreRow]:
@@ -292,12 +300,14 @@ def _cards(task: TaskComparison, runs: Sequence[RunView]) -> list[Card]:
     categories = {
         name: place for place, name in enumerate(sorted({item.category for item in task.disagreements} - {""}))
     }
-    binary = task.measured_by == "accuracy"
+    binary = bool(task.measured_by) and find_metric(task.measured_by).form == "share"
+    sign = task.evaluations[task.reference].scores.sign(task.measured_by)
     cards = []
     with _thumbnails(task.raw) as picture:
         for item in task.disagreements:
             values = {number: value for number, (_, value) in item.answers.items()}
-            best = [number for number, value in values.items() if value == max(values.values())]
+            top = max(sign * value for value in values.values())
+            best = [number for number, value in values.items() if sign * value == top]
             answers = []
             for number, (text, value) in item.answers.items():
                 right = ("yes", "✓ right") if value > 0 else ("no", "✗ wrong")

@@ -187,7 +187,10 @@ def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> 
 def _read_evaluation(run: ComparedRun, stage: str, folder: Path, raw: Path | None) -> None:
     samples = None
     if (folder / SAMPLE_SCORES_FILE).is_file():
-        samples = read_sample_scores(folder)
+        try:
+            samples = read_sample_scores(folder)
+        except StageError as error:  # of an older version: its scores are shown all the same
+            run.missing.append(f"{stage}: {error}")
     else:
         run.missing.append(f"{stage}: it left no {SAMPLE_SCORES_FILE}, so its samples can't be compared.")
     run.evaluations[stage.removeprefix(_EVALUATION)] = Evaluation(read_scores(folder), samples, raw)

@@ -11,6 +11,7 @@ from components.compare.page import difference_text, interval_text
 from components.evaluate.gates import p_text
 
 _MOST_SETTINGS = 30
+_STYLES = {1: "green", 0: "bold", -1: "red"}
 
 
 def tables(comparison: Comparison) -> Iterator[RenderableType]:
@@ -30,9 +31,11 @@ def tables(comparison: Comparison) -> Iterator[RenderableType]:
     for task in comparison.tasks:
         yield _scores(comparison, task)
         for number, pair in task.pairs.items():
+            reference, other = comparison.labels[task.reference], comparison.labels[number]
             if pair.problem:
-                reference, other = comparison.labels[task.reference], comparison.labels[number]
                 yield Text(f"{other} and {reference} can't be compared: {pair.problem}", "yellow")
+            for name, reason in pair.refused.items():
+                yield Text(f"{name} of {other} and {reference} can't be compared: {reason}", "yellow")
 
 
 def _scores(comparison: Comparison, task: TaskComparison) -> Table:
@@ -55,13 +58,19 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
         for pair in task.pairs.values():
             if pair.tests:
                 test = pair.tests.get(name)
-                style = "" if test is None or not is_significant(test) else ("green" if test.value > 0 else "red")
+                style = (
+                    "" if test is None or not is_significant(test) else _STYLES[scores.sign(name) * _sign(test.value)]
+                )
                 text = (
                     f"{difference_text(test)}  {p_text(test.p_value)}\n{interval_text(test, sign=True)}" if test else ""
                 )
                 cells.append(Text(text, style))
         table.add_row(scores.label(name), *cells, style="bold" if name == scores.headline else "")
     return table
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
 
 
 def _table(title: str, first: str) -> Table:

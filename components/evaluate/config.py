@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.errors import ConfigurationError
+from components.metrics.registry import find_metric
 from components.tasks.loading import check_task_name, load_task
 
 
@@ -85,4 +86,9 @@ class EvaluateConfig(BaseModel):
                 raise ValueError(
                     f"gates: {gate.metric!r} is not a metric of the task {task.name}, which has {', '.join(task.metrics)}"
                 )
+            metric = find_metric(gate.metric or task.headline)
+            if metric.direction == "neither":
+                raise ValueError(f"gates: neither a higher nor a lower {metric.name} is better: no gate can judge it")
+            if metric.direction == "lower" and gate.minimum is not None:
+                raise ValueError(f"gates: a lower {metric.name} is better: a minimum would let every bad model pass")
         return self

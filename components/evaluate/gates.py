@@ -102,14 +102,16 @@ def _judge_margin(gate: Gate, least: float, name: str, scores: Scores) -> GateRe
     rivals = {control: values[name].value for control, values in scores.controls.items() if name in values}
     if not rivals:
         raise StageError(f"A gate asks for a margin of {name} over the controls, but none was computed.")
-    best = max(rivals, key=lambda control: rivals[control])
-    distance = scores.metrics[name].value - rivals[best]
+    sign = scores.sign(name)
+    best = max(rivals, key=lambda control: sign * rivals[control])
+    side = "above" if sign > 0 else "below"
+    distance = sign * (scores.metrics[name].value - rivals[best])
     return GateResult(
-        requirement=f"{scores.label(name)} at least {least:g} above the best control ({best}, {rivals[best]:.1f})",
+        requirement=f"{scores.label(name)} at least {least:g} {side} the best control ({best}, {rivals[best]:.1f})",
         measured=f"{distance:.1f}",
         passed=distance >= least,
         action=gate.action,
-        note=_nearness(least, scores.differences[best]) if name == scores.headline else "",
+        note=_nearness(sign * least, scores.differences[best]) if name == scores.headline else "",
     )
 
 
@@ -125,11 +127,12 @@ def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples:
 
     metric, where = scores.label(name), f"{rival.name} (MLflow run {rival.run_id[:8]})"
     problem = why_not_comparable(rival.scores, scores, (rival.samples, samples))
-    if not problem and not rival.samples.has(name):
-        problem = f"it has no {metric}"
+    problem = problem or rival.samples.problem(name) or samples.problem(name)
+    sign = scores.sign(name)
+    worse = "below" if sign > 0 else "above"
     if problem:
         return GateResult(
-            requirement=f"{metric} not below {where}",
+            requirement=f"{metric} not {worse} {where}",
             measured="nothing: they can't be compared",
             passed=False,
             action=gate.action,
@@ -137,8 +140,8 @@ def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples:
             baseline=rival.run_id,
         )
     test = paired_tests(rival.samples, samples, [name])[name]
-    tolerance = f"at most {gate.max_drop:g} below" if gate.max_drop else "not below"
-    passed, verdict = _verdict(gate, test)
+    tolerance = f"at most {gate.max_drop:g} {worse}" if gate.max_drop else f"not {worse}"
+    passed, verdict = _verdict(gate, test, sign)
     return GateResult(
         requirement=f"{metric} {tolerance} {where}, {rival.scores.metrics[name].value:.1f}",
         measured=f"{test.value:+.1f} ({test.low:+.1f} to {test.high:+.1f}, {p_text(test.p_value)}, {test.method})",
@@ -150,16 +153,17 @@ def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples:
     )
 
 
-def _verdict(gate: Gate, test: PairedTest) -> tuple[bool, str]:
-    """Return whether a difference passes, and how it is to be read."""
+def _verdict(gate: Gate, test: PairedTest, sign: int) -> tuple[bool, str]:
+    """Return whether a difference passes, and how it is to be read; `sign` is what a larger value is worth."""
     significant = test.p_value < gate.significance
-    if test.value >= 0:
+    gain, least = sign * test.value, sign * ((test.low if sign > 0 else test.high) or 0.0)
+    if gain >= 0:
         return True, "significantly better" if significant else "no significant difference"
     if not significant:
         return True, (
-            f"the drop is not significant at {gate.significance:g}; the interval allows for one of {-min(test.low or 0.0, 0.0):.1f}"
+            f"the drop is not significant at {gate.significance:g}; the interval allows for one of {-min(least, 0.0):.1f}"
         )
-    if -test.value <= gate.max_drop:
+    if -gain <= gate.max_drop:
         return True, "the drop is significant, but allowed"
     return False, f"the drop is significant at {gate.significance:g}"
 

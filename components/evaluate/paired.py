@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.sample_scores import SampleScores, is_mean
+from components.evaluate.sample_scores import SampleScores
 from components.evaluate.scores import PairedTest, Scores
 from components.metrics.intervals import Floats, Resamples, percentile_interval
 from components.tasks.kind import POINTS
@@ -47,16 +47,16 @@ def paired_tests(
         raise ValueError("paired tests need the same samples in the same order")
     statistics = {metric: (first.statistic(metric), second.statistic(metric)) for metric in metrics}
     draws: dict[str, list[Floats]] = {metric: [] for metric in metrics}
-    for portion in _portions(len(first.rows), resamples, seed):
-        for metric, (one, other) in statistics.items():
+    for metric, (one, other) in statistics.items():
+        for portion in _portions(len(one.units), resamples, seed):
             draws[metric].append(other.resampled(portion) - one.resampled(portion))
     tests = {}
     for metric, (one, other) in statistics.items():
         differences = np.concatenate(draws[metric])
         low, high = percentile_interval(differences)
         p_value, method = _bootstrap_p(differences), BOOTSTRAP
-        if is_mean(metric) and _is_binary(one.parts[:, 0]) and _is_binary(other.parts[:, 0]):
-            p_value, method = _mcnemar_p(one.parts[:, 0], other.parts[:, 0]), MCNEMAR
+        if one.is_share:
+            p_value, method = _mcnemar_p(one.units[:, 0], other.units[:, 0]), MCNEMAR
         tests[metric] = PairedTest(
             value=round(POINTS * (other.value() - one.value()), 4),
             low=round(POINTS * low, 4),
@@ -98,10 +98,6 @@ def _portions(size: int, resamples: int, seed: int) -> Iterator[Resamples]:
     rows = max(1, _COUNTS_AT_ONCE // max(size, 1))
     for number, start in enumerate(range(0, resamples, rows)):
         yield Resamples.draw(size, min(rows, resamples - start), seed=seed + number)
-
-
-def _is_binary(values: Floats) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 def _mcnemar_p(first: Floats, second: Floats) -> float:

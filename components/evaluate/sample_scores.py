@@ -1,30 +1,24 @@
 """Every sample's own scores: what it takes to compare two models pair by pair.
 
-`sample_scores.jsonl` holds one object per sample, in the order of the ground truth. Under `scores`, a metric that is a
-mean over the samples has the sample's value; any other has the numbers whose sums over the samples give the metric
-(the n-gram counts of BLEU, the matching counts of METEOR), so that every subset and resample can be scored.
+`sample_scores.jsonl` holds one object per sample, in the order of the ground truth. Under `statistics` stands, for each
+metric with its version, what the sample adds to it: the numbers whose sums over any samples the metric's `combine` turns
+into its value, so that every subset and resample can be scored.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
-from components.metrics.captioning import bleu_metric
-from components.metrics.intervals import Statistic, mean_statistic
-from components.metrics.meteor import meteor_metric
+from components.metrics.registry import find_metric
+from components.metrics.statistic import Statistic
 from components.storage.atomic import open_atomic
 from components.tasks.sample import HeldOutSample
 from components.tasks.template import lettered
 
 SAMPLE_SCORES_FILE = "sample_scores.jsonl"
-
-_METEOR = "meteor"
-_BLEU = "bleu"
 
 
 class SampleScore(BaseModel):
@@ -37,7 +31,8 @@ class SampleScore(BaseModel):
         prompt: The human turn; empty where the picture alone was shown.
         truth: The true captions, or the true answer.
         text: The prediction.
-        scores: Metric to the sample's value, or to its parts; "bleu" stands for BLEU of every order.
+        statistics: "METRIC@VERSION" to what the sample adds to the metric.
+        units: "METRIC@VERSION" to the group of samples that is resampled as one, for metrics that count groups.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +43,8 @@ class SampleScore(BaseModel):
     prompt: str = ""
     truth: tuple[str, ...] = ()
     text: str
-    scores: dict[str, float | list[float]]
+    statistics: dict[str, tuple[float, ...]]
+    units: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -62,25 +58,44 @@ class SampleScores:
         """Ids of the samples."""
         return tuple(row.id for row in self.rows)
 
-    def has(self, metric: str) -> bool:
-        """Tell whether the samples' scores allow to compute a metric."""
-        return bool(self.rows) and _family(metric) in self.rows[0].scores
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the stored metrics."""
+        return tuple(self._versions)
+
+    def problem(self, metric: str) -> str:
+        """Return why a metric can't be computed from what is stored; empty where it can."""
+        if metric not in self._versions:
+            return f"{metric} is not stored for its samples"
+        try:
+            known = find_metric(metric)
+        except ValueError as error:
+            return str(error)
+        stored = self._versions[metric]
+        if stored != str(known.version):
+            return f"its {metric} is of version {stored} of the metric, this code has version {known.version}: evaluate it again"
+        return ""
 
     def statistic(self, metric: str) -> Statistic:
-        """Return a metric as a function of the samples.
+        """Return what the samples add to a metric.
 
         Raises:
-            KeyError: The metric was not computed; see `has`.
+            StageError: It can't be computed; see `problem`.
         """
-        parts = np.array([row.scores[_family(metric)] for row in self.rows], dtype=np.float64)
-        if metric.startswith(f"{_BLEU}_"):
-            return Statistic(parts, bleu_metric(int(metric.removeprefix(f"{_BLEU}_"))))
-        return Statistic(parts, meteor_metric) if metric == _METEOR else mean_statistic(parts)
+        problem = self.problem(metric)
+        if problem:
+            raise StageError(problem)
+        known = find_metric(metric)
+        groups = [row.units[known.key] for row in self.rows if known.key in row.units]
+        try:
+            return Statistic.of(known, [row.statistics[known.key] for row in self.rows], groups or None)
+        except (KeyError, ValueError) as error:
+            raise StageError(f"the samples' {metric} is incomplete ({error}): evaluate it again") from error
 
-
-def is_mean(metric: str) -> bool:
-    """Tell whether a metric is the mean of its samples' values."""
-    return metric != _METEOR and not metric.startswith(f"{_BLEU}_")
+    @property
+    def _versions(self) -> dict[str, str]:
+        stored = self.rows[0].statistics if self.rows else {}
+        return {name: version for name, _, version in (key.rpartition("@") for key in stored)}
 
 
 def write_sample_scores(
@@ -94,8 +109,8 @@ def write_sample_scores(
         texts: The model's predictions, in the samples' order.
         statistics: Metric to the model's statistic.
     """
-    # BLEU of every order is made of the same parts.
-    families = {_family(metric): (is_mean(metric), statistic.parts) for metric, statistic in statistics.items()}
+    stored = {statistic.metric.key: statistic.parts.tolist() for statistic in statistics.values()}
+    grouped = {item.metric.key: item.groups for item in statistics.values() if item.groups is not None}
     with open_atomic(folder / SAMPLE_SCORES_FILE, "w") as stream:
         for row, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             score = SampleScore(
@@ -105,10 +120,8 @@ def write_sample_scores(
                 prompt=sample.prompt,
                 truth=_truth(sample),
                 text=text,
-                scores={
-                    name: float(parts[row, 0]) if mean else parts[row].tolist()
-                    for name, (mean, parts) in families.items()
-                },
+                statistics={key: parts[row] for key, parts in stored.items()},
+                units={key: names[row] for key, names in grouped.items()},
             )
             stream.write(score.model_dump_json() + "\n")
 
@@ -122,13 +135,16 @@ def read_sample_scores(folder: Path) -> SampleScores:
     path = folder / SAMPLE_SCORES_FILE
     try:
         with open(path, encoding="utf-8") as stream:
-            return SampleScores(tuple(SampleScore.model_validate(json.loads(line)) for line in stream))
-    except (OSError, ValueError, ValidationError) as error:
+            return SampleScores(tuple(SampleScore.model_validate_json(line) for line in stream))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise StageError(
+            f"{path} does not hold the samples' scores as this version writes them ({where}: {problem['msg']}). "
+            "Run the evaluation again."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path} does not hold the samples' scores: {error}. Run the evaluation again.") from error
-
-
-def _family(metric: str) -> str:
-    return _BLEU if metric.startswith(f"{_BLEU}_") else metric
 
 
 def _truth(sample: HeldOutSample) -> tuple[str, ...]:

@@ -6,13 +6,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
+from components.metrics.metric import SIGNS, Direction
+from components.metrics.registry import OWN_METRICS
 from components.storage.atomic import write_text
-from components.tasks.registry import OWN_KINDS
 
 SCORES_FILE = "scores.json"
-
-METRIC_NAMES = {name: metric.label for kind in OWN_KINDS.values() for name, metric in kind.metrics.items()}
-"""Names for people of the metrics of this package's kinds; `Scores.label` knows those of its own task, too."""
 
 
 class Measure(BaseModel):
@@ -84,9 +82,10 @@ class Presentation(BaseModel):
     Attributes:
         title: The task's name.
         labels: Metric to its name.
+        directions: Metric to what is better, a higher or a lower value, or neither.
         noun: What a sample is called, in the plural.
         scale: What the headline's values are.
-        full_scale: The largest value in points; None where there is none.
+        full_scale: Where the axis of its charts ends, in points; None to fit the values.
         lead: How to read the shown samples.
         method: How it was scored.
     """
@@ -95,6 +94,7 @@ class Presentation(BaseModel):
 
     title: str = ""
     labels: dict[str, str] = {}
+    directions: dict[str, Direction] = {}
     noun: str = "samples"
     scale: str = "points"
     full_scale: float | None = None
@@ -180,7 +180,8 @@ class Scores(BaseModel):
     @property
     def best_control(self) -> str:
         """The control with the highest headline value; empty without controls."""
-        return max(self.controls, key=lambda name: self.controls[name][self.headline].value, default="")
+        sign = self.sign(self.headline)
+        return max(self.controls, key=lambda name: sign * self.controls[name][self.headline].value, default="")
 
     @property
     def noun(self) -> str:
@@ -189,7 +190,13 @@ class Scores(BaseModel):
 
     def label(self, metric: str) -> str:
         """Return a metric's name for people."""
-        return self.presentation.labels.get(metric) or METRIC_NAMES.get(metric, metric)
+        if metric in self.presentation.labels:
+            return self.presentation.labels[metric]
+        return OWN_METRICS[metric].label if metric in OWN_METRICS else metric
+
+    def sign(self, metric: str) -> int:
+        """Return what a larger value of a metric is worth: 1 where higher is better, -1 where lower is, 0 for neither."""
+        return SIGNS[self.presentation.directions.get(metric, "higher")]
 
     def kfp_metrics(self) -> dict[str, float]:
         """Return what KFP's UI shows; the names say it when the score is partial."""
@@ -219,16 +226,18 @@ class Scores(BaseModel):
         if not self.differences:
             return f"{text}; nothing to compare it with was asked for."
         # The control that is hardest to tell from the model.
-        closest = min(self.differences, key=lambda control: _least(self.differences[control]))
+        sign = self.sign(self.headline)
+        closest = min(self.differences, key=lambda control: _least(self.differences[control], sign))
         distance = self.differences[closest]
+        side = "above" if sign > 0 else "below"
         versus = CONTROL_PHRASES[closest]
-        if _least(distance) > 0:
+        if _least(distance, sign) > 0:
             sees = bool({"blank", "shuffled"} & set(self.differences))
             shown = (
                 "the answers depend on what is in the picture" if sees else "the model is better than answering blindly"
             )
-            return f"{text}: {distance.value:.1f} points above {versus}, the closest control, so {shown}."
-        return f"{text}: not reliably above {versus}, so there is no evidence here that the model uses the picture."
+            return f"{text}: {abs(distance.value):.1f} points {side} {versus}, the closest control, so {shown}."
+        return f"{text}: not reliably {side} {versus}, so there is no evidence here that the model uses the picture."
 
 
 def why_partial(scored: int, expected: int, available: int, duplicates: int, noun: str) -> str:
@@ -243,8 +252,10 @@ def why_partial(scored: int, expected: int, available: int, duplicates: int, nou
     return "; ".join(reasons)
 
 
-def _least(measure: Measure) -> float:
-    return measure.value if measure.low is None else measure.low
+def _least(difference: Measure, sign: int) -> float:
+    """Return the least gain that a difference's interval allows for."""
+    end = difference.low if sign > 0 else difference.high
+    return sign * (difference.value if end is None else end)
 
 
 CONTROL_PHRASES = {

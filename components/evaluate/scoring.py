@@ -9,15 +9,9 @@ import numpy as np
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import CategoryScore, Measure
-from components.metrics.intervals import (
-    Floats,
-    Resamples,
-    Statistic,
-    mean_statistic,
-    percentile_interval,
-    wilson_interval,
-)
-from components.tasks.kind import CHANCE, MODEL, POINTS, Examination, Findings, Metric
+from components.metrics.intervals import Floats, Resamples, percentile_interval, wilson_interval
+from components.metrics.statistic import Statistic
+from components.tasks.kind import CHANCE, MODEL, POINTS, Examination, Findings
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
@@ -56,22 +50,30 @@ def score(
             constant_candidates=config.constant_candidates,
             resources=resources,
         )
-        return _published(config, task, find_kind(task.kind).examine(examination), len(samples))
+        return publish(config, task, find_kind(task.kind).examine(examination))
 
 
-def _published(config: EvaluateConfig, task: Task, findings: Findings, size: int) -> Scored:
-    kind = find_kind(task.kind)
-    resamples = Resamples.draw(size, config.bootstrap_samples, config.seed)
+def publish(config: EvaluateConfig, task: Task, findings: Findings) -> Scored:
+    """Turn what was found into points with 95 % intervals, all of it by the metrics' own arithmetic.
+
+    Args:
+        config: The stage's settings.
+        task: The task.
+        findings: What its kind found.
+    """
+    # Drawn once for every number of units: differences between what has the same units are paired.
+    drawn: dict[int, Resamples] = {}
     measures: dict[str, dict[str, Measure]] = {}
     headline_draws = {}
     for control, found in findings.statistics.items():
         measures[control] = {}
         for name, statistic in found.items():
-            draws = statistic.resampled(resamples)
+            size = len(statistic.units)
+            if size not in drawn:
+                drawn[size] = Resamples.draw(size, config.bootstrap_samples, config.seed)
+            draws = statistic.resampled(drawn[size])
             measures[control][name] = (
-                Measure(value=_point(statistic.value()))
-                if control == CHANCE
-                else _measure(statistic, draws, kind.metrics[name])
+                Measure(value=_point(statistic.value())) if control == CHANCE else _measure(statistic, draws)
             )
             if name == task.headline:
                 headline_draws[control] = draws
@@ -83,31 +85,30 @@ def _published(config: EvaluateConfig, task: Task, findings: Findings, size: int
         )
         for control in measures
     }
-    return Scored(metrics, measures, differences, _categories(findings, kind.metrics[task.headline], config), findings)
+    return Scored(metrics, measures, differences, _categories(findings, task.headline, config), findings)
 
 
-def _categories(findings: Findings, metric: Metric, config: EvaluateConfig) -> dict[str, CategoryScore]:
+def _categories(findings: Findings, headline: str, config: EvaluateConfig) -> dict[str, CategoryScore]:
     """Score every group; one whose name another level has, too, is told apart by its level."""
+    whole = findings.statistics[MODEL][headline]
     scored: dict[str, CategoryScore] = {}
     for level, names in findings.groups.items():
         for name in sorted(set(names) - {""}):
-            statistic = mean_statistic(findings.marks[np.array([other == name for other in names])])
-            size = len(statistic.parts)
-            draws = statistic.resampled(Resamples.draw(size, config.bootstrap_samples, config.seed))
-            measure = _measure(statistic, draws, metric)
+            statistic = whole.chosen(np.array([other == name for other in names]))
+            draws = statistic.resampled(Resamples.draw(len(statistic.units), config.bootstrap_samples, config.seed))
             scored[f"{level}: {name}" if name in scored else name] = CategoryScore(
-                n=size, level=level, **measure.model_dump()
+                n=len(statistic.parts), level=level, **_measure(statistic, draws).model_dump()
             )
     return scored
 
 
-def _measure(statistic: Statistic, draws: Floats, metric: Metric) -> Measure:
-    """Return a value with its interval: Wilson's for a share of right samples, else the bootstrap's."""
-    if not metric.proportion:
+def _measure(statistic: Statistic, draws: Floats) -> Measure:
+    """Return a value with its interval: Wilson's for a share of right ones, else the bootstrap's."""
+    if not statistic.is_share:
         return _with_interval(statistic.value(), draws)
-    right, total = int(statistic.parts[:, 0].sum()), len(statistic.parts)
+    right, total = int(statistic.units[:, 0].sum()), len(statistic.units)
     low, high = wilson_interval(right, total)
-    return Measure(value=_point(right / total), low=_point(low), high=_point(high))
+    return Measure(value=_point(statistic.value()), low=_point(low), high=_point(high))
 
 
 def _with_interval(value: float, draws: Floats) -> Measure:

@@ -8,6 +8,7 @@ from components.context import RunContext
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EvaluateConfig
+from components.metrics.registry import find_metric
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from components.tasks.kind import Answer
     from components.tasks.sample import HeldOutSample
 
-VERSION = 2
+VERSION = 3
 PAGE_FILE = "evaluation.html"
 # Kept in MLflow: what people look at, and what a later run is compared with.
 ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)
@@ -66,6 +67,7 @@ def run_evaluate(
             "model": model,
             "raw": raw,
             "task": task_identity(task),
+            "metrics": ", ".join(find_metric(name).key for name in task.metrics),
             **{f"predictions {number}": folder for number, (_, folder) in enumerate(generation.folders)},
             # What a name or an alias stands for may change; the judgement belongs to what it stood for.
             **{f"baseline {reference}": baseline.identity for reference, baseline in baselines.items()},
@@ -97,7 +99,8 @@ def _evaluate(
     from components.tasks.kind import MODEL
 
     task = load_task(config.task)
-    kind = find_kind(task.kind)
+    kind, headline = find_kind(task.kind), find_metric(task.headline)
+    metrics = [find_metric(name) for name in task.metrics]
     generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
     if sha256_file(raw / task.dataset) != generation.dataset:
         raise StageError(
@@ -145,10 +148,11 @@ def _evaluate(
         notes=findings.notes,
         presentation=Presentation(
             title=task.title or task.name.replace("_", " ").capitalize(),
-            labels={name: metric.label for name, metric in kind.metrics.items()},
+            labels={metric.name: metric.label for metric in metrics},
+            directions={metric.name: metric.direction for metric in metrics},
             noun=kind.noun,
-            scale=kind.scale,
-            full_scale=kind.full_scale,
+            scale=headline.unit,
+            full_scale=headline.full_scale,
             lead=kind.lead,
             method=findings.method,
         ),

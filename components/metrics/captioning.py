@@ -8,13 +8,10 @@ from typing import Self
 
 import numpy as np
 
-from components.metrics.intervals import Floats, Statistic, mean_statistic
+from components.metrics.captions import BLEU, CIDER, METEOR, ORDERS, ROUGE_L, ngram_counts
 from components.metrics.meteor import Meteor
-
-_ORDERS = 4
-# pycocoevalcap's guards against empty counts in BLEU.
-_SMALL = 1e-9
-_TINY = 1e-15
+from components.metrics.metric import Row
+from components.metrics.statistic import Statistic
 
 
 class CaptionScorer:
@@ -47,39 +44,26 @@ class CaptionScorer:
         """Return metric to statistic; METEOR is left out where no Java runs."""
         found: dict[str, Statistic] = {}
         if "cider" in self._metrics:
-            found["cider"] = mean_statistic(self._cider(predictions))
-        orders = [order for order in range(1, _ORDERS + 1) if f"bleu_{order}" in self._metrics]
+            found["cider"] = Statistic.of(CIDER, [CIDER.per_sample(value) for value in self._cider(predictions)])
+        orders = [metric for metric in BLEU if metric.name in self._metrics]
         if orders:
-            parts = self._bleu_parts(predictions)
-            found.update({f"bleu_{order}": Statistic(parts, bleu_metric(order)) for order in orders})
+            # Every order is made of the same counts.
+            counts = self._each(ngram_counts, predictions)
+            found.update({metric.name: Statistic.of(metric, counts) for metric in orders})
         if "rouge_l" in self._metrics:
-            found["rouge_l"] = mean_statistic(self._rouge(predictions))
+            found["rouge_l"] = Statistic.of(ROUGE_L, self._each(ROUGE_L.per_sample, predictions))
         if self._meteor is not None:
-            found["meteor"] = self._meteor.statistic(predictions, self._references)
+            found["meteor"] = Statistic.of(METEOR, self._meteor.counts(predictions, self._references))
         return {name: found[name] for name in self._metrics if name in found}
 
-    def _pair(self, predictions: Sequence[str]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-        return dict(enumerate(self._references)), {row: [text] for row, text in enumerate(predictions)}
+    def _each(self, per_sample: Callable[[str, Sequence[str]], Row], predictions: Sequence[str]) -> list[Row]:
+        return [per_sample(text, captions) for text, captions in zip(predictions, self._references, strict=True)]
 
-    def _cider(self, predictions: Sequence[str]) -> Floats:
+    def _cider(self, predictions: Sequence[str]) -> list[float]:
         from pycocoevalcap.cider.cider import Cider
 
-        return np.asarray(Cider().compute_score(*self._pair(predictions))[1], dtype=np.float64)
-
-    def _rouge(self, predictions: Sequence[str]) -> Floats:
-        from pycocoevalcap.rouge.rouge import Rouge
-
-        return np.asarray(Rouge().compute_score(*self._pair(predictions))[1], dtype=np.float64)
-
-    def _bleu_parts(self, predictions: Sequence[str]) -> Floats:
-        """Return n-gram hits (4), n-grams (4), length and closest reference length of every sample."""
-        from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-
-        rows = []
-        for text, captions in zip(predictions, self._references, strict=True):
-            cooked = cook_test(text, cook_refs(captions), eff="closest")
-            rows.append([*cooked["correct"], *cooked["guess"], cooked["testlen"], cooked["reflen"]])
-        return np.array(rows, dtype=np.float64)
+        texts = {row: [text] for row, text in enumerate(predictions)}
+        return list(Cider().compute_score(dict(enumerate(self._references)), texts)[1])
 
 
 def best_constant_caption(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, float]:
@@ -121,7 +105,7 @@ class _CiderCorpus:
         )
         rows = [caption for captions in counted for caption in captions]
         postings: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
-        self._norms = np.zeros((_ORDERS, len(rows)))
+        self._norms = np.zeros((ORDERS, len(rows)))
         self._lengths = np.zeros(len(rows))
         for row, caption in enumerate(rows):
             self._lengths[row] = _length(caption)
@@ -139,7 +123,7 @@ class _CiderCorpus:
         """Return the CIDEr of giving the candidate for every sample."""
         counts = _ngrams(candidate)
         products = np.zeros_like(self._norms)
-        norms = np.zeros(_ORDERS)
+        norms = np.zeros(ORDERS)
         for ngram, weight in self._weights(counts):
             norms[len(ngram) - 1] += weight**2
             if ngram in self._postings:
@@ -159,26 +143,10 @@ class _CiderCorpus:
 def _ngrams(text: str) -> Counter[tuple[str, ...]]:
     words = text.split()
     return Counter(
-        tuple(words[start : start + order])
-        for order in range(1, _ORDERS + 1)
-        for start in range(len(words) - order + 1)
+        tuple(words[start : start + order]) for order in range(1, ORDERS + 1) for start in range(len(words) - order + 1)
     )
 
 
 def _length(counts: Mapping[tuple[str, ...], int]) -> int:
     """Return the length that the scorer's penalty compares: the number of bigrams."""
     return sum(count for ngram, count in counts.items() if len(ngram) == 2)
-
-
-def bleu_metric(order: int) -> Callable[[Floats], Floats]:
-    """Return BLEU of the given order as a function of summed parts; pycocoevalcap's formula."""
-
-    def metric(sums: Floats) -> Floats:
-        correct, guesses = sums[:, :_ORDERS], sums[:, _ORDERS : 2 * _ORDERS]
-        precision = np.prod((correct[:, :order] + _TINY) / (guesses[:, :order] + _SMALL), axis=1)
-        ratio = (sums[:, -2] + _TINY) / (sums[:, -1] + _SMALL)
-        # exp of a very negative number is 0, which is right for predictions of no length.
-        brevity = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
-        return precision ** (1 / order) * brevity
-
-    return metric

@@ -1,7 +1,6 @@
 """95 % intervals: Wilson's for proportions, the bootstrap over samples for everything else."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,32 +38,6 @@ class Resamples:
         rows = max(1, _BLOCK // max(1, len(parts)))
         blocks = [self.counts[start : start + rows] @ parts for start in range(0, len(self.counts), rows)]
         return np.concatenate(blocks)
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A metric of a set of samples that depends on sums over the samples alone.
-
-    Attributes:
-        parts: What every sample adds, float64 [samples, k].
-        metric: The metric of sums, [r, k] to [r].
-    """
-
-    parts: Floats
-    metric: Callable[[Floats], Floats]
-
-    def value(self) -> float:
-        """Return the metric of the whole set."""
-        return float(self.metric(self.parts.sum(axis=0, keepdims=True))[0])
-
-    def resampled(self, resamples: Resamples) -> Floats:
-        """Return the metric of every resample."""
-        return self.metric(resamples.sums(self.parts))
-
-
-def mean_statistic(values: Floats) -> Statistic:
-    """Return the statistic whose metric is the mean of per-sample values, float64 [samples]."""
-    return Statistic(np.stack([values, np.ones_like(values)], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
 
 
 def percentile_interval(values: Floats) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import IO, Self
 import numpy as np
 
 from components.errors import StageError
-from components.metrics.intervals import Floats, Statistic
+from components.metrics.intervals import Floats
 
 _JAR = "meteor-1.5.jar"
 _SEPARATOR = "|||"
@@ -50,8 +50,8 @@ class Meteor:
         self._process.communicate()
         self._errors.close()
 
-    def statistic(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistic:
-        """Match tokenised predictions with their references.
+    def counts(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+        """Match tokenised predictions with their references; float64 [samples, 23].
 
         METEOR is computed from sums of matching counts over the samples, so that a resample needs no new matching. As in the
         program's `EVAL`, a segment that is matched wholly, in one chunk, adds no chunk to the sum: it is not fragmented.
@@ -66,7 +66,7 @@ class Meteor:
         counts = np.array(parts, dtype=np.float64)
         words, chunks, matched = counts[:, :2], counts[:, _CHUNKS], counts[:, _CHUNKS + 1 :]
         counts[(chunks == 1) & (matched == words).all(axis=1), _CHUNKS] = 0.0
-        return Statistic(counts, meteor_metric)
+        return counts
 
     def _ask(self, line: str) -> str:
         try:

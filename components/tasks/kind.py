@@ -17,7 +17,7 @@ from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 
 if TYPE_CHECKING:
-    from components.metrics.intervals import Floats, Statistic
+    from components.metrics.statistic import Statistic
 
 MODEL = "none"
 """Control under which the model sees every sample's own picture."""
@@ -25,19 +25,6 @@ MODEL = "none"
 CONSTANT = "constant"
 CHANCE = "chance"
 POINTS = 100.0
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a kind of task can compute.
-
-    Attributes:
-        label: Its name for people.
-        proportion: Whether it is the share of samples that are right: its interval is then Wilson's.
-    """
-
-    label: str
-    proportion: bool = False
 
 
 class Answer(BaseModel):
@@ -90,10 +77,10 @@ class Findings:
     """What a kind of task found in predictions, before intervals.
 
     Attributes:
-        statistics: `MODEL` and every control (generated ones, `CONSTANT`, `CHANCE`) to metric to statistic.
+        statistics: `MODEL` and every control (generated ones, `CONSTANT`, `CHANCE`) to metric to statistic; each has the
+            headline.
         answers: `MODEL` and every generated control to what became of each answer.
-        marks: Headline value of every sample under `MODEL`, 0..1 or the scorer's scale; for scores of groups.
-        groups: Level ("subject") to the group of every sample; empty strings belong to none.
+        groups: Level ("subject") to the group of every sample, which get a headline score each; empty strings belong to none.
         constant: The best constant answer; empty for none.
         unparsed: `MODEL` and every generated control to the number of unreadable answers.
         tokenizer: What cut texts into words, where that matters.
@@ -104,7 +91,6 @@ class Findings:
 
     statistics: "dict[str, dict[str, Statistic]]"
     answers: dict[str, list[Answer]]
-    marks: "Floats"
     groups: dict[str, list[str]] = field(default_factory=dict)
     constant: str = ""
     unparsed: dict[str, int] = field(default_factory=dict)
@@ -118,20 +104,16 @@ class Kind(ABC):
     """A kind of task. Stateless: one object serves all tasks of its kind.
 
     Attributes:
-        version: Raised whenever the same predictions would be read or scored otherwise; part of a task's identity.
-        metrics: What it can compute, by the name that tasks and gates use.
+        version: Raised whenever the same predictions would be read or marked otherwise; part of a task's identity.
+        metrics: Names of the metrics that it can compute; see `components/metrics/registry.py`.
         noun: What a sample is called, in the plural.
-        scale: What the headline's values are.
-        full_scale: The largest value in points, where there is one.
         lead: Says above the shown samples how to read them.
         ground_truth: Layout of the file of ground truth, in a line.
     """
 
     version: ClassVar[int] = 1
-    metrics: ClassVar[Mapping[str, Metric]]
+    metrics: ClassVar[tuple[str, ...]]
     noun: ClassVar[str] = "questions"
-    scale: ClassVar[str] = "per cent right"
-    full_scale: ClassVar[float | None] = 100.0
     lead: ClassVar[str] = "The choice of samples is fixed and favours nothing."
     ground_truth: ClassVar[str] = ""
 

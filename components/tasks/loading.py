@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.errors import ConfigurationError, InputError
+from components.metrics.registry import find_metric
 from components.storage.checksum import content_key
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
@@ -112,4 +113,9 @@ def _check_fits_kind(task: Task) -> None:
     unknown = sorted(set(task.metrics) - set(kind.metrics))
     if unknown:
         raise ValueError(f"metrics: {', '.join(unknown)} is not one of {', '.join(kind.metrics)} ({task.kind})")
+    directions = {name: find_metric(name).direction for name in task.metrics}
+    if directions[task.headline] == "neither":
+        raise ValueError(
+            f"headline: neither a higher nor a lower {task.headline} is better, so that it can't stand for the task"
+        )
     kind.check(task)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.metrics.intervals import Resamples, Statistic
+from components.metrics.captions import METEOR
+from components.metrics.intervals import Resamples
 from components.metrics.meteor import Meteor
+from components.metrics.statistic import Statistic
 
 # Stems, synonyms, paraphrases and function words all find partners among these.
 _POOL = (
@@ -74,7 +76,7 @@ class BothMeteors:
 
     def ours(self, corpus: Corpus) -> Statistic:
         """Return our statistic of a corpus."""
-        return self._program.statistic(corpus.predictions, corpus.references)
+        return Statistic.of(METEOR, self._program.counts(corpus.predictions, corpus.references))
 
     def largest_error(self, corpus: Corpus) -> float:
         """Return the largest difference over the corpus and its segments."""

@@ -1,14 +1,13 @@
 """Captioning: COCO's ground truth and metrics."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from components.errors import InputError
-from components.tasks.kind import CONSTANT, MODEL, Answer, Examination, Findings, Kind, Metric
+from components.tasks.kind import CONSTANT, MODEL, Answer, Examination, Findings, Kind
 from components.tasks.kinds.questions import first_problem, points
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
@@ -43,19 +42,16 @@ class Captioning(Kind):
     The prompt's `template` takes no fields; in the plain format there is none.
     """
 
-    version: ClassVar[int] = 2
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "cider": Metric("CIDEr"),
-        "bleu_1": Metric("BLEU-1"),
-        "bleu_2": Metric("BLEU-2"),
-        "bleu_3": Metric("BLEU-3"),
-        "bleu_4": Metric("BLEU-4"),
-        "rouge_l": Metric("ROUGE-L"),
-        "meteor": Metric("METEOR"),
-    }
+    metrics: ClassVar[tuple[str, ...]] = (
+        "cider",
+        "bleu_1",
+        "bleu_2",
+        "bleu_3",
+        "bleu_4",
+        "rouge_l",
+        "meteor",
+    )
     noun: ClassVar[str] = "pictures"
-    scale: ClassVar[str] = "points"
-    full_scale: ClassVar[float | None] = None
     lead: ClassVar[str] = (
         "Bold: the model's caption. Below: its reference captions. The choice is fixed and favours nothing."
     )
@@ -93,8 +89,6 @@ class Captioning(Kind):
 
     def examine(self, examination: Examination) -> Findings:
         """Score captions with pycocoevalcap's metrics."""
-        import numpy as np
-
         from components.metrics.captioning import CaptionScorer, best_constant_caption, candidate_captions
         from components.metrics.java import find_java
         from components.metrics.tokenization import PTB, WORDS, tokenise
@@ -139,7 +133,6 @@ class Captioning(Kind):
                 ]
                 for name, captions in texts.items()
             },
-            marks=each.get(MODEL, np.zeros(len(samples))),
             constant=constant,
             tokenizer=PTB if java else WORDS,
             notes=notes,

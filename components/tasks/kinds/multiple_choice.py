@@ -142,7 +142,7 @@ def constant_letter(samples: Sequence[HeldOutSample]) -> Constant:
     answers = [sample.answer if sample.options else "" for sample in samples]
     letters = sorted(set(answers) - {""}) or ["A"]
     best = max(letters, key=answers.count)
-    return Constant(best, tuple(float(answer == best) for answer in answers))
+    return Constant(best, Reading(best))
 
 
 def _bare(text: str) -> str:

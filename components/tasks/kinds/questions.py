@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import InputError
-from components.tasks.kind import CHANCE, CONSTANT, MODEL, POINTS, Answer, Examination, Findings, Kind, Metric
+from components.metrics.metric import Metric, Row
+from components.metrics.registry import find_metric
+from components.tasks.kind import CHANCE, CONSTANT, MODEL, POINTS, Answer, Examination, Findings, Kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import LETTERS
@@ -33,10 +35,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Constant:
-    """One answer for all samples, and its mark on each."""
+    """One answer for all samples.
+
+    Attributes:
+        text: The answer.
+        reading: What is read from it.
+    """
 
     text: str
-    marks: tuple[float, ...]
+    reading: Reading
 
 
 class QuestionRow(BaseModel):
@@ -116,13 +123,16 @@ def first_problem(error: ValidationError) -> str:
 
 
 class QuestionKind(Kind):
-    """Questions with answers that are read and marked one by one; the only metric is the mean mark.
+    """Questions with answers that are read and marked one by one.
+
+    Metrics that are means of marks, also over groups of questions, need nothing more; for others a kind says in `rows`
+    what an answer adds.
 
     Attributes:
         level: What the samples' categories are.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]] = {"accuracy": Metric("Accuracy", proportion=True)}
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     level: ClassVar[str] = "kind of question"
 
     @abstractmethod
@@ -136,6 +146,22 @@ class QuestionKind(Kind):
     @abstractmethod
     def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
         """Return the one answer that is marked best when it is given to every question: chosen with the truth in sight."""
+
+    def rows(
+        self,
+        metric: Metric[...],
+        samples: Sequence[HeldOutSample],
+        readings: Sequence[Reading],
+        marks: Sequence[float],
+    ) -> Sequence[Row]:
+        """Return what every answer adds to a metric, see its `per_sample`; by default its mark."""
+        if metric.form == "counts":
+            raise NotImplementedError(f"{type(self).__name__} must say in `rows` what an answer adds to {metric.name}")
+        return [(mark, 1.0) for mark in marks]
+
+    def unit(self, sample: HeldOutSample) -> str:
+        """Return the group of a sample, for metrics that count a group as one; by default its picture."""
+        return sample.image
 
     def chance(self, sample: HeldOutSample) -> float | None:
         """Return the expected mark of guessing; None where nothing can be guessed."""
@@ -159,9 +185,7 @@ class QuestionKind(Kind):
 
     def examine(self, examination: Examination) -> Findings:
         """Mark every answer."""
-        import numpy as np
-
-        from components.metrics.intervals import mean_statistic
+        from components.metrics.statistic import Statistic
 
         samples, task = examination.samples, examination.task
         readings = {
@@ -184,26 +208,50 @@ class QuestionKind(Kind):
             for control in marks
         }
         constant = self.constant(samples)
-        every = {**marks, CONSTANT: list(constant.marks)}
+        readings[CONSTANT] = [constant.reading] * len(samples)
+        marks[CONSTANT] = [self.mark(sample, constant.reading) for sample in samples]
+        metrics = [find_metric(name) for name in task.metrics]
+        units = [self.unit(sample) for sample in samples]
+        statistics = {
+            control: {
+                metric.name: Statistic.of(
+                    metric,
+                    self.rows(metric, samples, readings[control], found),
+                    units if metric.pooling == "all" else None,
+                )
+                for metric in metrics
+            }
+            for control, found in marks.items()
+        }
         guesses = [self.chance(sample) for sample in samples]
         known = [guess for guess in guesses if guess is not None]
         if len(known) == len(samples):
-            every[CHANCE] = known
-        unparsed = {control: sum(not reading.readable for reading in found) for control, found in readings.items()}
+            guessed = {
+                metric.name: Statistic.of(metric, [(guess, 1.0) for guess in known])
+                for metric in metrics
+                if _is_mean_mark(metric)
+            }
+            if task.headline in guessed:
+                statistics[CHANCE] = guessed
+        unparsed = {
+            control: sum(not reading.readable for reading in readings[control]) for control in examination.texts
+        }
         grouped = [self.groups(sample) for sample in samples]
         levels = dict.fromkeys(level for groups in grouped for level in groups)
         return Findings(
-            statistics={
-                name: {task.headline: mean_statistic(np.array(values, float))} for name, values in every.items()
-            },
+            statistics=statistics,
             answers=answers,
-            marks=np.array(marks[MODEL], dtype=np.float64),
             groups={level: [groups.get(level, "") for groups in grouped] for level in levels},
             constant=constant.text,
             unparsed=unparsed,
             listed=self.listed(samples),
             method=self.explain(unparsed[MODEL]),
         )
+
+
+def _is_mean_mark(metric: Metric[...]) -> bool:
+    """Tell whether a metric is the mean of how right answers are: what guessing scores is known of these alone."""
+    return metric.form != "counts" and metric.pooling == "sum" and metric.direction == "higher"
 
 
 def several_pictures(samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:

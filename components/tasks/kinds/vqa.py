@@ -6,20 +6,20 @@ three people gave it; averaged over the ten sets of nine people that leave one o
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 from components.errors import InputError
-from components.tasks.kind import Answer, Metric
+from components.metrics.partly_right import VQA_ACCURACY
+from components.tasks.kind import Answer
 from components.tasks.kinds.contractions import CONTRACTIONS
 from components.tasks.kinds.questions import Constant, QuestionKind, Reading, points, read_questions
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
 
-_ENOUGH = 3
 _NUMBERS = {
     "none": "0",
     "zero": "0",
@@ -46,8 +46,7 @@ class Vqa(QuestionKind):
     The prompt's `template` takes `{question}`.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]] = {"vqa_accuracy": Metric("VQA accuracy")}
-    scale: ClassVar[str] = "per cent, soft accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("vqa_accuracy",)
     level: ClassVar[str] = "kind of answer"
     lead: ClassVar[str] = (
         "Bold: the model's answer and its soft accuracy. Below: what people answered. The choice is fixed and favours nothing."
@@ -79,7 +78,7 @@ class Vqa(QuestionKind):
     def mark(self, sample: HeldOutSample, reading: Reading) -> float:
         """Return the soft accuracy."""
         given = [normalise(answer) for answer in sample.references]
-        return soft_accuracy(given.count(reading.value), len(given))
+        return _soft_accuracy(given.count(reading.value), len(given))
 
     def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
         """Return the answer with the highest accuracy over all questions, the first of equals."""
@@ -88,10 +87,9 @@ class Vqa(QuestionKind):
         totals: dict[str, float] = {}
         for count, number in zip(counts, people, strict=True):
             for answer, times in count.items():
-                totals[answer] = totals.get(answer, 0.0) + soft_accuracy(times, number)
+                totals[answer] = totals.get(answer, 0.0) + _soft_accuracy(times, number)
         best = max(sorted(totals), key=totals.__getitem__)
-        marks = (soft_accuracy(count[best], number) for count, number in zip(counts, people, strict=True))
-        return Constant(best, tuple(marks))
+        return Constant(best, Reading(best))
 
     def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
         """Return the answer with its soft accuracy."""
@@ -104,15 +102,8 @@ class Vqa(QuestionKind):
         )
 
 
-def soft_accuracy(matches: int, people: int) -> float:
-    """Return the accuracy of an answer that `matches` of `people` gave, averaged over leaving out each of them.
-
-    Source: https://visualqa.org/evaluation.html: min(number of people who gave it / 3, 1), over the others each time.
-    """
-    if people == 1:  # nobody is left to compare with
-        return float(matches)
-    among_others = matches * min((matches - 1) / _ENOUGH, 1.0) + (people - matches) * min(matches / _ENOUGH, 1.0)
-    return among_others / people
+def _soft_accuracy(matches: int, people: int) -> float:
+    return VQA_ACCURACY.per_sample(matches, people)[0]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -31,6 +31,8 @@ from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.metrics.registry import OWN_METRICS
+from components.metrics.right_or_wrong import ACCURACY
 from components.runs.find import Places
 from components.runs.folder import RunFolder
 from components.stage.runner import StageWork
@@ -135,7 +137,7 @@ def rights(world: World, run: str) -> dict[str, bool]:
     """Return which questions a run has right, from the evaluation's own account."""
     (evaluation,) = world.compared(run, "elsewhere").runs[0].evaluations.values()
     assert evaluation.samples is not None
-    return {row.id: row.scores["accuracy"] == 1 for row in evaluation.samples.rows}
+    return {row.id: row.statistics["accuracy@1"] == (1, 1) for row in evaluation.samples.rows}
 
 
 def test_settings_scores_and_samples_that_differ(world: World, comparison: Comparison) -> None:
@@ -211,6 +213,40 @@ def test_another_dataset_is_not_compared(world: World) -> None:
     page = parsed(render_comparison(comparison)).text
     assert "can't be compared" in page
     assert "Where they disagree" not in page
+
+
+def test_a_metric_of_another_version_is_not_compared_and_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OWN_METRICS, "accuracy", replace(ACCURACY, version=7))  # type: ignore[index]
+    comparison = world.compared("first", "second")
+    (task,) = comparison.tasks
+    assert (task.pairs[1].tests, task.pairs[1].problem, task.disagreeing) == ({}, "", 0)
+    complaint = "its accuracy is of version 1 of the metric, this code has version 7: evaluate it again"
+    assert task.pairs[1].refused == {"accuracy": complaint}
+    assert complaint in parsed(render_comparison(comparison)).text
+    console = Console(file=io.StringIO(), width=300)
+    for table in tables(comparison):
+        console.print(table)
+    assert f"can't be compared: {complaint}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_samples_of_an_older_layout_are_named_and_the_scores_still_shown(world: World) -> None:
+    (path,) = world.workspace.glob(f"evaluate/multiple_choice/{key_of(world, 'second')}/sample_scores.jsonl")
+    kept = path.read_text()
+    try:
+        path.write_text('{"id": "q-0", "image": "a.jpg", "text": "A", "scores": {"accuracy": 1.0}}\n')
+        comparison = world.compared("first", "second")
+    finally:
+        path.write_text(kept)
+    (task,) = comparison.tasks
+    assert task.pairs[1].problem == "the samples' scores are not here"
+    assert task.evaluations[1].scores.metrics["accuracy"].value > 0
+    assert any(
+        "as this version writes them (statistics: Field required)" in text for text in comparison.runs[1].missing
+    )
+
+
+def key_of(world: World, run: str) -> str:
+    return world.compared(run, "elsewhere").runs[0].stages["evaluate/multiple_choice"].key
 
 
 def test_a_run_is_named_by_id_name_folder_or_mlflow_run(world: World) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,16 @@ from scipy import stats
 from components.context import RunContext
 from components.errors import ConfigurationError, StageError
 from components.evaluate.config import EvaluateConfig, Gate
-from components.evaluate.gates import enforce_gates
+from components.evaluate.gates import Rival, enforce_gates, judge
 from components.evaluate.paired import BOOTSTRAP, MCNEMAR, paired_tests
 from components.evaluate.quality_gate import run_quality_gate
 from components.evaluate.sample_scores import SampleScore, SampleScores
-from components.evaluate.scores import GateResult, read_scores
+from components.evaluate.scores import GateResult, Measure, Presentation, Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.metrics.metric import Direction, Metric
+from components.metrics.registry import OWN_METRICS
+from components.metrics.right_or_wrong import ACCURACY
 from components.tasks.sample import HeldOutSample
 from components.tracking.registry import RegistryConfig
 from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
@@ -34,7 +37,8 @@ COUNT = 60
 
 def scored(values: Sequence[float], metric: str = "accuracy") -> SampleScores:
     rows = [
-        SampleScore(id=str(number), image="", text="", scores={metric: value}) for number, value in enumerate(values)
+        SampleScore(id=str(number), image="", text="", statistics={f"{metric}@1": (value, 1.0)})
+        for number, value in enumerate(values)
     ]
     return SampleScores(tuple(rows))
 
@@ -169,6 +173,55 @@ def first_folder(world: World) -> Path:
         f"tags.`mlflow.parentRunId` = '{world.first.mlflow_run_id}' and tags.`vlm.stage` = 'evaluate/multiple_choice'",
     )
     return world.workspace / "evaluate" / "multiple_choice" / run.data.params["key"]
+
+
+def test_a_baseline_of_another_version_of_the_metric_is_refused_and_never_passes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(ACCURACY, version=2)
+    monkeypatch.setitem(OWN_METRICS, "accuracy", newer)  # type: ignore[index]
+    result = world.judged(good_choice, Gate(baseline="first"))
+    assert not result.passed
+    assert result.measured == "nothing: they can't be compared"
+    assert "its accuracy is of version 1 of the metric, this code has version 2" in result.note
+
+
+def test_gates_of_a_metric_whose_lower_values_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = Metric(
+        name="accuracy",
+        label="Errors",
+        per_sample=lambda value: (value, 1.0),
+        unit="per cent",
+        direction="lower",
+        form="mean",
+    )
+    monkeypatch.setitem(OWN_METRICS, "accuracy", errors)  # type: ignore[index]
+    with pytest.raises(ValueError, match="a lower accuracy is better: a minimum would let every bad model pass"):
+        EvaluateConfig(task="multiple_choice", gates=(Gate(minimum=5),))
+    few, many = ([float(number < count) for number in range(60)] for count in (3, 30))
+    scores = {name: scores_of(values, "lower") for name, values in (("few", few), ("many", many))}
+    assert scores["few"].best_control == "blank"
+    assert "45.0 points below the same model shown a blank picture" in scores["few"].meaning
+    gate = Gate(margin=10, baseline="earlier")
+    for name, rival, passes in (("few", "many", [True, True]), ("many", "few", [False, False])):
+        earlier = Rival("earlier", "0" * 32, scores[rival], scored({"few": few, "many": many}[rival]))
+        results = judge([gate], scores[name], scored({"few": few, "many": many}[name]), {"earlier": earlier})
+        assert [result.passed for result in results] == passes, name
+    assert "not above earlier" in results[1].requirement
+
+
+def scores_of(values: Sequence[float], direction: Direction) -> Scores:
+    value = 100 * sum(values) / len(values)
+    measure = Measure(value=value, low=value - 1, high=value + 1)
+    difference = Measure(value=value - 50, low=value - 51, high=value - 49)
+    return Scores(
+        task="t", kind="k", headline="accuracy", n_expected=60, n_scored=60, n_dataset=60, duplicates=0, empties=0,
+        metrics={"accuracy": measure},
+        controls={"blank": {"accuracy": Measure(value=50)}, "constant": {"accuracy": Measure(value=70)}},
+        differences={"blank": difference, "constant": difference.model_copy(update={"low": -90.0, "high": -70.0})},
+        prompt="", prompt_version="t 1", dataset="d", dataset_file="f", checkpoint="c", generation="g", bootstrap_samples=100,
+        git_commit="", presentation=Presentation(directions={"accuracy": direction}),
+    )  # fmt: skip
 
 
 def test_a_baseline_whose_folder_is_gone_is_read_from_mlflow(world: World, tmp_path: Path) -> None:

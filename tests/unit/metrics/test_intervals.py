@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.metrics.intervals import Resamples, Statistic, mean_statistic, percentile_interval, wilson_interval
+from components.metrics.captions import CIDER
+from components.metrics.intervals import Resamples, percentile_interval, wilson_interval
+from components.metrics.metric import Metric
+from components.metrics.statistic import Statistic
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,8 @@ def test_wilson_intervals_hold_the_share_and_stay_within_0_and_1(counts: tuple[i
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    low, high = percentile_interval(mean_statistic(values).resampled(Resamples.draw(400, 2000, seed=1)))
+    statistic = Statistic.of(CIDER, [CIDER.per_sample(value) for value in values])
+    low, high = percentile_interval(statistic.resampled(Resamples.draw(400, 2000, seed=1)))
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.08)
     assert low < values.mean() < high
 
@@ -37,5 +41,8 @@ def test_resamples_are_seeded_and_keep_the_size() -> None:
 
 
 def test_a_statistic_of_all_samples_is_its_value() -> None:
-    statistic = Statistic(np.array([[1.0, 2.0], [3.0, 4.0]]), lambda sums: sums[:, 0] / sums[:, 1])
+    weighted = Metric(
+        name="w", label="W", per_sample=lambda value, weight: (value, weight), unit="points", form="counts"
+    )
+    statistic = Statistic.of(weighted, [(1.0, 2.0), (3.0, 4.0)])
     assert statistic.value() == pytest.approx(4 / 6)

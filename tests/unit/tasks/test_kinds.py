@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,22 @@ import yaml
 from components.context import RunContext
 from components.errors import ConfigurationError, InputError
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.paired import paired_tests
+from components.evaluate.sample_scores import read_sample_scores
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.metrics.intervals import wilson_interval
+from components.metrics.metric import Metric, Row
+from components.metrics.registry import ENTRY_POINTS as METRIC_ENTRY_POINTS
+from components.metrics.yes_no import F1, YES_RATIO
+from components.tasks.kinds.multiple_choice import MultipleChoice
+from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task, task_identity
-from components.tasks.registry import ENTRY_POINTS, find_kind
+from components.tasks.registry import ENTRY_POINTS, OWN_KINDS, find_kind
 from components.tasks.sample import HeldOutSample
+from components.tasks.task import Task
 from pipelines.config import load_preset
 from tests.support.evaluation_world import predictions, raw_dataset, stub_model
 
@@ -97,12 +106,17 @@ def test_a_task_by_a_yaml_file_alone(context: RunContext, tmp_path: Path) -> Non
 LENGTH_KIND = '''
 """A kind of its own: an answer must have as many words as the question asks for."""
 
-from components.tasks.kind import Metric
+from components.metrics.metric import Metric
 from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 
 
+LENGTH = Metric(
+    name="length", label="Right length", per_sample=lambda right: (float(right), 1.0), unit="per cent right", form="share"
+)
+
+
 class Length(QuestionKind):
-    metrics = {"length": Metric("Right length", proportion=True)}
+    metrics = ("length",)
     noun = "orders"
 
     def check(self, task):
@@ -122,7 +136,7 @@ class Length(QuestionKind):
         return float(reading.value == sample.references[0])
 
     def constant(self, samples):
-        return Constant("word", tuple(float(sample.references[0] == "1") for sample in samples))
+        return Constant("word", Reading("1"))
 
 
 class NoKind:
@@ -150,6 +164,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (folder / "lengths-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.2\n")
     (folder / "lengths-1.2.dist-info" / "entry_points.txt").write_text(
         f"[{ENTRY_POINTS}]\nlength = vlm_lengths:Length\nother = vlm_lengths:NoKind\nlost = vlm_nowhere:Kind\n"
+        f"[{METRIC_ENTRY_POINTS}]\nlength = vlm_lengths:LENGTH\n"
     )
     monkeypatch.syspath_prepend(str(folder))
     yield folder
@@ -227,6 +242,117 @@ def test_prompts_that_do_not_fit_their_kind_are_explained(
     with pytest.raises(ConfigurationError) as caught:
         load_task(str(tmp_path / "mine.yaml"))
     assert complaint in str(caught.value)
+
+
+class YesNo(QuestionKind):
+    """Is it there? Two questions about each picture; what counts beside accuracy is the yes."""
+
+    metrics = ("accuracy", "group_accuracy", "f1", "precision", "yes_ratio")
+
+    def check(self, task: Task) -> None:
+        pass
+
+    def load(self, path: Path) -> list[HeldOutSample]:
+        return read_questions(path, "a question")
+
+    def ask(self, task: Task, sample: HeldOutSample) -> str:
+        return sample.question
+
+    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
+        return Reading("yes" if text.lower().startswith("yes") else "no")
+
+    def mark(self, sample: HeldOutSample, reading: Reading) -> float:
+        return float(reading.value == sample.references[0])
+
+    def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
+        return Constant("yes", Reading("yes"))
+
+    def chance(self, sample: HeldOutSample) -> float:
+        return 0.5
+
+    def rows(
+        self, metric: Metric[...], samples: Sequence[HeldOutSample], readings: Sequence[Reading], marks: Sequence[float]
+    ) -> Sequence[Row]:
+        said = [reading.value == "yes" for reading in readings]
+        if metric.name == "yes_ratio":
+            return [YES_RATIO.per_sample(yes) for yes in said]
+        if metric.name in ("f1", "precision"):
+            true = [sample.references[0] == "yes" for sample in samples]
+            return [F1.per_sample(*pair) for pair in zip(said, true, strict=True)]
+        return super().rows(metric, samples, readings, marks)
+
+
+def test_a_kind_with_counts_and_groups_gets_its_controls_intervals_and_categories(
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OWN_KINDS, "yes_no", YesNo())  # type: ignore[index]
+    raw = raw_dataset(context, COUNT)
+    images = [sample.image for sample in load_samples(raw, load_task("captioning"))]
+    rows = [
+        {
+            "id": f"{image}-{true}",
+            "image": image,
+            "question": f"{true}?",
+            "answers": [true],
+            "category": scene(image)[1],
+        }
+        for image in images
+        for true in ("yes", "no")
+    ]
+    questions(raw, "there.jsonl", rows)
+    path = tmp_path / "there.yaml"
+    content = {
+        "name": "there", "version": 1, "kind": "yes_no", "dataset": "there.jsonl", "max_new_tokens": 4, "headline": "f1",
+        "prompt": {"format": "instruct", "template": "{question}"}, "metrics": list(YesNo.metrics),
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(content))
+    # Every third picture is said to hold everything, every other one is answered rightly.
+    wrong = set(images[::3])
+
+    def answer(sample: HeldOutSample, picture: str) -> str:
+        return sample.references[0] if picture and sample.image not in wrong else "Yes."
+
+    scores, folder = evaluated(context, str(path), raw, answer)
+    values = {name: measure.value for name, measure in scores.metrics.items()}
+    assert values == pytest.approx(
+        {
+            "accuracy": 100 * 20 / 24,
+            "group_accuracy": 100 * 8 / 12,
+            "f1": 100 * 24 / 28,
+            "precision": 100 * 12 / 16,
+            "yes_ratio": 100 * 16 / 24,
+        },
+        abs=1e-3,
+    )
+    assert scores.controls["constant"]["f1"].value == pytest.approx(200 / 3, abs=1e-3)
+    assert scores.controls["constant"]["group_accuracy"].value == 0
+    assert "chance" not in scores.controls  # what guessing adds to an F1 is not known
+    assert scores.differences["constant"].value == pytest.approx(100 * (24 / 28 - 2 / 3), abs=1e-3)
+    groups = scores.metrics["group_accuracy"]
+    assert (groups.low, groups.high) == tuple(round(100 * end, 4) for end in wilson_interval(8, 12))
+    for colour, score in scores.categories.items():
+        shown = [image for image in images if scene(image)[1] == colour]
+        errors = len(wrong & set(shown))
+        assert score.value == pytest.approx(100 * 2 * len(shown) / (2 * len(shown) + errors), abs=1e-3)
+    assert {name: scores.sign(name) for name in ("f1", "yes_ratio")} == {"f1": 1, "yes_ratio": 0}
+    stored = read_sample_scores(folder)
+    assert {name: round(100 * stored.statistic(name).value(), 4) for name in stored.metrics} == values
+    difference = paired_tests(stored, stored, list(stored.metrics))
+    assert {test.value for test in difference.values()} == {0}
+    with pytest.raises(ValueError, match="neither a higher nor a lower yes_ratio is better: no gate"):
+        EvaluateConfig.model_validate({"task": str(path), "gates": [{"metric": "yes_ratio", "minimum": 10}]})
+    path.write_text(yaml.safe_dump(content | {"headline": "yes_ratio"}))
+    with pytest.raises(ConfigurationError, match="neither a higher nor a lower yes_ratio is better"):
+        load_task(str(path))
+    path.write_text(yaml.safe_dump(content | {"kind": "vqa", "metrics": ["f1"]}))
+    with pytest.raises(ConfigurationError, match="f1 is not one of vqa_accuracy"):
+        load_task(str(path))
+
+
+def test_a_kind_must_say_what_an_answer_adds_to_counts() -> None:
+    samples = [HeldOutSample("1", "a.jpg", answer="A", options=("x", "y"))]
+    with pytest.raises(NotImplementedError, match="MultipleChoice must say in `rows` what an answer adds to f1"):
+        MultipleChoice().rows(F1, samples, [Reading("A")], [1.0])
 
 
 ROW = {"id": "1", "image": "a.jpg", "question": "Which?"}

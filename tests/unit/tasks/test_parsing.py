@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.metrics.partly_right import VQA_ACCURACY
 from components.tasks.kind import Examination
 from components.tasks.kinds import vqa
 from components.tasks.kinds.contractions import CONTRACTIONS
@@ -17,7 +18,7 @@ from components.tasks.kinds.multiple_choice import (
     read_option_text,
     stand_in,
 )
-from components.tasks.kinds.vqa import Vqa, soft_accuracy
+from components.tasks.kinds.vqa import Vqa
 from components.tasks.loading import load_task
 from components.tasks.sample import HeldOutSample
 
@@ -96,9 +97,11 @@ def test_an_answer_in_words_must_be_an_option_and_nothing_else(text: str, letter
 def test_the_constant_letter_is_the_one_that_is_right_most_often() -> None:
     samples = [question(row, answer) for row, answer in enumerate("CACB")]
     best = constant_letter(samples)
-    assert (best.text, best.marks) == ("C", (1, 0, 1, 0))
+    assert best.text == "C"
+    assert [MultipleChoice().mark(sample, best.reading) for sample in samples] == [1, 0, 1, 0]
     assert constant_letter([question(1, "B"), question(2, "A")]).text == "A"
-    assert constant_letter([question(1, references=("A",))]).marks == (0,)
+    unanswerable = question(1, references=("A",))
+    assert Mmmu().mark(unanswerable, constant_letter([unanswerable]).reading) == 0
 
 
 # MMMU.
@@ -172,7 +175,7 @@ def test_mmmu_mixes_both_sorts_and_scores_subjects_and_disciplines() -> None:
     texts = {"none": ["(A)", "no idea", "B", "it is five"], "blank": ["A", "A", "A", "A"]}
     found = Mmmu().examine(Examination(task, samples, texts, raw=None, seed=2))  # type: ignore[arg-type]
     guess = stand_in(COLOURS, "2", 2)
-    assert found.marks.tolist() == [1, float(guess == "B"), 0, 1]
+    assert found.statistics["none"]["accuracy"].parts[:, 0].tolist() == [1, float(guess == "B"), 0, 1]
     assert found.unparsed == {"none": 1, "blank": 0}
     assert found.constant == "A"
     assert found.statistics["constant"]["accuracy"].value() == 2 / 4
@@ -231,7 +234,7 @@ def test_contractions_are_those_of_the_challenge() -> None:
     ("matches", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 )  # the table that the challenge publishes
 def test_soft_accuracy_of_ten_people(matches: int, accuracy: float) -> None:
-    assert soft_accuracy(matches, 10) == pytest.approx(accuracy)
+    assert VQA_ACCURACY.per_sample(matches, 10)[0] == pytest.approx(accuracy)
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "maybe"]), min_size=2, max_size=12), st.sampled_from(["yes", "no"]))
@@ -241,7 +244,9 @@ def test_soft_accuracy_is_the_mean_over_leaving_each_person_out(answers: list[st
     for left_out in range(len(answers)):
         others = [answer for row, answer in enumerate(answers) if row != left_out]
         parts.append(min(1.0, sum(answer == given_answer for answer in others) / 3))
-    assert soft_accuracy(answers.count(given_answer), len(answers)) == pytest.approx(statistics.mean(parts))
+    assert VQA_ACCURACY.per_sample(answers.count(given_answer), len(answers))[0] == pytest.approx(
+        statistics.mean(parts)
+    )
 
 
 def test_vqa_is_scored_softly_beside_the_best_constant_answer() -> None:
@@ -252,7 +257,7 @@ def test_vqa_is_scored_softly_beside_the_best_constant_answer() -> None:
     ]
     texts = {"none": ["No", "two", "Red"]}
     found = Vqa().examine(Examination(load_task("vqav2"), samples, texts, raw=None))  # type: ignore[arg-type]
-    assert found.marks.tolist() == pytest.approx([0.6, 1.0, 0.3])
+    assert found.statistics["none"]["vqa_accuracy"].parts[:, 0].tolist() == pytest.approx([0.6, 1.0, 0.3])
     assert (found.constant, found.groups["kind of answer"]) == ("yes", ["yes/no", "number", "other"])
     assert found.statistics["constant"]["vqa_accuracy"].value() == pytest.approx((1 + 0 + 0.3) / 3)
     assert [answer.read for answer in found.answers["none"]] == ["no", "2", "red"]
