@@ -1,7 +1,7 @@
 """The multimodal model: vision tower, projector and language model on one packed sequence."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
@@ -12,7 +12,6 @@ from megatron.core.tensor_parallel.layers import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
@@ -68,15 +67,9 @@ class VisionLanguageModel(MegatronModule):
     ) -> None:
         super().__init__(config=language_model.config)
         self.architecture = architecture
-        self.model_type = ModelType.encoder_or_decoder
-        self.pre_process = self.post_process = True
-        self.share_embeddings_and_output_weights = architecture.language.tied_embeddings
         self.language_model = language_model
         self.vision_model = vision_model
         self.vision_projection = vision_projection
-
-    def set_input_tensor(self, input_tensor: Any) -> None:
-        """Part of megatron's schedule interface; there is nothing to set without pipeline parallel."""
 
     def freeze(self, parts: Iterable[Part]) -> None:
         """Leave the given parts out of training: they get no gradients, and frozen vision runs without autograd."""

@@ -27,8 +27,13 @@ _FILES = TypeAdapter(dict[str, FileEntry])
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Return size and checksum of a file."""
-    return FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
+    """Return size and checksum of a file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        StageError: The volume fails; see `components.storage.volume`.
+    """
+    return read_patiently(lambda: FileEntry(size=path.stat().st_size, sha256=sha256_file(path)), path)
 
 
 def write_file_list(folder: Path, entries: Mapping[str, FileEntry]) -> None:

@@ -78,7 +78,28 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Rename a broken checkpoint and return its new path."""
+    """Rename a broken checkpoint and return its new path.
+
+    Raises:
+        StageError: The volume does not rename it.
+    """
     names = (f"{checkpoint.name}.broken{number if number > 1 else ''}" for number in count(1))
-    target = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
-    return checkpoint.rename(target)
+    return _renamed(checkpoint, next(path for name in names if not (path := checkpoint.with_name(name)).exists()))
+
+
+def take_out_of_sight(checkpoint: Path) -> Path:
+    """Rename a superseded checkpoint, so that it counts no longer while its files are removed; return its new path.
+
+    Raises:
+        StageError: The volume does not rename it.
+    """
+    return _renamed(checkpoint, unfinished(checkpoint))
+
+
+def _renamed(path: Path, target: Path) -> Path:
+    try:
+        return path.rename(target)
+    except OSError as error:
+        raise StageError(
+            f"{path} can't be renamed to {target.name}: {error}. Look at the volume and its rights, and run again."
+        ) from error

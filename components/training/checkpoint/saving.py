@@ -28,7 +28,13 @@ from components.training.checkpoint.contents import (
     training_state,
 )
 from components.training.checkpoint.integrity import file_entry, write_file_list
-from components.training.checkpoint.layout import FACTS_NAME, checkpoint_folder, checkpoints, unfinished
+from components.training.checkpoint.layout import (
+    FACTS_NAME,
+    checkpoint_folder,
+    checkpoints,
+    take_out_of_sight,
+    unfinished,
+)
 from components.training.checkpoint.retention import Retention
 from components.training.optimizer import MasterWeightAdamW
 
@@ -175,7 +181,7 @@ class CheckpointSaver:
         """Take superseded checkpoints out of sight at once, and remove their files in the background."""
         marks = [read_facts(path).mark for path in checkpoints(self._folder)]
         old = [checkpoint_folder(self._folder, mark.step) for mark in self._retention.superseded(marks)]
-        moved = [path.rename(unfinished(path)) for path in old]
+        moved = [take_out_of_sight(path) for path in old]
         self.close()
         self._removal = threading.Thread(target=_remove, args=(moved,), daemon=True)
         self._removal.start()

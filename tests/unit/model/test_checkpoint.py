@@ -2,7 +2,6 @@
 
 import errno
 import queue
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -19,6 +18,7 @@ from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from tests.support.failing_volume import FailingVolume
 from tests.support.model_config import CONFIG
+from tests.support.small_disk import small_disk
 
 STALE = OSError(errno.ESTALE, "Stale file handle")
 
@@ -117,16 +117,8 @@ def test_a_missing_file_is_damage(tmp_path: Path, model: VisionLanguageModel, na
 
 
 def test_a_full_disk_is_told(tmp_path: Path, model: VisionLanguageModel) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "small", "64k") as small:
         with pytest.raises(StageError, match=r"small/model could not be written \(\d+ bytes are free.*No space left"):
             save_model(model, small / "model")
         with pytest.raises(InputError, match="not a finished"):
             load_model(model, small / "model")
-    finally:
-        subprocess.run(["umount", small], check=True)

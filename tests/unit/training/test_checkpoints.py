@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +29,7 @@ from components.training.config import Recipe
 from components.training.divergence import SpikeGuard
 from components.training.optimizer import MasterWeightAdamW
 from tests.support.failing_volume import FailingVolume
+from tests.support.small_disk import small_disk
 
 START = "combine/0123456789abcdef"
 RECIPE: dict[str, Any] = {
@@ -101,17 +101,9 @@ def _process_group() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def four_megabytes(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", "4m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -267,33 +259,54 @@ def test_a_volume_that_fails_while_superseded_ones_are_dropped_does_not_deny_the
     assert newest_whole(tmp_path, "pretrain") == tmp_path / "iter_0000003"
 
 
-def test_too_little_space_stops_before_anything_is_touched(small_disk: Path) -> None:
-    run = Run(small_disk / "training", width=256)  # some 0.8 MB a checkpoint
+def test_a_volume_that_does_not_rename_a_superseded_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    for _ in range(3):
+        run.step()
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "iter_0000001":
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(
+        StageError, match=r"iter_0000001 can't be renamed to iter_0000001\.tmp: .*Read-only file system"
+    ):
+        run.finish()
+    assert run.names() == ["iter_0000001", "iter_0000002", "iter_0000003"]
+
+
+def test_too_little_space_stops_before_anything_is_touched(four_megabytes: Path) -> None:
+    run = Run(four_megabytes / "training", width=256)  # some 0.8 MB a checkpoint
     run.step()
     run.step()
     run.finish()
-    (small_disk / "other").write_bytes(bytes(2_000_000))
+    (four_megabytes / "other").write_bytes(bytes(2_000_000))
     before = {path: path.stat().st_mtime_ns for path in sorted(run.folder.rglob("*"))}
     with pytest.raises(
         StageError, match=r"Too little space for the checkpoint of step 3.*MB are free.*from .*iter_0000002"
     ):
         run.step()
     assert {path: path.stat().st_mtime_ns for path in sorted(run.folder.rglob("*"))} == before
-    (small_disk / "other").unlink()
+    (four_megabytes / "other").unlink()
     run.step()
     run.finish()
     assert newest_whole(run.folder, "pretrain") == run.folder / "iter_0000004"
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_older_ones(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    four_megabytes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(small_disk / "training", width=256)
+    run = Run(four_megabytes / "training", width=256)
     run.step()
     run.finish()
-    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 500_000))
+    (four_megabytes / "other").write_bytes(bytes(shutil.disk_usage(four_megabytes).free - 500_000))
     # Another process filled the disk after the check.
-    enough = shutil.disk_usage(small_disk)._replace(free=1 << 30)
+    enough = shutil.disk_usage(four_megabytes)._replace(free=1 << 30)
     monkeypatch.setattr("components.training.checkpoint.saving.shutil.disk_usage", lambda _: enough)
     run.step()
     with pytest.raises(StageError, match=r"iter_0000002 could not be written: rank 0: .*No space left.*iter_0000001"):
