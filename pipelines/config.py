@@ -165,7 +165,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _shards_fit(self) -> "RunConfig":
-        for use in ("pretrain", "sft"):
+        for use in WdsConversions.model_fields:
             conversion, split = getattr(self.wds_conversion, use), getattr(self.energon_split, use)
             if problem := split_problem(conversion.min_shards, split.ratio):
                 raise ValueError(

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from components.evaluate.config import EVALUATION_PREFIX
 from components.runs.folder import FINISHED_STAGE, RunFolder, StageRow
 
 _LIVE_POLL_S = 0.5
@@ -87,7 +88,7 @@ def duration(seconds: float) -> str:
 def print_summary(run: RunFolder, console: Console) -> None:
     """Print the scores of a finished run beside their controls, and where the rest lies."""
     rows = run.stages(over=True)
-    for scores in (found for row in rows if row.stage.startswith("evaluate/") and (found := _scores(row))):
+    for scores in (found for row in rows if row.stage.startswith(EVALUATION_PREFIX) and (found := _scores(row))):
         console.print(score_table(scores))
         for gate in scores.get("gates", []):
             verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.errors import InputError, StageError, VlmError
+from components.evaluate.config import EVALUATION_PREFIX
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
 from components.runs.find import Places, Run, find_run
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 CURVES = ("loss", "validation_loss", "learning_rate")
-
-_EVALUATION = "evaluate/"
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> 
         manifest = read_manifest(folder)
         if stage not in run.stages or manifest.duration_s > run.stages[stage].duration_s:
             run.stages[stage] = StageFacts(manifest.key, manifest.duration_s, manifest.facts)
-        if stage.startswith(_EVALUATION):
+        if stage.startswith(EVALUATION_PREFIX):
             raw = workspace / manifest.inputs.get("raw", "")
             _read_evaluation(run, stage, folder, raw if (raw / MANIFEST_NAME).is_file() else None)
         if (folder / METRICS_FILE).is_file():
@@ -193,7 +192,7 @@ def _read_evaluation(run: ComparedRun, stage: str, folder: Path, raw: Path | Non
             run.missing.append(f"{stage}: {error}")
     else:
         run.missing.append(f"{stage}: it left no {SAMPLE_SCORES_FILE}, so its samples can't be compared.")
-    run.evaluations[stage.removeprefix(_EVALUATION)] = Evaluation(read_scores(folder), samples, raw)
+    run.evaluations[stage.removeprefix(EVALUATION_PREFIX)] = Evaluation(read_scores(folder), samples, raw)
 
 
 def _fill_from_mlflow(run: ComparedRun) -> None:
@@ -216,7 +215,7 @@ def _fill_from_mlflow(run: ComparedRun) -> None:
         run.stages[stage] = StageFacts(stage_run.data.params.get("key", ""), duration_s, dict(stage_run.data.metrics))
         if curves:
             run.curves[stage] = curves
-        if stage.startswith(_EVALUATION):
+        if stage.startswith(EVALUATION_PREFIX):
             with _noted(run, stage), tempfile.TemporaryDirectory() as temporary:
                 for name in (SCORES_FILE, SAMPLE_SCORES_FILE):
                     fetch_artifact(client, stage_run, name, Path(temporary))

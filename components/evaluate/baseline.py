@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.context import RunContext
 from components.errors import ConfigurationError, InputError, StageError
-from components.evaluate.config import Gate
+from components.evaluate.config import EVALUATION_PREFIX, Gate
 from components.runs.find import FinishedStage, Places, Run, fetch_stage_file, find_run, find_stage
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) 
     Raises:
         ConfigurationError: There is no such finished run, or it has no such evaluation.
     """
-    stage = f"evaluate/{evaluation}"
+    stage = f"{EVALUATION_PREFIX}{evaluation}"
     places = Places(context.workspace, context.tracking_uri)
     found = {}
     for reference in dict.fromkeys(gate.baseline for gate in gates if gate.baseline):

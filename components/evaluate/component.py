@@ -39,7 +39,7 @@ def evaluate(
     from collections import namedtuple
 
     from components.context import RunContext
-    from components.evaluate.config import EvaluateConfig
+    from components.evaluate.config import EVALUATION_PREFIX, EvaluateConfig
     from components.evaluate.scores import read_scores
     from components.evaluate.stage import PAGE_FILE, run_evaluate
     from components.stage.pointer import folder_of, publish
@@ -52,7 +52,7 @@ def evaluate(
             predictions=[folder_of(artifact) for artifact in predictions],
             model=folder_of(model),
             raw=folder_of(raw),
-            name=stage.removeprefix("evaluate/"),
+            name=stage.removeprefix(EVALUATION_PREFIX),
         )
         publish(scores, output)
         for metric, value in read_scores(output.folder).kfp_metrics().items():

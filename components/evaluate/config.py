@@ -8,6 +8,8 @@ from components.errors import ConfigurationError
 from components.metrics.registry import find_metric
 from components.tasks.loading import check_task_name, load_task
 
+EVALUATION_PREFIX = "evaluate/"  # a stage is this and the evaluation's name
+
 
 class Gate(BaseModel):
     """What a model must reach.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from components.context import RunContext
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
-from components.evaluate.config import EvaluateConfig
+from components.evaluate.config import EVALUATION_PREFIX, EvaluateConfig
 from components.metrics.registry import find_metric
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
@@ -61,7 +61,7 @@ def run_evaluate(
 
     return run_stage(
         context,
-        stage=f"evaluate/{name or task.name}",
+        stage=f"{EVALUATION_PREFIX}{name or task.name}",
         version=VERSION,
         inputs={
             "model": model,

@@ -27,7 +27,7 @@ def generate(
         predictions: One object per sample and control (`predictions.jsonl`).
     """
     from components.context import RunContext
-    from components.generate.config import GenerateConfig
+    from components.generate.config import GENERATION_PREFIX, GenerateConfig
     from components.generate.stage import run_generate
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
@@ -39,6 +39,6 @@ def generate(
             model=folder_of(model),
             raw=folder_of(raw),
             partition=int(partition),
-            name=stage.removeprefix("generate/"),
+            name=stage.removeprefix(GENERATION_PREFIX),
         )
         publish(predictions, output)

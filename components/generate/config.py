@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from components.model.sampling_settings import Sampling
 from components.tasks.loading import check_task_name
 
+GENERATION_PREFIX = "generate/"  # a stage is this and the evaluation's name
+
 Control = Literal["none", "blank", "shuffled"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.context import RunContext
 from components.errors import ConfigurationError
-from components.generate.config import GenerateConfig
+from components.generate.config import GENERATION_PREFIX, GenerateConfig
 from components.generate.spec import FACTS_FILE, GenerationSpec
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
@@ -50,7 +50,7 @@ def run_generate(
 
     return run_stage(
         context,
-        stage=f"generate/{name or task.name}",
+        stage=f"{GENERATION_PREFIX}{name or task.name}",
         version=VERSION,
         inputs={
             "model": model,
