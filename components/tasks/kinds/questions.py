@@ -154,9 +154,18 @@ class QuestionKind(Kind):
         readings: Sequence[Reading],
         marks: Sequence[float],
     ) -> Sequence[Row]:
-        """Return what every answer adds to a metric, see its `per_sample`; by default its mark."""
-        if metric.form == "counts":
+        """Return what every answer adds to a metric, see its `per_sample`; by default its mark.
+
+        Raises:
+            NotImplementedError: The metric is no mean of marks, and the kind does not say what an answer adds to it.
+            ValueError: Marks of a metric of right and wrong are something between.
+        """
+        if metric.form == "counts" or metric.direction == "neither":
             raise NotImplementedError(f"{type(self).__name__} must say in `rows` what an answer adds to {metric.name}")
+        if metric.form == "share" and not set(marks) <= {0.0, 1.0}:
+            raise ValueError(
+                f"{metric.name} is of answers that are right or wrong, but {type(self).__name__} marks parts"
+            )
         return [(mark, 1.0) for mark in marks]
 
     def unit(self, sample: HeldOutSample) -> str:

@@ -21,6 +21,7 @@ from components.generate.config import GenerateConfig
 from components.metrics.intervals import wilson_interval
 from components.metrics.metric import Metric, Row
 from components.metrics.registry import ENTRY_POINTS as METRIC_ENTRY_POINTS
+from components.metrics.right_or_wrong import ACCURACY
 from components.metrics.yes_no import F1, YES_RATIO
 from components.tasks.kinds.multiple_choice import MultipleChoice
 from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
@@ -351,8 +352,11 @@ def test_a_kind_with_counts_and_groups_gets_its_controls_intervals_and_categorie
 
 def test_a_kind_must_say_what_an_answer_adds_to_counts() -> None:
     samples = [HeldOutSample("1", "a.jpg", answer="A", options=("x", "y"))]
-    with pytest.raises(NotImplementedError, match="MultipleChoice must say in `rows` what an answer adds to f1"):
-        MultipleChoice().rows(F1, samples, [Reading("A")], [1.0])
+    for metric in (F1, YES_RATIO):
+        with pytest.raises(NotImplementedError, match=f"MultipleChoice must say in `rows` .* adds to {metric.name}"):
+            MultipleChoice().rows(metric, samples, [Reading("A")], [1.0])
+    with pytest.raises(ValueError, match="right or wrong, but MultipleChoice marks parts"):
+        MultipleChoice().rows(ACCURACY, samples, [Reading("A")], [0.5])
 
 
 ROW = {"id": "1", "image": "a.jpg", "question": "Which?"}
