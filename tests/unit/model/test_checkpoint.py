@@ -14,10 +14,11 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from components.errors import InputError, StageError
 from components.model.checkpoint.sharded import load_model, save_model, sharded_parameters, stored_tensors
-from components.model.distributed import single_process
+from components.model.distributed import destroy, initialize, single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from tests.support.failing_volume import FailingVolume
 from tests.support.model_config import CONFIG
+from tests.support.ranks import run_ranks
 from tests.support.small_disk import small_disk
 
 STALE = OSError(errno.ESTALE, "Stale file handle")
@@ -106,6 +107,40 @@ def test_a_volume_that_goes_on_failing_condemns_no_checkpoint(
     FailingVolume(monkeypatch, tmp_path, name, STALE)
     with pytest.raises(StageError, match=rf"can't be read: .*Stale file handle.*{name}.*run again"):
         load_model(model, tmp_path / "model")
+
+
+def load_on_a_failing_volume(folder: Path, name: str, failing: int, times: float) -> None:
+    """Load at tensor-parallel size 2 while one of the ranks meets errors; say how it ended."""
+    parallel = initialize(2, device="cpu")
+    model = build_model(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        if parallel.rank == failing:
+            FailingVolume(patch, folder / "model", name, STALE, times)
+        patch.setattr("components.storage.volume.time.sleep", lambda _: None)
+        try:
+            load_model(model, folder / "model")
+            torch.save(model.language_model.output_layer.weight.detach(), folder / f"{parallel.rank}.pt")
+        except StageError as error:
+            (folder / f"{parallel.rank}.txt").write_text(str(error))
+    destroy()
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "common.pt", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("failing", [0, 1])
+def test_ranks_wait_together_for_a_volume_that_fails_one_of_them(
+    tmp_path: Path, model: VisionLanguageModel, name: str, failing: int
+) -> None:
+    save_model(model, tmp_path / "model")
+    run_ranks(2, load_on_a_failing_volume, tmp_path, name, failing, 2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), model.language_model.output_layer.weight)
+
+
+def test_ranks_stop_together_when_a_tensor_can_not_be_read(tmp_path: Path, model: VisionLanguageModel) -> None:
+    save_model(model, tmp_path / "model")
+    run_ranks(2, load_on_a_failing_volume, tmp_path, "__0_0.distcp", 1, float("inf"))
+    for rank in range(2):
+        assert "can't be read: [Errno 116] Stale file handle" in (tmp_path / f"{rank}.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "common.pt", ".metadata", "__0_0.distcp"])
