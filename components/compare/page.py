@@ -1,27 +1,22 @@
 """The comparison as one HTML page that needs nothing else: no file, no network, no script."""
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
-from components.compare.charts import Dot, DotRow, dot_chart
 from components.compare.comparison import Comparison, Disagreement, TaskComparison, is_significant
 from components.compare.runs import ComparedRun
 from components.data.pictures import Pictures
 from components.errors import InputError
-from components.evaluate.gates import p_text
-from components.evaluate.page import LABELS, environment
-from components.evaluate.scores import Measure
+from components.evaluate.page import LABELS
 from components.metrics.registry import find_metric
-from components.report.charts import Series, line_chart, smoothed, thinned
-from components.report.page import duration, report_stylesheet
+from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
+from components.pages.formats import duration, interval, p_value, points, quantity
+from components.pages.page import render_page
+from components.pages.pictures import data_uri, thumbnail
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "comparison.html.j2"
 _STAGE_TITLES = {"pretrain": "Pretraining", "sft": "Instruction tuning"}
 _SPEEDS = {
     "median_samples_per_s": "Samples per second",
@@ -29,10 +24,6 @@ _SPEEDS = {
     "final_loss": "Training loss at the end",
     "final_validation_loss": "Validation loss at the end",
 }
-_THUMBNAIL_SIDE = 320
-_JPEG_QUALITY = 85
-_MOST_POINTS = 400
-_SMOOTHING_SHARE = 25
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class Card:
     """A sample with the runs' answers; `category` and `better` are numbers that the filters know."""
 
     sample: Disagreement
-    picture: Markup
+    picture: str
     answers: list[AnswerView]
     category: int
     better: int
@@ -93,11 +84,10 @@ class TaskView:
     anchor: str
     title: str
     metric: str
-    chart: Markup
+    figures: list[Figure]
     verdicts: list[Verdict]
     metrics: list[str]
     rows: list[ScoreRow]
-    categories: Markup
     cards: list[Card]
     cards_lead: str
     filter_categories: list[str]
@@ -111,8 +101,7 @@ class CurvesView:
     """A training stage's curves."""
 
     title: str
-    loss: Markup
-    rate: Markup
+    figures: list[Figure]
 
 
 @dataclass(frozen=True)
@@ -148,22 +137,7 @@ def render_comparison(comparison: Comparison) -> str:
         settings=[(key, list(values)) for key, values in comparison.settings.items()],
         equal_settings=comparison.equal_settings,
     )
-    template = environment(_TEMPLATES).get_template("comparison.html.j2")
-    css = Markup((_TEMPLATES / "comparison.css").read_text(encoding="utf-8"))
-    return template.render(view=view, css=report_stylesheet() + css)
-
-
-def difference_text(measure: Measure) -> str:
-    """Return a difference in points with its sign."""
-    return f"{measure.value:+.1f}".replace("-", "−")
-
-
-def interval_text(measure: Measure, sign: bool = False) -> str:
-    """Return an interval, or nothing where there is none."""
-    if measure.low is None or measure.high is None:
-        return ""
-    form = "+.1f" if sign else ".1f"
-    return f"{measure.low:{form}} to {measure.high:{form}}".replace("-", "−")
+    return render_page(_TEMPLATE, view)
 
 
 def _title(labels: Sequence[str]) -> str:
@@ -184,7 +158,7 @@ def _summary(view: TaskView, task: TaskComparison, runs: Sequence[RunView]) -> t
     """Return anchor, title, headline and the line below it for one evaluation."""
     headline = task.evaluations[task.reference].scores.headline
     values = [
-        f"{item.scores.metrics[headline].value:.1f}"
+        points(item.scores.metrics[headline].value)
         for item in task.evaluations.values()
         if headline in item.scores.metrics
     ]
@@ -205,15 +179,22 @@ def _task(number: int, task: TaskComparison, runs: Sequence[RunView]) -> TaskVie
     categories = sorted({card.sample.category for card in cards} - {""})
     better = sorted({card.better for card in cards} - {-1})
     metrics = list(scores.metrics)
+    figures = [
+        Figure(
+            f"{_label(task, headline)} in points, with 95 % intervals",
+            dot_chart(f"{task.name}: {_label(task, headline)}", _score_rows(task, headline, runs)),
+            [(run.style, run.label) for run in runs],
+        ),
+        Figure("By category", dot_chart(f"{task.name} by category", _category_rows(task, runs))),
+    ]
     return TaskView(
         anchor=f"task-{number}",
         title=task.name.replace("_", " ").capitalize(),
         metric=_label(task, headline),
-        chart=dot_chart(f"{task.name}: {_label(task, headline)}", _score_rows(task, headline, runs)),
+        figures=[figure for figure in figures if figure.chart],
         verdicts=[_verdict(task, other, headline, runs) for other in task.pairs],
         metrics=[_label(task, name) for name in metrics],
         rows=_table(task, metrics, runs),
-        categories=_category_chart(task, runs),
         cards=cards,
         cards_lead=_cards_lead(task, len(cards)),
         filter_categories=categories if len(categories) > 1 else [],
@@ -249,12 +230,13 @@ def _score_rows(task: TaskComparison, metric: str, runs: Sequence[RunView]) -> l
     return [DotRow(LABELS.get(control, control), dots) for control, dots in shown.items()]
 
 
-def _category_chart(task: TaskComparison, runs: Sequence[RunView]) -> Markup:
+def _category_rows(task: TaskComparison, runs: Sequence[RunView]) -> list[DotRow]:
+    """Return every group of samples as a row, with a dot for each run."""
     names: dict[str, list[Dot]] = {}
     for number, item in task.evaluations.items():
         for name, score in item.scores.categories.items():
             names.setdefault(f"{name} ({score.n})", []).append(Dot(score, runs[number].style, runs[number].label))
-    return dot_chart(f"{task.name} by category", [DotRow(name, dots) for name, dots in names.items()])
+    return [DotRow(name, dots) for name, dots in names.items()]
 
 
 def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[RunView]) -> Verdict:
@@ -264,8 +246,8 @@ def _verdict(task: TaskComparison, number: int, headline: str, runs: Sequence[Ru
         return Verdict(run, reference, problem, "can't be compared", "warn")
     test = pair.tests[headline]
     text = (
-        f"{_label(task, headline)} {difference_text(test)} points (95 % interval {interval_text(test, sign=True)}, "
-        f"{p_text(test.p_value)}, {test.method})"
+        f"{_label(task, headline)} {points(test.value, sign=True)} points (95 % interval {interval(test, sign=True)}, "
+        f"{p_value(test.p_value)}, {test.method})"
     )
     if not is_significant(test):
         return Verdict(run, reference, text, "no significant difference", "same")
@@ -277,9 +259,7 @@ def _table(task: TaskComparison, metrics: Sequence[str], runs: Sequence[RunView]
     rows = []
     for number, item in task.evaluations.items():
         cells = [
-            (f"{measure.value:.1f}", [interval_text(measure)])
-            if (measure := item.scores.metrics.get(name))
-            else ("", [])
+            (points(measure.value), [interval(measure)]) if (measure := item.scores.metrics.get(name)) else ("", [])
             for name in metrics
         ]
         mark = f" (PARTIAL: {item.scores.partial})" if item.scores.partial else ""
@@ -287,7 +267,7 @@ def _table(task: TaskComparison, metrics: Sequence[str], runs: Sequence[RunView]
     for number, pair in task.pairs.items():
         if pair.tests:
             cells = [
-                (difference_text(test), [interval_text(test, sign=True), p_text(test.p_value)])
+                (points(test.value, sign=True), [interval(test, sign=True), p_value(test.p_value)])
                 if (test := pair.tests.get(name))
                 else ("", [])
                 for name in metrics
@@ -326,24 +306,20 @@ def _cards(task: TaskComparison, runs: Sequence[RunView]) -> list[Card]:
 
 
 @contextmanager
-def _thumbnails(raw: Path | None) -> Iterator[Callable[[str], Markup]]:
+def _thumbnails(raw: Path | None) -> Iterator[Callable[[str], str]]:
     """Yield what returns a picture of a raw dataset as a data URI; empty for one that can't be read."""
     if raw is None:
-        yield lambda name: Markup("")
+        yield lambda name: ""
         return
     with Pictures(raw) as pictures:
 
-        def thumbnail(name: str) -> Markup:
+        def picture(name: str) -> str:
             try:
-                picture = pictures.open(name)
+                return data_uri(thumbnail(pictures.open(name)))
             except InputError:
-                return Markup("")
-            picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-            buffer = io.BytesIO()
-            picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-            return Markup("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+                return ""
 
-        yield thumbnail
+        yield picture
 
 
 def _cards_lead(task: TaskComparison, shown: int) -> str:
@@ -355,25 +331,26 @@ def _cards_lead(task: TaskComparison, shown: int) -> str:
 
 
 def _curves(runs: Sequence[ComparedRun], views: Sequence[RunView]) -> list[CurvesView]:
+    legend = [(view.style, view.label) for view in views]
     shown = []
     for stage in dict.fromkeys(stage for run in runs for stage in run.curves):
         title = _STAGE_TITLES.get(stage, stage)
         loss, rate = [], []
         for run, view in zip(runs, views, strict=True):
             curves = run.curves.get(stage, {})
-            training = curves.get("loss", [])
-            window = max(1, len(training) // _SMOOTHING_SHARE)
-            loss.append(Series("", thinned(smoothed(training, window), _MOST_POINTS), view.style))
-            loss.append(
-                Series("", thinned(curves.get("validation_loss", []), _MOST_POINTS), f"{view.style} dashed", dots=True)
-            )
-            rate.append(Series("", thinned(curves.get("learning_rate", []), _MOST_POINTS), view.style))
-        shown.append(
-            CurvesView(
-                title, line_chart(f"{title}: loss", "step", loss), line_chart(f"{title}: learning rate", "step", rate)
-            )
-        )
-    return [view for view in shown if view.loss or view.rate]
+            loss.append(Series(smoothed(curves.get("loss", [])), view.style))
+            loss.append(Series(curves.get("validation_loss", []), f"{view.style} dashed", dots=True))
+            rate.append(Series(curves.get("learning_rate", []), view.style))
+        figures = [
+            Figure(
+                "Loss per answer token",
+                line_chart(f"{title}: loss", "step", loss),
+                [*legend, ("", "dashed: validation")],
+            ),
+            Figure("Learning rate", line_chart(f"{title}: learning rate", "step", rate), legend),
+        ]
+        shown.append(CurvesView(title, [figure for figure in figures if figure.chart]))
+    return [view for view in shown if view.figures]
 
 
 def _speeds(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
@@ -383,7 +360,7 @@ def _speeds(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
         for name, label in _SPEEDS.items():
             values = [item.get(name) for item in facts]
             if any(isinstance(value, int | float) for value in values):
-                rows.append((f"{title}: {label.lower()}", [_number(value) for value in values]))
+                rows.append((f"{title}: {label.lower()}", [quantity(value) for value in values]))
     return rows
 
 
@@ -397,9 +374,3 @@ def _times(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str], bool]]:
             (stage, [duration(item.duration_s) if item else "—" for item in found], len(keys) == 1 and "" not in keys)
         )
     return rows
-
-
-def _number(value: object) -> str:
-    if not isinstance(value, int | float):
-        return "—"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

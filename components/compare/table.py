@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.compare.comparison import Comparison, TaskComparison, is_significant
-from components.compare.page import difference_text, interval_text
-from components.evaluate.gates import p_text
+from components.pages.formats import interval, p_value, points
 
 _MOST_SETTINGS = 30
 _STYLES = {1: "green", 0: "bold", -1: "red"}
@@ -54,7 +53,7 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
         cells = []
         for item in task.evaluations.values():
             measure = item.scores.metrics.get(name)
-            cells.append(Text(f"{measure.value:.1f}\n{interval_text(measure)}" if measure else ""))
+            cells.append(Text(f"{points(measure.value)}\n{interval(measure)}" if measure else ""))
         for pair in task.pairs.values():
             if pair.tests:
                 test = pair.tests.get(name)
@@ -62,7 +61,9 @@ def _scores(comparison: Comparison, task: TaskComparison) -> Table:
                     "" if test is None or not is_significant(test) else _STYLES[scores.sign(name) * _sign(test.value)]
                 )
                 text = (
-                    f"{difference_text(test)}  {p_text(test.p_value)}\n{interval_text(test, sign=True)}" if test else ""
+                    f"{points(test.value, sign=True)}  {p_value(test.p_value)}\n{interval(test, sign=True)}"
+                    if test
+                    else ""
                 )
                 cells.append(Text(text, style))
         table.add_row(scores.label(name), *cells, style="bold" if name == scores.headline else "")

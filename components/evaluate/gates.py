@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from components.errors import StageError
 from components.evaluate.config import Gate
 from components.evaluate.scores import GateResult, Measure, PairedTest, Scores, read_scores
+from components.pages.formats import p_value
 
 if TYPE_CHECKING:
     from components.evaluate.sample_scores import SampleScores
@@ -144,7 +145,7 @@ def _judge_against(rival: Rival, gate: Gate, name: str, scores: Scores, samples:
     passed, verdict = _verdict(gate, test, sign)
     return GateResult(
         requirement=f"{metric} {tolerance} {where}, {rival.scores.metrics[name].value:.1f}",
-        measured=f"{test.value:+.1f} ({test.low:+.1f} to {test.high:+.1f}, {p_text(test.p_value)}, {test.method})",
+        measured=f"{test.value:+.1f} ({test.low:+.1f} to {test.high:+.1f}, {p_value(test.p_value)}, {test.method})",
         passed=passed,
         action=gate.action,
         note=verdict,
@@ -166,8 +167,3 @@ def _verdict(gate: Gate, test: PairedTest, sign: int) -> tuple[bool, str]:
     if -gain <= gate.max_drop:
         return True, "the drop is significant, but allowed"
     return False, f"the drop is significant at {gate.significance:g}"
-
-
-def p_text(p_value: float) -> str:
-    """Return a p-value for people."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

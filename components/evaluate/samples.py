@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.data.pictures import Pictures
 from components.errors import StageError
+from components.pages.pictures import thumbnail
 from components.storage.atomic import open_atomic, write_text
 from components.tasks.kind import Answer as Answer
 from components.tasks.sample import HeldOutSample
@@ -17,9 +17,6 @@ from components.tasks.template import lettered
 
 SAMPLES_FILE = "samples.json"
 PICTURES_FOLDER = "pictures"
-
-_THUMBNAIL_SIDE = 320
-_JPEG_QUALITY = 88
 
 
 class ShownSample(BaseModel):
@@ -80,13 +77,11 @@ def choose_rows(samples: Sequence[HeldOutSample], count: int) -> list[int]:
 
 
 def save_thumbnail(pictures: Pictures, sample: HeldOutSample, folder: Path) -> str:
-    """Write a sample's picture, at most 320 pixels wide or high; return its path relative to `folder`."""
-    picture = pictures.open(sample.image)
-    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    """Write a sample's picture, small; return its path relative to `folder`."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", sample.id)[:60]
     name = f"{PICTURES_FOLDER}/{safe}-{hashlib.sha256(sample.id.encode()).hexdigest()[:8]}.jpg"
     with open_atomic(folder / name) as stream:
-        picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
+        stream.write(thumbnail(pictures.open(sample.image)))
     return name
 
 

@@ -2,26 +2,27 @@
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from components.context import RunContext
-from components.evaluate.page import EvaluationView, environment, evaluation_view, stylesheet
+from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
+from components.evaluate.page import EvaluationView, evaluation_view
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
-from components.report.charts import Point, Series, line_chart, smoothed, thinned
+from components.pages.charts import Figure
+from components.pages.formats import duration, points, size
+from components.pages.page import render_page
 from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
 from components.tracking.tracker import METRICS_FILE
+from components.training.curves import curve, loss_figure, rate_figure
+from components.training.metrics import read_metrics
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_MOST_POINTS = 400
-_SMOOTHING_SHARE = 25
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class TrainingView:
     """A training's curves and figures."""
 
     title: str
-    loss: Markup
-    rate: Markup
+    figures: list[Figure]
     facts: list[tuple[str, str]]
 
 
@@ -56,7 +56,7 @@ class ReportView:
 
     title: str
     facts: list[tuple[str, str]]
-    summary: list[tuple[str, str, str]]
+    summary: list[tuple[str, str, str, str]]
     dataset: str
     evaluations: list[EvaluationView]
     trainings: list[TrainingView]
@@ -82,7 +82,7 @@ def render_report(
     view = ReportView(
         title=context.run_name,
         facts=_run_facts(context, config),
-        summary=[_summary(item) for item in views],
+        summary=[_summary(f"task-{number}", item) for number, item in enumerate(views, start=1)],
         dataset=_dataset(stages),
         evaluations=views,
         trainings=[_training("Pretraining", pretrain, stages), _training("Instruction tuning", sft, stages)],
@@ -90,35 +90,7 @@ def render_report(
         total=duration(sum(record.manifest.duration_s for record in this_run)),
         reused=len(stages) - len(this_run),
     )
-    template = environment(_TEMPLATES).get_template("report.html.j2")
-    return template.render(view=view, css=report_stylesheet())
-
-
-def report_stylesheet() -> Markup:
-    """Return the style sheet of pages with charts."""
-    return stylesheet() + Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people: "0.4 s", "42 s", "3 min 05 s", "2 h 10 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1000."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return render_page(_TEMPLATE, view, parts=[EVALUATION_TEMPLATES])
 
 
 def _run_facts(context: RunContext, config: ReportConfig) -> list[tuple[str, str]]:
@@ -133,12 +105,17 @@ def _run_facts(context: RunContext, config: ReportConfig) -> list[tuple[str, str
     return [(name, value) for name, value in facts if value]
 
 
-def _summary(view: EvaluationView) -> tuple[str, str, str]:
+def _summary(anchor: str, view: EvaluationView) -> tuple[str, str, str, str]:
+    """Return anchor, title, headline and the line below it for one evaluation."""
     scores = view.scores
-    measure = scores.metrics[scores.headline]
     best = scores.best_control
-    beside = f"best control {scores.controls[best][scores.headline].value:.1f}" if best else "no control"
-    return view.title, f"{scores.label(scores.headline)} {measure.value:.1f}", beside
+    beside = f"best control {points(scores.controls[best][scores.headline].value)}" if best else "no control"
+    return (
+        anchor,
+        view.title,
+        f"{scores.label(scores.headline)} {points(scores.metrics[scores.headline].value)}",
+        beside,
+    )
 
 
 def _dataset(stages: Sequence[StageRecord]) -> str:
@@ -158,40 +135,19 @@ def _dataset(stages: Sequence[StageRecord]) -> str:
 
 
 def _training(title: str, folder: Path, stages: Sequence[StageRecord]) -> TrainingView:
-    rows = _metric_rows(folder / METRICS_FILE)
-    loss, validation = _points(rows, "loss"), _points(rows, "validation_loss")
-    rate = _points(rows, "learning_rate") or _points(rows, "lr")
-    window = max(1, len(loss) // _SMOOTHING_SHARE)
+    rows = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
     facts = next(record.manifest.facts for record in stages if record.folder == folder.resolve())
-    return TrainingView(
-        title=title,
-        loss=line_chart(
-            f"{title}: loss",
-            "step",
-            [
-                Series("", thinned(loss, _MOST_POINTS), "faint"),
-                Series("training", thinned(smoothed(loss, window), _MOST_POINTS)),
-                Series("validation", thinned(validation, _MOST_POINTS), "second", dots=True),
-            ],
-        ),
-        rate=line_chart(f"{title}: learning rate", "step", [Series("learning rate", thinned(rate, _MOST_POINTS))]),
-        facts=_training_facts(facts, loss, validation),
-    )
+    figures = [figure for figure in (loss_figure(title, rows), rate_figure(title, rows)) if figure.chart]
+    return TrainingView(title, figures, _training_facts(facts, rows))
 
 
-def _training_facts(facts: dict[str, Any], loss: Sequence[Point], validation: Sequence[Point]) -> list[tuple[str, str]]:
+def _training_facts(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     shown = []
-    if loss:
+    if loss := curve(rows, "loss"):
         shown += [("Steps", f"{loss[-1][0]:,.0f}"), ("Training loss", f"{loss[0][1]:.3f} → {loss[-1][1]:.3f}")]
-    if validation:
-        shown.append(
-            (
-                "Validation loss",
-                f"{validation[0][1]:.3f} → {validation[-1][1]:.3f}"
-                if len(validation) > 1
-                else f"{validation[0][1]:.3f}",
-            )
-        )
+    if validation := curve(rows, "validation_loss"):
+        first = f"{validation[0][1]:.3f} → " if len(validation) > 1 else ""
+        shown.append(("Validation loss", f"{first}{validation[-1][1]:.3f}"))
     for name, label in (
         ("samples", "Samples"),
         ("median_samples_per_s", "Samples per second"),
@@ -210,16 +166,6 @@ def _training_facts(facts: dict[str, Any], loss: Sequence[Point], validation: Se
     if isinstance(facts.get("device"), str):
         shown.append(("Device", facts["device"]))
     return shown
-
-
-def _metric_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def _points(rows: Sequence[dict[str, Any]], name: str) -> list[Point]:
-    return [(float(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
 
 
 def _stage_rows(stages: Sequence[StageRecord]) -> list[StageRow]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from components.stage.pointer import Artifact, MetricsArtifact, publish_numbers
 from components.stage.runner import StageOutput
 from components.storage.atomic import write_text
-from components.training.metrics import CURVES_NAME, curves_html
+from components.tracking.tracker import METRICS_FILE
+from components.training.curves import curves_page
+from components.training.metrics import read_metrics
 
 
 def publish_training(output: StageOutput, metrics: MetricsArtifact, curves: Artifact) -> None:
@@ -17,5 +19,5 @@ def publish_training(output: StageOutput, metrics: MetricsArtifact, curves: Arti
         curves: KFP HTML artifact.
     """
     publish_numbers(metrics, output)
-    svg = (output.folder / CURVES_NAME).read_text(encoding="utf-8")
-    write_text(Path(curves.path), curves_html(svg, output.manifest.stage))
+    rows = read_metrics(output.folder / METRICS_FILE)
+    write_text(Path(curves.path), curves_page(output.manifest.stage, rows))

@@ -1,15 +1,11 @@
-"""Training metrics: rows in `metrics.jsonl`, curves in MLflow and as a picture."""
+"""Training metrics: rows in `metrics.jsonl` and in MLflow."""
 
-import html
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from components.storage.atomic import write_text
 from components.tracking.tracker import StageTracker
-
-CURVES_NAME = "curves.svg"
 
 
 class MetricsLog:
@@ -46,37 +42,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if number != len(lines):
                 raise
     return rows
-
-
-def curves_svg(rows: list[dict[str, Any]], title: str) -> str:
-    """Return an SVG over the steps: the loss (training and validation), below it the learning rate and the speed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    loss_axes, rate_axes, speed_axes = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
-    for key, label in (("loss", "training"), ("validation_loss", "validation")):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            loss_axes.plot(
-                *zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, linewidth=1.2
-            )
-    for axes, key, color in ((rate_axes, "learning_rate", "tab:green"), (speed_axes, "samples_per_s", "tab:purple")):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2)
-    loss_axes.set(title=title, ylabel="loss per answer token")
-    loss_axes.legend(frameon=False)
-    rate_axes.set(ylabel="learning rate")
-    speed_axes.set(xlabel="step", ylabel="samples/s")
-    speed_axes.set_ylim(bottom=0)
-    for axes in (loss_axes, rate_axes, speed_axes):
-        axes.grid(alpha=0.3)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
-
-
-def curves_html(svg: str, title: str) -> str:
-    """Wrap the curves for KFP's HTML artifact."""
-    drawing = svg[svg.index("<svg") :]
-    return f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title>\n{drawing}\n"

@@ -42,9 +42,10 @@ from components.training.checkpoint.resume import load_checkpoint
 from components.training.checkpoint.retention import Mark, Retention
 from components.training.checkpoint.saving import CheckpointSaver
 from components.training.config import Recipe
+from components.training.curves import CURVES_NAME, curves_picture
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
-from components.training.metrics import CURVES_NAME, MetricsLog, curves_svg, read_metrics
+from components.training.metrics import MetricsLog, read_metrics
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
@@ -375,7 +376,7 @@ class _Training:
             return
         copy_description(self.spec.model_folder, self.folder)
         rows = read_metrics(self.folder / METRICS_FILE)
-        write_text(self.folder / CURVES_NAME, curves_svg(rows, self.spec.stage))
+        write_text(self.folder / CURVES_NAME, curves_picture(self.spec.stage, rows))
         write_json(self.folder / SKIPPED_NAME, counts.reasons)
         write_json(self.folder / SUMMARY_NAME, {**self._summary(rows, counts), **self._best(models)})
         self.tracker.log_artifact(self.folder / CURVES_NAME)

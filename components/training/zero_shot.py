@@ -3,9 +3,6 @@
 It draws no random numbers and leaves the model as it was: a run with it has the losses of a run without.
 """
 
-import base64
-import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,6 +18,8 @@ from components.errors import StageError
 from components.model.decoding import generate
 from components.model.distributed import ParallelState
 from components.model.vlm import VisionLanguageModel
+from components.pages.page import render_page
+from components.pages.pictures import data_uri, thumbnail
 from components.storage.atomic import write_text
 from components.tasks.kind import POINTS
 from components.tracking.tracker import StageTracker
@@ -29,6 +28,7 @@ ZERO_SHOT_FOLDER = "zero_shot"
 METRIC = "zero_shot_cider"
 MAX_NEW_TOKENS = 64
 _BATCH_SIZE = 16
+_TEMPLATE = Path(__file__).parent / "templates" / "zero_shot.html.j2"
 _SAMPLES_LOOKED_AT = 20  # times those that are wanted: validation splits hold texts too
 
 
@@ -45,6 +45,14 @@ class Shown:
     question: str
     answer: str
     picture: str
+
+
+@dataclass(frozen=True)
+class ZeroShotView:
+    """What the template shows, each sample with the model's text; see `templates/zero_shot.html.j2`."""
+
+    title: str
+    samples: list[tuple[Shown, str]]
 
 
 class ZeroShot:
@@ -129,12 +137,10 @@ def ask(sample: EncodedSample, tokenizer: ChatTokenizer) -> tuple[EncodedSample,
     prompt = replace(sample, tokens=tokens, labels=torch.full_like(tokens, IGNORED_LABEL))
     height, width = sample.valid[0].tolist()
     picture = Image.fromarray(sample.pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=85)
     return prompt, Shown(
         question=tokenizer.decode(tokens.tolist()).strip(),
         answer=tokenizer.decode(sample.labels[start:end].tolist()).strip(),
-        picture=f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
+        picture=data_uri(thumbnail(picture)),
     )
 
 
@@ -151,31 +157,4 @@ def cider(texts: Sequence[str], answers: Sequence[str]) -> float:
 
 def page(title: str, samples: Sequence[Shown], texts: Sequence[str]) -> str:
     """Return an HTML page with every picture, what the model says of it, and the sample's own answer."""
-    figures = "\n".join(
-        f'<figure><img src="{one.picture}" alt=""><figcaption>'
-        + (f"<p class=question>{html.escape(one.question)}</p>" if one.question else "")
-        + f"<p>{html.escape(text) or '(nothing)'}</p><p class=answer>{html.escape(one.answer)}</p></figcaption></figure>"
-        for one, text in zip(samples, texts, strict=True)
-    )
-    return _PAGE.format(title=html.escape(title), figures=figures)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.5rem; }}
-figure {{ margin: 0; }}
-img {{ width: 100%; border-radius: 4px; }}
-p {{ margin: .3rem 0; }}
-.question, .answer {{ color: #767676; }}
-</style>
-<h1>{title}</h1>
-<p class="answer">Black: what the model says. Grey below it: the sample's own answer.</p>
-<main>
-{figures}
-</main>
-</html>
-"""
+    return render_page(_TEMPLATE, ZeroShotView(title, list(zip(samples, texts, strict=True))))

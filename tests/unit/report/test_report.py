@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from components.context import RunContext
 from components.errors import StageError
@@ -15,10 +13,8 @@ from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.metrics import java
 from components.progress import progress_folder
-from components.report.charts import Series, line_chart, smoothed, thinned, tick_label, ticks
 from components.report.config import ReportConfig
 from components.report.lineage import upstream_stages
-from components.report.page import duration, size
 from components.report.stage import run_report
 from components.stage.runner import StageWork
 from tests.support.evaluation_world import (
@@ -144,54 +140,3 @@ def test_another_run_of_the_same_results_gets_its_own_report(context: RunContext
 def test_an_unfinished_input_is_refused(context: RunContext, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="not a finished stage folder"):
         run_report(context, ReportConfig(), tmp_path, tmp_path, [])
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
-def test_ticks_enclose_the_range_with_a_readable_number_of_steps(low: float, span: float) -> None:
-    values = ticks(low, low + span)
-    step = values[1] - values[0]
-    assert 2 <= len(values) <= 8
-    assert values[0] <= low + 1e-6 * step + 1e-9
-    assert values[-1] >= low + span - 1e-6 * step - 1e-9
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "labels"),
-    [
-        (0, 8, ["0", "2", "4", "6", "8"]),
-        (0, 1e-3, ["0", "2e-4", "4e-4", "6e-4", "8e-4", "1e-3"]),
-        (0, 1.2, ["0", "0.25", "0.50", "0.75", "1.00", "1.25"]),
-        (0, 20_000, ["0", "5,000", "10,000", "15,000", "20,000"]),
-    ],
-)
-def test_tick_labels_are_short_and_distinct(low: float, high: float, labels: list[str]) -> None:
-    values = ticks(low, high)
-    assert [tick_label(value, values) for value in values] == labels
-
-
-def test_charts_of_nothing_one_point_and_constant_lines() -> None:
-    assert line_chart("t", "step", [Series("a", [])]) == ""
-    assert "<circle" in line_chart("t", "step", [Series("a", [(1, 2.0)])])
-    assert "nan" not in line_chart("<t>", "step", [Series("a", [(1, 0.0), (2, 0.0)])], from_zero=False)
-
-
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=200), st.integers(1, 30))
-def test_smoothing_and_thinning_keep_range_and_end(values: list[float], window: int) -> None:
-    points = [(float(step), value) for step, value in enumerate(values)]
-    for result in (smoothed(points, window), thinned(points, 25)):
-        assert result[-1][0] == points[-1][0]
-        assert min(values) - 1e-9 <= min(y for _, y in result)
-        assert max(y for _, y in result) <= max(values) + 1e-9
-    assert len(thinned(points, 25)) <= 25
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.44, "0.4 s"), (41.6, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (1500, "1.5 kB"), (14_500_000_000, "14.5 GB")])
-def test_sizes_read_well(count: int, text: str) -> None:
-    assert size(count) == text
