@@ -11,7 +11,7 @@ from components.data.pictures import Pictures
 from components.errors import StageError
 from components.pages.pictures import thumbnail
 from components.storage.atomic import open_atomic, write_text
-from components.tasks.kind import Answer as Answer
+from components.tasks.kind import Answer
 from components.tasks.sample import HeldOutSample
 from components.tasks.template import lettered
 

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.metrics import java
+from components.metrics.registry import OWN_METRICS
+from components.metrics.right_or_wrong import ACCURACY
 from components.metrics.tokenization import WORDS
 from components.tracking.tracker import open_pipeline_run
 from pipelines.display import score_table
@@ -84,6 +87,19 @@ def test_multiple_choice_scores_hold_controls_intervals_and_provenance(
     assert "PARTIAL" not in (output.folder / "evaluation.html").read_text()
     assert "depend on what is in the picture" in scores.meaning
     assert run_evaluate(context, EvaluateConfig(task="multiple_choice", samples=6), folders, model, raw).reused
+
+
+def test_another_version_of_a_metric_scores_the_same_predictions_anew(
+    context: RunContext, raw: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = predictions(context, CHOICES, model, raw, good_choice)
+    config = EvaluateConfig(task="multiple_choice", samples=6)
+    before = run_evaluate(context, config, folders, model, raw)
+    monkeypatch.setitem(OWN_METRICS, "accuracy", replace(ACCURACY, version=2))  # type: ignore[index]
+    after = run_evaluate(context, config, folders, model, raw)
+    assert (after.reused, after.folder) != (True, before.folder)
+    assert read_sample_scores(after.folder).problem("accuracy") == ""
+    assert "of version 1" in read_sample_scores(before.folder).problem("accuracy")
 
 
 def test_shown_samples_have_pictures_answers_and_truth(context: RunContext, raw: Path, model: Path) -> None:

@@ -21,6 +21,7 @@ from components.generate.config import GenerateConfig
 from components.metrics.intervals import wilson_interval
 from components.metrics.metric import Metric, Row
 from components.metrics.registry import ENTRY_POINTS as METRIC_ENTRY_POINTS
+from components.metrics.registry import find_metric
 from components.metrics.right_or_wrong import ACCURACY
 from components.metrics.yes_no import F1, YES_RATIO
 from components.tasks.kinds.multiple_choice import MultipleChoice
@@ -165,7 +166,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (folder / "lengths-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.2\n")
     (folder / "lengths-1.2.dist-info" / "entry_points.txt").write_text(
         f"[{ENTRY_POINTS}]\nlength = vlm_lengths:Length\nother = vlm_lengths:NoKind\nlost = vlm_nowhere:Kind\n"
-        f"[{METRIC_ENTRY_POINTS}]\nlength = vlm_lengths:LENGTH\n"
+        f"[{METRIC_ENTRY_POINTS}]\nlength = vlm_lengths:LENGTH\nwidth = vlm_lengths:LENGTH\nlost = vlm_nowhere:LOST\n"
     )
     monkeypatch.syspath_prepend(str(folder))
     yield folder
@@ -215,6 +216,21 @@ def test_a_task_file_runs_no_code_but_kinds_of_installed_packages(tmp_path: Path
     with pytest.raises(ConfigurationError) as caught:
         load_task(str(path))
     assert complaint in str(caught.value)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("metric", "complaint"),
+    [
+        ("charm", "there is no metric 'charm'; known are cider, .*, length, lost, width"),
+        ("width", "brings as the metric 'width' is no Metric of that name"),
+        ("lost", "the metric 'lost' can't be loaded from vlm_nowhere:LOST"),
+    ],
+)
+def test_a_metric_that_is_none_is_explained(metric: str, complaint: str) -> None:
+    assert find_metric("length").label == "Right length"
+    with pytest.raises(ValueError, match=complaint):
+        find_metric(metric)
 
 
 def test_the_version_of_a_kind_is_part_of_a_tasks_identity(monkeypatch: pytest.MonkeyPatch) -> None:
