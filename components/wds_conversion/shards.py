@@ -1,12 +1,10 @@
 """Writes shards: each is a function of its rows alone, so that any number of processes gives the same bytes."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import multiprocessing
 import os
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -14,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from components.data.image_roots import ImageReader, Place
 from components.errors import StageError
@@ -22,11 +20,6 @@ from components.storage.atomic import open_atomic, write_json
 from components.wds_conversion.config import ImageCheck
 from components.wds_conversion.entries import read_entries
 from components.wds_conversion.samples import RejectedEntry, sample_fields
-
-_BLOCK = 512
-_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-_SIZE_FIELD = slice(124, 136)
-_CHECKSUM_FIELD = slice(148, 156)
 
 
 @dataclass(frozen=True)
@@ -130,80 +123,43 @@ def read_marker(marker: Path, shard: Path) -> ShardResult | None:
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Write one shard beside its place, rename it, then write its marker."""
+    """Write one shard beside its place, read it back, rename it, then write its marker.
+
+    Raises:
+        StageError: It reads back other than it was written.
+    """
+    from components.wds_conversion.shard_file import ShardFile  # not for a process that lets others write
+
     rejects: list[Reject] = []
     formats: Counter[str] = Counter()
-    samples = 0
     rows = itertools.islice(read_entries(task.annotations, task.offset), len(task.keys))
     with open_atomic(task.path) as stream, ImageReader(task.sources) as reader:
-        tar = _TarWriter(stream)
+        shard = ShardFile(stream)
         for number, (key, place, (_, entry)) in enumerate(zip(task.keys, task.places, rows, strict=True)):
             try:
                 fields = sample_fields(entry, place, reader, task.check_images)
             except RejectedEntry as error:
                 rejects.append(_reject(task.first_row + number, entry, error))
                 continue
-            samples += 1
+            shard.write(key, fields)
             formats.update(extension for extension, _ in fields[:-1])
-            tar.write([(f"{key}.{extension}", content) for extension, content in fields])
-        tar.end()
-    if not samples:
+        size, sha256 = shard.finish()
+        stream.flush()
+        shard.verify(Path(stream.name))
+    if not shard.samples:
         task.path.unlink()
     result = ShardResult(
         first_row=task.first_row,
         rows=len(task.keys),
-        samples=samples,
-        text_only=samples - formats.total(),
+        samples=shard.samples,
+        text_only=shard.samples - formats.total(),
         formats=dict(sorted(formats.items())),
-        size=tar.size if samples else 0,
-        sha256=tar.digest.hexdigest() if samples else "",
+        size=size if shard.samples else 0,
+        sha256=sha256 if shard.samples else "",
         rejects=rejects,
     )
     write_json(task.marker, asdict(result))
     return result
-
-
-def tar_header(name: str, size: int) -> bytes:
-    """Return the header of a tar member with mode 0644, owner 0 and modification time 0.
-
-    The same bytes as tarfile's, which needs longer for a sample's headers than SHA-256 for its picture.
-    """
-    header = bytearray(_HEADER)
-    header[: len(name)] = name.encode("ascii")
-    header[_SIZE_FIELD] = b"%011o\0" % size
-    header[_CHECKSUM_FIELD] = b" " * 8
-    header[_CHECKSUM_FIELD] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-class _TarWriter:
-    """Writes a tar that depends on its members' names and contents alone.
-
-    Attributes:
-        size: Bytes so far.
-        digest: SHA-256 so far.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.size = 0
-        self.digest = hashlib.sha256()
-        self._stream = stream
-
-    def write(self, members: Sequence[tuple[str, bytes]]) -> None:
-        """Write the members of a sample."""
-        parts = []
-        for name, content in members:
-            parts += [tar_header(name, len(content)), content, bytes(-len(content) % _BLOCK)]
-        self._add(b"".join(parts))
-
-    def end(self) -> None:
-        """Write the two empty blocks that end a tar."""
-        self._add(bytes(2 * _BLOCK))
-
-    def _add(self, content: bytes) -> None:
-        self._stream.write(content)
-        self.digest.update(content)
-        self.size += len(content)
 
 
 def _written(tasks: Sequence[ShardTask], processes: int) -> Generator[tuple[ShardTask, ShardResult]]:

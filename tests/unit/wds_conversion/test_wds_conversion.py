@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import signal
 import tarfile
+import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from components.wds_conversion.config import ImageCheck, WdsConversionConfig
 from components.wds_conversion.conversion import Part, convert
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.samples import RejectedEntry, sample_fields
-from components.wds_conversion.shards import tar_header
+from components.wds_conversion.shard_file import ShardFile
 from components.wds_conversion.stage import run_wds_conversion, run_wds_conversion_merge, run_wds_conversion_part
 from tests.support import data_samples
 
@@ -52,11 +54,15 @@ def _samples(folder: Path) -> dict[str, dict[str, bytes]]:
         with tarfile.open(shard) as archive:
             for member in archive:
                 key, field = member.name.split(".")
-                stream = archive.extractfile(member)
-                assert stream is not None
                 assert field not in samples.setdefault(key, {})
-                samples[key][field] = stream.read()
+                samples[key][field] = _read(archive, member)
     return samples
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    assert stream is not None
+    return stream.read()
 
 
 def _rejects(folder: Path) -> list[dict[str, Any]]:
@@ -85,11 +91,57 @@ def test_bytes_do_not_depend_on_processes(raw: Path, tmp_path: Path) -> None:
         assert {(member.mtime, member.uid, member.mode) for member in archive} == {(0, 0, 0o644)}
 
 
-@given(st.text("abcXYZ019_-.", min_size=1, max_size=100), st.integers(0, 1 << 28))
-def test_tar_headers_are_tarfiles(name: str, size: int) -> None:
-    expected = tarfile.TarInfo(name)
-    expected.size = size
-    assert tar_header(name, size) == expected.tobuf(tarfile.USTAR_FORMAT)
+def _shard(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> tuple[ShardFile, int, str]:
+    with open(path, "wb") as stream:
+        shard = ShardFile(stream)
+        for key, fields in samples.items():
+            shard.write(key, list(fields.items()))
+        return shard, *shard.finish()
+
+
+_FIELDS = st.fixed_dictionaries(
+    {"json": st.binary(max_size=600)},
+    optional={extension: st.binary(max_size=2000) for extension in ("jpg", "png", "webp")},
+)
+
+
+@given(st.dictionaries(st.text("abcXYZ019_-", min_size=1, max_size=90), _FIELDS, max_size=5))
+def test_shard_holds_what_was_written_and_nothing_of_its_writer(samples: dict[str, dict[str, bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.tar"
+        shard, size, sha256 = _shard(path, samples)
+        shard.verify(path)
+        assert (size, sha256) == (path.stat().st_size, sha256_file(path))
+        found: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as archive:
+            for member in archive:
+                assert (member.mtime, member.mode) == (0, 0o644)
+                assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
+                key, field = member.name.split(".")
+                found.setdefault(key, {})[field] = _read(archive, member)
+        assert found == samples
+
+
+@pytest.mark.parametrize("damage", ["picture", "name", "cut", "gone", "more"])
+def test_shard_that_reads_back_otherwise_is_not_finished(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "shard.tar"
+    samples = {f"key-{number}": {"jpg": b"picture" * 400, "json": b"[]"} for number in range(3)}
+    shard, _, _ = _shard(path, samples)
+    content = bytearray(path.read_bytes())
+    if damage == "picture":
+        content[512 + 77] ^= 1
+    elif damage == "name":
+        _shard(path, {"other-0" if key == "key-0" else key: fields for key, fields in samples.items()})
+        content = bytearray(path.read_bytes())
+    elif damage == "cut":
+        del content[2000:]
+    else:
+        del samples["key-2"]
+        _shard(path, samples if damage == "gone" else {**samples, "key-2": {}, "key-3": {"json": b""}})
+        content = bytearray(path.read_bytes())
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=r"shard\.tar (can't be read back|reads back other than it was written)"):
+        shard.verify(path)
 
 
 def test_webdataset_reads_the_shards(raw: Path, tmp_path: Path) -> None:
