@@ -23,8 +23,9 @@ from components.errors import InputError
 _MOST_IN_A_ROW = 100
 _HOPELESS = f"{_MOST_IN_A_ROW} samples in a row fail. The last one is "
 
-READING_ERRORS = (FatalSampleError, OSError, tarfile.TarError)
-"""What energon's loader raises when a dataset can't be read; bad samples are only noted."""
+READING_ERRORS = (FatalSampleError, OSError, tarfile.TarError, ValueError)
+"""What energon's loader raises when a dataset can't be read (`ValueError`: a shard ends between two samples); bad samples are
+only noted."""
 
 
 class Skip(NamedTuple):
