@@ -8,7 +8,7 @@ from tests.support.imports import Import, circles, graph, imports_below, module_
 from tests.support.paths import ROOT
 
 FLOORS = [
-    {"storage", "tracking", "data", "metrics"},
+    {"storage", "tracking", "data", "metrics", "pages"},
     {"stage", "tasks"},
     {"model", "launch", "runs"},
     {"training"},
@@ -80,7 +80,7 @@ def test_every_room_of_the_list_exists() -> None:
 
 
 def test_rooms_know_what_stands_below_them_alone() -> None:
-    assert not misplaced(ROOT)
+    assert not misplaced(ROOT), "a shared room that is not in FLOORS counts as a stage"
 
 
 def test_no_circle_among_files() -> None:
