@@ -33,7 +33,7 @@ class ShardFile:
 
     def write(self, key: str, fields: Sequence[tuple[str, bytes]]) -> None:
         """Write a sample."""
-        sample = {"__key__": key, **dict(fields)}
+        sample: dict[str, str | bytes] = {"__key__": key, **dict(fields)}
         self._tar.write(sample)
         self._written = _with(self._written, sample)
         self.samples += 1
