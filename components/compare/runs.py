@@ -21,6 +21,8 @@ from components.runs.mlflow import STAGE_TAG, fetch_artifact, stage_runs
 from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.tracking.tracker import METRICS_FILE, as_stage_error, connect, flatten
+from components.training.curves import curve
+from components.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -174,13 +176,8 @@ def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> 
             raw = workspace / manifest.inputs.get("raw", "")
             _read_evaluation(run, stage, folder, raw if (raw / MANIFEST_NAME).is_file() else None)
         if (folder / METRICS_FILE).is_file():
-            rows = [
-                json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines() if line
-            ]
-            run.curves[stage] = {
-                name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
-                for name in CURVES
-            }
+            rows = read_metrics(folder / METRICS_FILE)
+            run.curves[stage] = {name: curve(rows, name) for name in CURVES}
 
 
 def _read_evaluation(run: ComparedRun, stage: str, folder: Path, raw: Path | None) -> None:

@@ -11,6 +11,7 @@ import jinja2
 from components.context import RunContext
 from components.evaluate.scores import Scores, read_scores
 from components.export.source import ModelSource
+from components.pages.formats import interval, points, size
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import read_manifest
 from components.storage.atomic import write_text
@@ -42,7 +43,7 @@ def write_card(
     card = environment.from_string(text).render(
         name=f"{stage.stage} {stage.key}",
         facts=facts,
-        size_text=_size(facts["bytes"]),
+        size_text=size(facts["bytes"]),
         trust=", trust_remote_code=True" if facts["custom_code"] else "",
         begin=control["bos"],
         image=control["image"],
@@ -55,17 +56,14 @@ def write_card(
     write_text(folder / CARD_FILE, card)
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def _score_rows(scores: Scores) -> list[list[str]]:
     rows = []
     for name, measure in scores.metrics.items():
-        interval = "" if measure.low is None else f"{measure.low:.1f} to {measure.high:.1f}"
         samples = f"{scores.n_scored} of {scores.n_dataset}"
         label = scores.label(name) + (" (PARTIAL)" if scores.partial else "")
-        rows.append([scores.prompt_version, label, f"{measure.value:.1f}", interval, samples, scores.dataset_file])
+        rows.append(
+            [scores.prompt_version, label, points(measure.value), interval(measure), samples, scores.dataset_file]
+        )
     return rows
 
 

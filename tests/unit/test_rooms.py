@@ -44,3 +44,9 @@ def test_components_know_nothing_of_pipelines(graph: dict[str, set[str]]) -> Non
         name: found for name, found in below.items() if any(other.startswith("pipelines.") for other in found)
     } == {}
     assert len(below) > 100
+
+
+def test_pages_know_no_other_room(graph: dict[str, set[str]]) -> None:
+    pages = {name: found for name, found in graph.items() if name.startswith("components.pages.")}
+    assert len(pages) >= 5
+    assert {other for found in pages.values() for other in found if not other.startswith("components.pages.")} == set()
