@@ -6,7 +6,7 @@ come from the environment.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -198,7 +198,7 @@ class HttpFile:
         return None
 
 
-def list_http(uri: SourceUri, config: TransferConfig, known: tuple[str, ...]) -> Listing:
+def list_http(uri: SourceUri, config: TransferConfig, known: Sequence[str] = ()) -> Listing:
     """List a file of a web server, or the known files of one of its folders.
 
     Args:

@@ -8,6 +8,7 @@ HF_ENDPOINT names another hub, HF_TOKEN the token for private and gated reposito
 
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -26,7 +27,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _TYPES = {"model": "", "dataset": "datasets/"}
 
 
-def list_hub(uri: SourceUri, config: TransferConfig) -> Listing:
+def list_hub(uri: SourceUri, config: TransferConfig, _known: Sequence[str] = ()) -> Listing:
     """List a repository at its present commit, or a folder or a file of it.
 
     Raises:

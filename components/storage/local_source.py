@@ -1,10 +1,11 @@
 """`file://`: files of this machine, or of a volume that is mounted here."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components.errors import InputError
+from components.storage.config import TransferConfig
 from components.storage.remote import CHUNK_BYTES, FileFacts, Listing, RemoteFile, SourceChanged
 from components.storage.uri import SourceUri
 
@@ -36,7 +37,7 @@ class LocalFile:
                 yield chunk
 
 
-def list_local(uri: SourceUri) -> Listing:
+def list_local(uri: SourceUri, _config: TransferConfig, _known: Sequence[str] = ()) -> Listing:
     """List a file, or the files below a folder; hidden ones are left out.
 
     Raises:

@@ -6,7 +6,7 @@ environment. Without any credentials requests are anonymous, as public buckets w
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,7 +110,7 @@ class S3File:
             raise PassingFault(f"the connection was cut after {received} of {stop - start} bytes")
 
 
-def list_s3(uri: SourceUri, config: TransferConfig) -> Listing:
+def list_s3(uri: SourceUri, config: TransferConfig, _known: Sequence[str] = ()) -> Listing:
     """List an object, or the objects below a prefix.
 
     Raises:

@@ -16,7 +16,29 @@ from pydantic import AfterValidator
 
 from components.errors import ConfigurationError
 
-SCHEMES = ("file", "http", "https", "s3", "hf")
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of source.
+
+    Attributes:
+        lists: The function that lists what is behind a URI, as "module:function": imported when it is needed, since
+            boto3 and huggingface_hub are slow to import and few runs need both. It takes the URI, the transfer's settings
+            and the names that a lock file knows, and returns a `components.storage.remote.Listing`.
+        example: What such a URI looks like, for errors.
+    """
+
+    lists: str
+    example: str = ""
+
+
+SCHEMES = {
+    "file": Scheme("components.storage.local_source:list_local", "file:///PATH"),
+    "https": Scheme("components.storage.http_source:list_http", "https://HOST/PATH"),
+    "http": Scheme("components.storage.http_source:list_http"),
+    "s3": Scheme("components.storage.s3_source:list_s3", "s3://BUCKET/KEY"),
+    "hf": Scheme("components.storage.hub_source:list_hub", "hf://ORG/MODEL or hf://datasets/ORG/NAME"),
+}
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET_KEY = re.compile(
@@ -74,8 +96,7 @@ def read_uri(text: str, setting: str, also: Sequence[str] = ()) -> SourceUri:
     scheme = urlsplit(full).scheme
     if scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{setting} is {shown!r}: expected {''.join(f'{name}, ' for name in also)}file:///PATH, https://HOST/PATH, "
-            "s3://BUCKET/KEY, hf://ORG/MODEL or hf://datasets/ORG/NAME."
+            f"{setting} is {shown!r}: expected {', '.join([*also, *(known.example for known in SCHEMES.values() if known.example)])}."
         )
     uri = SourceUri(full, shown, scheme)
     parts = urlsplit(shown)
