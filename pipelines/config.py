@@ -236,11 +236,12 @@ def load_preset(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     return validate(apply_overrides(read_preset(preset), overrides), source=f"preset {preset}")
 
 
-def export_settings(overrides: Sequence[str]) -> ExportConfig:
-    """Return the settings of an export outside of a pipeline: the defaults, with overrides applied.
+def export_settings(overrides: Sequence[str], given: Mapping[str, Any] | None = None) -> ExportConfig:
+    """Return the settings of an export outside of a pipeline.
 
     Args:
-        overrides: `export.KEY=VALUE`.
+        overrides: `export.KEY=VALUE`; they have the last word.
+        given: Settings of the run whose model is exported; else the defaults.
 
     Raises:
         ConfigurationError: A key is not one of the export's, or a value is wrong.
@@ -248,7 +249,7 @@ def export_settings(overrides: Sequence[str]) -> ExportConfig:
     for override in overrides:
         if not override.strip().startswith("export."):
             raise ConfigurationError(f"{override!r} is not a setting of the export, as export.custom_code=true.")
-    tree = {**read_preset(DEFAULT_PRESET), "export": {}}
+    tree = {**read_preset(DEFAULT_PRESET), "export": dict((given or {}).get("export", {}))}
     return validate(apply_overrides(tree, overrides), "this export").export
 
 

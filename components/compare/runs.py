@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from components.errors import InputError, StageError, VlmError
 from components.evaluate.config import EVALUATION_PREFIX
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
@@ -150,11 +148,9 @@ def _load(run: Run) -> ComparedRun:
 def _fill_from_folder(run: ComparedRun, folder: RunFolder) -> None:
     """Add what a run's folder and the stage folders of its workspace have."""
     run.git_commit = folder.context().get("git_commit", "")
-    config = folder.path / CONFIG_NAME
-    if config.is_file():
-        run.settings = _texts(yaml.safe_load(config.read_text(encoding="utf-8")))
-    else:
-        run.missing.append(f"The settings: {config} is gone.")
+    run.settings = _texts(folder.settings())
+    if not run.settings:
+        run.missing.append(f"The settings: {folder.path / CONFIG_NAME} is gone.")
     for part in folder.parts(over=folder.state() != "running"):
         if not part.key:  # the opening of the run leaves no folder
             continue

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from components.errors import InputError
 from components.progress import progress_folder
@@ -109,6 +110,13 @@ class RunFolder:
     def context(self) -> dict[str, Any]:
         """Return the run's context; empty before `open_run` has finished."""
         return _read_json(self.path / CONTEXT_NAME)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings in force; empty where they are not kept (any more)."""
+        try:
+            return dict(yaml.safe_load((self.path / CONFIG_NAME).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
 
     def state(self) -> str:
         """Return the run's state; a local run whose process is gone without a word was interrupted."""

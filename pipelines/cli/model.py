@@ -3,6 +3,7 @@
 import argparse
 import warnings
 from pathlib import Path
+from typing import Any
 
 from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_overrides, add_places, places_of
 
@@ -15,7 +16,8 @@ def add_commands(group: CommandGroup) -> None:
     export.add_argument(
         "model",
         metavar="RUN",
-        help=f"{RUN_HELP}: its tuned model is exported; or the folder of a finished training or combine stage",
+        help=f"{RUN_HELP}: its tuned model is exported, by the run's own settings; or the folder of a finished training or "
+        "combine stage",
     )
     add_places(export)
     export.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="the new folder")
@@ -27,19 +29,20 @@ def _export(options: argparse.Namespace) -> int:
     from pipelines.config import export_settings
 
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")  # their own deprecations
-    export_to(export_settings(options.overrides), _model_folder(options), options.output.absolute())
+    model, given = _model(options)
+    export_to(export_settings(options.overrides, given), model, options.output.absolute())
     print(options.output)
     return 0
 
 
-def _model_folder(options: argparse.Namespace) -> Path:
-    """Return the model folder that was named, itself or by its run."""
+def _model(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Return the model folder that was named, itself or by its run, and the settings of that run."""
     from components.errors import InputError
     from components.runs.find import find_run, find_stage
     from components.stage.manifest import MANIFEST_NAME
 
     if (Path(options.model) / MANIFEST_NAME).is_file():
-        return Path(options.model).absolute()
+        return Path(options.model).absolute(), {}
     run = find_run(options.model, places_of(options))
     tuned = find_stage(run, _TUNED_MODEL)
     if tuned is None:
@@ -50,4 +53,4 @@ def _model_folder(options: argparse.Namespace) -> Path:
     if tuned.folder is None:
         looked = " or ".join(str(workspace / _TUNED_MODEL / tuned.key) for workspace in run.workspaces)
         raise InputError(f"The tuned model of the run {run.run_id} is not here: {looked}. Mount its workspace.")
-    return tuned.folder
+    return tuned.folder, run.folder.settings() if run.folder is not None else {}

@@ -13,6 +13,7 @@ from components.errors import ConfigurationError
 from pipelines.config import (
     RunConfig,
     apply_overrides,
+    export_settings,
     key_exists,
     load_preset,
     preset_names,
@@ -303,3 +304,10 @@ def test_every_stage_use_gets_its_settings() -> None:
     assert settings["export"] == stored_settings(LAPTOP.export)
     assert settings["generate/captioning"] == stored_settings(LAPTOP.evaluations["captioning"].generate)
     assert settings["evaluate/captioning"] == stored_settings(LAPTOP.evaluations["captioning"].evaluate)
+
+
+def test_export_takes_the_settings_of_its_run_and_overrides_have_the_last_word() -> None:
+    run = {"export": {"custom_code": True}}
+    assert not export_settings([]).custom_code
+    assert export_settings([], run).custom_code
+    assert not export_settings(["export.custom_code=false"], run).custom_code
