@@ -9,7 +9,10 @@ from typing import Any
 from components.errors import InputError
 from components.model.config import LanguageConfig, VisionConfig
 
-LANGUAGE_ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
+LANGUAGE_ARCHITECTURES = (
+    "MistralForCausalLM",
+    "LlamaForCausalLM",
+)
 VISION_ARCHITECTURES = ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel")
 
 _CONFIG_NAME = "config.json"

@@ -1,8 +1,9 @@
-"""The whole DAG by the README's command, in a small version: killed in pretraining, gone on, reused."""
+"""The whole DAG by the README's commands, in a small version: killed in pretraining, gone on, reused, exported, compared."""
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from mlflow.tracking import MlflowClient
 
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
+from tests.support.readme import blocks, console_commands, section, vlm
 from tests.support.small_chain import SMALL
 
-VLM = [sys.executable, "-m", "pipelines.cli"]
+DEMO = vlm(".venv/bin/vlm run --preset laptop")
 SMALL_RUN = [
     *SMALL,
     "pretrain.recipe.iterations=24",
@@ -31,13 +33,22 @@ SMALL_RUN = [
 ]
 
 
-def _command(workspace: Path, *more: str) -> list[str]:
-    options = [argument for override in [*SMALL_RUN, *more] for argument in ("--set", override)]
-    return [*VLM, "run", "--preset", "laptop", "--workspace", str(workspace), *options]
+def _start(here: Path, command: list[str], *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(_small(command, *more), cwd=here, env=_environment(), stdout=subprocess.DEVNULL)
 
 
-def _run(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(workspace, *more), capture_output=True, text=True, timeout=900, check=False)
+def _run(here: Path, command: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _small(command, *more), cwd=here, env=_environment(), capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def _small(command: list[str], *more: str) -> list[str]:
+    return [*command, *(argument for override in [*SMALL_RUN, *more] for argument in ("--set", override))]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "BROWSER": "true"}  # pages are opened by /bin/true
 
 
 def _latest(workspace: Path) -> RunFolder:
@@ -66,12 +77,19 @@ def _kill_everything(process: subprocess.Popen[bytes], run: RunFolder) -> None:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader of the README stands."""
     return tmp_path_factory.mktemp("laptop")
 
 
-def test_run_killed_in_pretraining_goes_on_and_finishes(workspace: Path) -> None:
-    process = subprocess.Popen(_command(workspace), stdout=subprocess.DEVNULL)
+@pytest.fixture
+def workspace(here: Path) -> Path:
+    return here / "workspace"
+
+
+def test_run_killed_in_pretraining_goes_on_and_finishes(here: Path, workspace: Path) -> None:
+    assert "$(BIN)/vlm run --preset laptop" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    process = _start(here, DEMO)
     deadline = time.monotonic() + 600
     while not list(workspace.glob("pretrain/*/training/iter_0000008")):
         assert process.poll() is None, "the run ended before it was killed"
@@ -82,7 +100,7 @@ def test_run_killed_in_pretraining_goes_on_and_finishes(workspace: Path) -> None
     finished = {stage for stage, state in _states(killed).items() if state == "done"} - {"open_run"}
     assert "combine" in finished
 
-    result = _run(workspace)
+    result = _run(here, DEMO)
     assert result.returncode == 0, result.stdout + result.stderr
     states = _states(_latest(workspace))
     assert {states[stage] for stage in finished} == {"reused"}
@@ -100,9 +118,10 @@ def test_scores_are_shown_with_their_controls(workspace: Path) -> None:
     assert json.loads(choice.read_text())["n_scored"] == 20
 
 
-def test_report_is_one_page_that_needs_nothing_else(workspace: Path) -> None:
+def test_report_is_one_page_that_needs_nothing_else(here: Path) -> None:
+    command = vlm(".venv/bin/vlm report")
     result = subprocess.run(
-        [*VLM, "report", "--workspace", str(workspace)], capture_output=True, text=True, check=True, timeout=60
+        command, cwd=here, env=_environment(), capture_output=True, text=True, check=True, timeout=60
     )
     page = Path(result.stdout.strip()).read_text(encoding="utf-8")
     assert "CIDEr" in page
@@ -155,8 +174,45 @@ def test_mlflow_has_a_nested_run_per_stage_with_curves(workspace: Path) -> None:
     assert client.get_metric_history(parents[0].info.run_id, "pretrain.loss")
 
 
+def test_your_model_back_works_as_written(here: Path, workspace: Path) -> None:
+    (export,) = console_commands(section("Your model, back"))
+    subprocess.run(vlm(export), cwd=here, env=_environment(), check=True, timeout=300, capture_output=True)
+    (raw,) = workspace.glob("download/dataset/*/images.zip")
+    with zipfile.ZipFile(raw) as pictures:
+        (here / "picture.jpg").write_bytes(pictures.read(pictures.namelist()[0]))
+    (program,) = blocks(section("Your model, back"), "python")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(here / "modules")}
+    said = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=here,
+        env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert said.stdout.strip()
+
+
+def test_comparing_runs_works_as_written(here: Path) -> None:
+    run, compare, interface = console_commands(section("Comparing runs"))
+    other = _run(here, vlm(run))
+    assert other.returncode == 0, other.stdout + other.stderr
+    told = subprocess.run(
+        vlm(compare), cwd=here, env=_environment(), capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert "pretrain.recipe.learning_rate" in told
+    assert "CIDEr" in (here / "comparison.html").read_text(encoding="utf-8")
+    # Its port is a fixed one: that it starts is shown elsewhere, here that it takes these options and finds the database.
+    program, *options = shlex.split(interface)
+    subprocess.run(
+        [Path(sys.executable).with_name(Path(program).name), *options, "--help"], check=True, capture_output=True
+    )
+    assert (here / options[-1].removeprefix("sqlite:///")).is_file()
+
+
 def test_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    result = _run(tmp_path, "pretrain.recipe.learning_rat=1")
+    result = _run(tmp_path, DEMO, "pretrain.recipe.learning_rat=1")
     assert result.returncode == 1
     assert "learning_rate" in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,5 +1,6 @@
 """What the README tells a newcomer to type exists and works."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,26 +9,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
+from components.context import RunContext
+from components.download.stage import run_download_dataset
 from pipelines.cli.parser import build_parser
+from pipelines.config import load_preset
 from tests.support.paths import ROOT
+from tests.support.readme import README, blocks, console_commands, section
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 
-def _console_commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    return [line.removeprefix("$ ").partition("  #")[0].strip() for line in lines]
-
-
 def _vlm_commands() -> list[str]:
-    return [command for command in _console_commands() if command.startswith(".venv/bin/vlm ")]
+    return [command for command in console_commands(README) if command.startswith(".venv/bin/vlm ")]
 
 
 def test_set_up_commands_are_the_makefiles_and_ci_runs_the_test_command() -> None:
-    assert _console_commands()[:2] == ["make demo", "make test"]
+    assert console_commands(README)[:2] == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in ("demo", "test"))
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -38,10 +37,32 @@ def test_vlm_commands_are_understood(command: str) -> None:
     assert build_parser().parse_args(shlex.split(command)[1:])
 
 
-def test_local_links_exist() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_own_data_is_read_as_shown(tmp_path: Path) -> None:
+    """Entries like the README's, with their pictures."""
+    (shown,) = json.loads(blocks(section("Your own data"), "json")[0])
+    colours = ["red", "green", "blue", "black", "white", "grey", "brown", "orange", "pink", "purple", "silver", "gold"]
+    entries = [
+        {**shown, "id": colour, "image": f"{colour}.jpg", "conversations": _in_colour(shown["conversations"], colour)}
+        for colour in colours
+    ]
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "data.json").write_text(json.dumps(entries))
+    for colour in colours:
+        Image.new("RGB", (40, 30), colour).save(tmp_path / "data" / "images" / f"{colour}.jpg")
+    (command, *_) = console_commands(section("Your own data"))
+    override = shlex.split(command.replace("/path/to/folder", str(tmp_path / "data")))[-1]
+    config = load_preset("laptop", [override, "data.folder.held_out_pictures=4"])
+    raw = run_download_dataset(RunContext(run_id="t", run_name="t", workspace=tmp_path), config.data).folder
+    kept = json.loads((raw / "pretrain.json").read_text())
+    assert len(kept) == 8
+    for entry in kept:
+        asked, answered = _in_colour(shown["conversations"], entry["id"])
+        assert entry["conversations"][0]["value"].split() == ["<image>", *asked["value"].replace("<image>", "").split()]
+        assert entry["conversations"][1] == answered
+
+
+def _in_colour(turns: list[dict[str, str]], colour: str) -> list[dict[str, str]]:
+    return [{**turn, "value": turn["value"].replace("red", colour)} for turn in turns]
 
 
 def test_both_ways_of_compiling_give_the_same_pipeline(tmp_path: Path) -> None:
