@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from components.errors import StageError
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.paired import paired_tests
 from components.evaluate.sample_scores import SampleScore, SampleScores, read_sample_scores, write_sample_scores
 from components.evaluate.scoring import publish
 from components.metrics.captioning import CaptionScorer
@@ -338,6 +339,22 @@ def test_a_resample_scores_like_the_samples_that_it_stands_for(name: str, data: 
         units = np.repeat(statistic.units, counts, axis=0)
         groups = [str(row) for row in range(len(units))] if metric.pooling == "all" else None
         assert Statistic.of(metric, units, groups).value() == pytest.approx(value, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OWN_METRICS)
+@given(data=st.data())
+@settings(max_examples=5, deadline=None)
+def test_paired_tests_are_of_the_same_values(name: str, data: st.DataObject) -> None:
+    metric, case = find_metric(name), CASES[name]
+    pairs = data.draw(st.lists(st.tuples(case.sample, case.sample), min_size=1, max_size=7))
+    first = [one for one, _ in pairs]
+    second = [(one[0], *other[1:]) if case.grouped else other for one, other in pairs]
+    one, other = (stored(case.of(metric, samples)) for samples in (first, second))
+    test, opposite, none = (paired_tests(*both, [name])[name] for both in ((one, other), (other, one), (one, one)))
+    assert test.value == pytest.approx(100 * (case.brute(second) - case.brute(first)), abs=1e-3)
+    assert opposite.value == -test.value
+    assert 0 < test.p_value <= 1
+    assert (none.value, none.p_value) == (0, 1)
 
 
 @pytest.mark.parametrize("metric", OWN_METRICS.values(), ids=OWN_METRICS)
