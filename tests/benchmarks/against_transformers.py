@@ -32,13 +32,14 @@ from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, PackedBatch, pack
 from components.export.architecture import model_settings
 from components.export.tensors import plan_tensors
-from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
+from components.model.config import ModelConfig, ProjectorConfig
 from components.model.distributed import destroy, initialize
 from components.model.flops import backward_flops, forward_flops
 from components.model.vlm import Part, VisionLanguageModel, build_model
 from components.training.config import Recipe
 from components.training.optimizer import MasterWeightAdamW
 from components.training.throughput import StepWork, step_work
+from tests.support.model_config import CLIP_L_336, IMAGE_336, MISTRAL_7B, changed
 
 RECIPES: dict[str, set[Part]] = {"pretraining": {"projection"}, "SFT": {"projection", "language"}}
 LEARNING_RATE = 1e-5
@@ -337,58 +338,24 @@ def _recipe(trained: set[Part]) -> Recipe:
 def _full(layers: int) -> ModelConfig:
     """Mistral 7B and CLIP ViT-L/14@336; the projector as wide as transformers' own Llava has it."""
     return ModelConfig(
-        language=LanguageConfig(
-            num_layers=layers,
-            hidden_size=4096,
-            ffn_hidden_size=14336,
-            num_attention_heads=32,
-            num_query_groups=8,
-            kv_channels=128,
-            vocabulary_size=32768,
-            padded_vocabulary_size=32768,
-            max_position_embeddings=4096,
-            rotary_base=1e6,
-            norm_epsilon=1e-5,
-        ),
-        vision=VisionConfig(
-            num_layers=24,
-            hidden_size=1024,
-            ffn_hidden_size=4096,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            norm_epsilon=1e-5,
-        ),
+        language=changed(MISTRAL_7B, num_layers=layers),
+        vision=CLIP_L_336,
         projector=ProjectorConfig(ffn_hidden_size=4096),
-        image=ImageSettings(size=336, patch=14),
+        image=IMAGE_336,
         image_token_id=32767,
     )
 
 
 def _small(layers: int) -> ModelConfig:
     """The full model's proportions at an eighth of its width, a quarter of its depth and of its image tokens."""
+    language = changed(
+        MISTRAL_7B, num_layers=layers, hidden_size=512, ffn_hidden_size=1792, num_attention_heads=8, num_query_groups=2,
+        kv_channels=64, vocabulary_size=4096, padded_vocabulary_size=4096, max_position_embeddings=1024,
+    )  # fmt: skip
     return ModelConfig(
-        language=LanguageConfig(
-            num_layers=layers,
-            hidden_size=512,
-            ffn_hidden_size=1792,
-            num_attention_heads=8,
-            num_query_groups=2,
-            kv_channels=64,
-            vocabulary_size=4096,
-            padded_vocabulary_size=4096,
-            max_position_embeddings=1024,
-            rotary_base=1e6,
-            norm_epsilon=1e-5,
-        ),
-        vision=VisionConfig(
-            num_layers=6,
-            hidden_size=128,
-            ffn_hidden_size=512,
-            num_attention_heads=4,
-            image_size=168,
-            patch_size=14,
-            norm_epsilon=1e-5,
+        language=language,
+        vision=changed(
+            CLIP_L_336, num_layers=6, hidden_size=128, ffn_hidden_size=512, num_attention_heads=4, image_size=168
         ),
         projector=ProjectorConfig(ffn_hidden_size=512),
         image=ImageSettings(size=168, patch=14),

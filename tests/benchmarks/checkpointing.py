@@ -18,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-from components.data.image_settings import ImageSettings
 from components.model.checkpoint.sharded import save_sharded, sharded_parameters
-from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
+from components.model.config import ModelConfig, ProjectorConfig
 from components.model.distributed import destroy, initialize
 from components.model.vlm import Part, VisionLanguageModel, build_model
 from components.training.checkpoint.contents import Counters
@@ -29,6 +28,7 @@ from components.training.checkpoint.retention import Retention
 from components.training.checkpoint.saving import CheckpointSaver
 from components.training.config import Recipe
 from components.training.optimizer import MasterWeightAdamW
+from tests.support.model_config import CLIP_L_336, IMAGE_336, MISTRAL_7B, changed
 
 FROZEN: dict[str, list[Part]] = {"fine-tuning": ["vision"], "pretraining": ["language", "vision"]}
 
@@ -109,33 +109,26 @@ def _step(optimizer: MasterWeightAdamW, device: torch.device) -> float:
 
 
 def _shape(hidden: int, layers: int) -> ModelConfig:
-    language = LanguageConfig(
-        num_layers=layers,
-        hidden_size=hidden,
-        ffn_hidden_size=hidden * 7 // 2,
-        num_attention_heads=hidden // 64,
-        num_query_groups=hidden // 256,
-        kv_channels=64,
-        vocabulary_size=32768,
-        padded_vocabulary_size=32768,
-        max_position_embeddings=4096,
-        rotary_base=1e6,
-        norm_epsilon=1e-5,
-    )
-    vision = VisionConfig(
-        num_layers=max(1, layers * 3 // 4),
-        hidden_size=hidden // 4,
-        ffn_hidden_size=hidden,
-        num_attention_heads=hidden // 64,
-        image_size=336,
-        patch_size=14,
-        norm_epsilon=1e-5,
-    )
+    heads = hidden // 64
     return ModelConfig(
-        language=language,
-        vision=vision,
+        language=changed(
+            MISTRAL_7B,
+            num_layers=layers,
+            hidden_size=hidden,
+            ffn_hidden_size=hidden * 7 // 2,
+            num_attention_heads=heads,
+            num_query_groups=heads // 4,
+            kv_channels=64,
+        ),
+        vision=changed(
+            CLIP_L_336,
+            num_layers=max(1, layers * 3 // 4),
+            hidden_size=hidden // 4,
+            ffn_hidden_size=hidden,
+            num_attention_heads=heads,
+        ),
         projector=ProjectorConfig(ffn_hidden_size=hidden * 7 // 2),
-        image=ImageSettings(size=336, patch=14),
+        image=IMAGE_336,
         image_token_id=10,
     )
 

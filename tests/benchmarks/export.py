@@ -17,22 +17,20 @@ from pathlib import Path
 
 import torch
 
-from components.data.image_settings import ImageSettings
 from components.download.random_weights import train_tokenizer
 from components.model.checkpoint.streamed import save_streamed
 from components.model.config import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
-    LanguageConfig,
     ModelConfig,
     ProjectorConfig,
-    VisionConfig,
     write_model_config,
 )
 from components.model.distributed import single_process
 from components.model.vlm import outlined_model
-from components.stage.manifest import Manifest, list_files, write_manifest
 from components.storage.atomic import open_atomic
+from tests.support.finished import finish
+from tests.support.model_config import CLIP_L_336, IMAGE_336, MISTRAL_7B, changed
 
 _STD = 0.02
 _CHUNK_BYTES = 1 << 22
@@ -99,30 +97,17 @@ def _random_model(folder: Path, layers: int, hidden: int) -> Path:
     tokenizer = train_tokenizer(tokens, 300)
     tokenizer.save(str(tokens / "tokenizer.json"))
     config = ModelConfig(
-        language=LanguageConfig(
+        language=changed(
+            MISTRAL_7B,
             num_layers=layers,
             hidden_size=hidden,
             ffn_hidden_size=hidden * 7 // 2,
             num_attention_heads=hidden // 128,
             num_query_groups=hidden // 512,
-            kv_channels=128,
-            vocabulary_size=32768,
-            padded_vocabulary_size=32768,
-            max_position_embeddings=4096,
-            rotary_base=1e6,
-            norm_epsilon=1e-5,
         ),
-        vision=VisionConfig(
-            num_layers=max(1, layers * 3 // 4),
-            hidden_size=1024,
-            ffn_hidden_size=4096,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            norm_epsilon=1e-5,
-        ),
+        vision=changed(CLIP_L_336, num_layers=max(1, layers * 3 // 4)),
         projector=ProjectorConfig(ffn_hidden_size=hidden * 7 // 2),
-        image=ImageSettings(size=336, patch=14),
+        image=IMAGE_336,
         image_token_id=tokenizer.token_to_id("[IMG]"),
     )
     with single_process():
@@ -134,21 +119,7 @@ def _random_model(folder: Path, layers: int, hidden: int) -> Path:
             lambda name: torch.randn(shapes[name], dtype=torch.bfloat16) * _STD + float("norm" in name),
         )
     write_model_config(folder, config)
-    write_manifest(
-        folder,
-        Manifest(
-            stage="combine",
-            version=1,
-            key="benchmark",
-            inputs={},
-            settings={},
-            facts={},
-            files=list_files(folder),
-            started="",
-            duration_s=0,
-        ),
-    )
-    return folder
+    return finish(folder, "combine")
 
 
 def _export(settings: dict[str, object], model: Path, target: Path) -> dict[str, float]:

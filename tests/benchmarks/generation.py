@@ -41,6 +41,7 @@ from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.tasks.loading import load_samples, load_task
 from pipelines.config import load_preset
+from tests.support.model_config import SCALED_DOWN_LANGUAGE
 from tests.support.small_chain import prepare
 
 # Stock Llava's projector is as wide as the language model.
@@ -50,12 +51,7 @@ SHAPES = {
         "combine.projector.ffn_hidden_size=512",
         "combine.image.size=336",
         "combine.image.patch=14",
-        "weights.language.hidden_size=512",
-        "weights.language.intermediate_size=1792",
-        "weights.language.num_hidden_layers=8",
-        "weights.language.num_attention_heads=8",
-        "weights.language.num_key_value_heads=2",
-        "weights.language.head_dim=64",
+        *SCALED_DOWN_LANGUAGE,
         "weights.language.initializer_range=0.04",
         "weights.vision.image_size=336",
         "weights.vision.patch_size=14",

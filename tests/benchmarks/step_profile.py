@@ -26,6 +26,7 @@ from components.context import RunContext
 from components.training.spec import TrainingSpec
 from pipelines.config import load_preset
 from tests.support.layouts import Layout, train_in
+from tests.support.model_config import SCALED_DOWN_LANGUAGE
 from tests.support.small_chain import prepare
 
 _RESULT = "profile.json"
@@ -47,12 +48,7 @@ _REGIONS = (
 )
 _DATA = ["data.scenes.pictures=600", "data.scenes.held_out_pictures=20"]
 _SCALED_DOWN = [
-    "weights.language.hidden_size=512",
-    "weights.language.intermediate_size=1792",
-    "weights.language.num_hidden_layers=8",
-    "weights.language.num_attention_heads=8",
-    "weights.language.num_key_value_heads=2",
-    "weights.language.head_dim=64",
+    *SCALED_DOWN_LANGUAGE,
     "weights.vision.image_size=168",
     "weights.vision.patch_size=14",
     "weights.vision.hidden_size=128",

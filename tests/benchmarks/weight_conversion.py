@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.context import RunContext
-from components.stage.manifest import Manifest, list_files, write_manifest
+from tests.support.finished import finish
 
 _FILE_BYTES = 5_000_000_000
 _COPY_CHUNK = 1 << 24
@@ -161,11 +161,7 @@ def _write_source(weights: Path, layers: int, hidden: int) -> None:
         patch_size=14,
     )
     CLIPVisionModel(vision).to(torch.bfloat16).save_pretrained(weights / "vision")
-    manifest = Manifest(
-        stage="download/weights", version=1, key="random", inputs={}, settings={}, facts={},
-        files=list_files(weights), started="2026-01-01T00:00:00+00:00", duration_s=0.0,
-    )  # fmt: skip
-    write_manifest(weights, manifest)
+    finish(weights, "download/weights", "random")
 
 
 def _write_language(config: Any, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Fills Transformer Engine's layers with weights that plain layers wrote, on the CPU, and prints what differs as JSON.
 
-Runs in the GPU image, where Transformer Engine is. Nothing is computed: its kernels need a GPU.
+Runs as a module in the GPU image, where Transformer Engine is. Nothing is computed: its kernels need a GPU.
 """
 
 import json
@@ -14,34 +14,13 @@ from torch import nn
 from components.data.image_settings import ImageSettings
 from components.model import vlm
 from components.model.checkpoint.sharded import load_model, save_model, sharded_parameters
-from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.distributed import single_process
+from tests.support.model_config import CONFIG, changed
 
-CONFIG = ModelConfig(
-    language=LanguageConfig(
-        num_layers=2,
-        hidden_size=64,
-        ffn_hidden_size=96,
-        num_attention_heads=4,
-        num_query_groups=2,
-        kv_channels=16,
-        vocabulary_size=330,
-        padded_vocabulary_size=336,
-        max_position_embeddings=128,
-        rotary_base=1e4,
-        norm_epsilon=1e-5,
-    ),
-    vision=VisionConfig(
-        num_layers=3,
-        hidden_size=32,
-        ffn_hidden_size=64,
-        num_attention_heads=4,
-        image_size=28,
-        patch_size=14,
-        norm_epsilon=1e-5,
-        feature_layer=-2,
-    ),
-    projector=ProjectorConfig(ffn_hidden_size=40),
+SHAPE = changed(
+    CONFIG,
+    language=changed(CONFIG.language, num_layers=2, hidden_size=64, ffn_hidden_size=96),
+    vision=changed(CONFIG.vision, image_size=28, patch_size=14),
     image=ImageSettings(size=28, patch=14),
     image_token_id=329,
 )
@@ -51,14 +30,14 @@ def main() -> None:
     """Print the number of parameters, of Transformer Engine's modules, and the names that differ."""
     cpu = torch.device("cpu")
     with single_process(), tempfile.TemporaryDirectory() as folder:
-        plain = vlm.build_model(CONFIG, device=cpu, init_seed=1)
+        plain = vlm.build_model(SHAPE, device=cpu, init_seed=1)
         save_model(plain, Path(folder) / "weights")
         # Transformer Engine refuses to build without a GPU, though its parameters may lie on the CPU.
         with (
             mock.patch.object(vlm, "choose_backend", return_value="transformer_engine"),
             mock.patch("torch.cuda.is_available", return_value=True),
         ):
-            engine = vlm.build_model(CONFIG, device=cpu)
+            engine = vlm.build_model(SHAPE, device=cpu)
         load_model(engine, Path(folder) / "weights")
         stored, filled = parameters(plain), parameters(engine)
     unequal = sorted(name for name in stored.keys() | filled.keys() if not equal(stored.get(name), filled.get(name)))

@@ -115,8 +115,11 @@ def test_weights_of_plain_layers_fill_transformer_engines() -> None:
     """One checkpoint serves both; the laptop's and the conversion's are written by plain layers."""
     output = _inside(
         GPU_IMAGE,
+        "env",
+        "PYTHONPATH=/",
         "python",
-        "/tests/e2e/engine_layers.py",
+        "-m",
+        "tests.e2e.engine_layers",
         volumes={str(TESTS): {"bind": "/tests", "mode": "ro"}},
     )
     told = json.loads(output.splitlines()[-1])

@@ -14,9 +14,9 @@ from components.context import RunContext
 from components.data.tokenizer import ChatTokenizer
 from components.energon_split.config import EnergonSplitConfig
 from components.energon_split.stage import run_energon_split
-from components.stage.manifest import Manifest, list_files, write_manifest
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
+from tests.support.finished import finish
 
 WORDS = "a red circle number above the large blue square on grey ground Describe the picture What colour is it ?"
 SPECIALS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>"]
@@ -91,21 +91,7 @@ def make_raw(
 
 def finish_raw(folder: Path) -> Path:
     """Write the manifest of a raw dataset folder as the download stage does."""
-    write_manifest(
-        folder,
-        Manifest(
-            stage="download_dataset",
-            version=1,
-            key=folder.name,
-            inputs={},
-            settings={},
-            facts={},
-            files=list_files(folder),
-            started="2025-01-01T00:00:00+00:00",
-            duration_s=0.0,
-        ),
-    )
-    return folder
+    return finish(folder, "download_dataset", folder.name)
 
 
 def make_captions(folder: Path, count: int) -> Path:

@@ -3,18 +3,15 @@
 import datetime
 import json
 import re
-import threading
 import uuid
 from collections import deque
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlparse
 
 import yaml
 
-Object = dict[str, Any]
+from tests.support.json_server import JsonHandler, JsonServer, Object
+
 API = "/apis/v2beta1"
 RECORDED = Path(__file__).parent / "recorded" / "kfp"
 
@@ -42,13 +39,11 @@ class KfpServer:
         class Handler(_Handler):
             state = server
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._http = JsonServer(Handler)
+        self.url = self._http.url
 
     def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self._http.close()
 
     def add_version(self, pipeline_id: str, name: str, package: bytes) -> Object:
         version = {
@@ -62,37 +57,16 @@ class KfpServer:
         return version
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler):
     state: KfpServer
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve("GET")
-
-    def do_POST(self) -> None:
-        self._serve("POST")
-
-    def _serve(self, method: str) -> None:
-        url = urlparse(self.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def serve(self, method: str, path: str, query: dict[str, str], body: bytes) -> None:
         state = self.state
         if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
-            return self._answer(401, {"error": "who are you?"})
-        if state.faults and "/runs/" in url.path:
-            return self._answer(state.faults.popleft(), {"error": "busy"})
-        code, answer = self._dispatch(method, url.path.removeprefix(API), query, body)
-        return self._answer(code, answer)
+            return self.answer(401, {"error": "who are you?"})
+        if state.faults and "/runs/" in path:
+            return self.answer(state.faults.popleft(), {"error": "busy"})
+        return self.answer(*self._dispatch(method, path.removeprefix(API), query, body))
 
     def _dispatch(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
         state = self.state
@@ -161,11 +135,3 @@ class _Handler(BaseHTTPRequestHandler):
         (part,) = BytesParser().parsebytes(header + body).get_payload()
         content: bytes = part.get_payload(decode=True)
         return content
-
-    def _answer(self, code: int, answer: Object) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -11,17 +11,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlparse
 
 import yaml
 from kubernetes.client import ApiClient, Configuration
 
+from tests.support.json_server import JsonHandler, JsonServer, Object
 from tests.support.kubernetes_schemas import custom_resource_errors
 
-Object = dict[str, Any]
 _CUSTOM = re.compile(r"^/apis/([^/]+)/([^/]+)/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?$")
 _PODS = re.compile(r"^/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)/log)?$")
 _EVENTS = re.compile(r"^/api/v1/namespaces/([^/]+)/events$")
@@ -50,14 +48,12 @@ class KubernetesServer:
         class Handler(_Handler):
             state = server
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._http = JsonServer(Handler)
+        self.url = self._http.url
 
     def close(self) -> None:
         self.stopped = True
-        self._http.shutdown()
-        self._http.server_close()
+        self._http.close()
 
     def client(self) -> ApiClient:
         configuration = Configuration()
@@ -136,54 +132,28 @@ def _stamp() -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.time_ns() % 10**9:09}Z"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler):
     state: KubernetesServer
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve("GET")
-
-    def do_POST(self) -> None:
-        self._serve("POST")
-
-    def do_PATCH(self) -> None:
-        self._serve("PATCH")
-
-    def do_DELETE(self) -> None:
-        self._serve("DELETE")
-
-    def _serve(self, method: str) -> None:
-        url = urlparse(self.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+    def serve(self, method: str, path: str, query: dict[str, str], body: bytes) -> None:
         state = self.state
         with state.lock:
-            state.requests.append(f"{method} {url.path}")
-            fault = self._fault(method, url.path)
+            state.requests.append(f"{method} {path}")
+            fault = self._fault(method, path)
         if isinstance(fault, int):
             fault = (fault, f"fault {fault}")
         if isinstance(fault, tuple):
-            return self._answer(fault[0], _status(*fault))
+            return self.answer(fault[0], _status(*fault))
         if fault == "cut before":
             return self._cut()
-        log = _PODS.match(url.path)
+        log = _PODS.match(path)
         if log and log.group(2):
             return self._log(log.group(2), query)
         with state.lock:
-            code, answer = self._dispatch(method, url.path, query, body)
+            code, answer = self._dispatch(method, path, query, json.loads(body or b"null"))
         if fault == "cut after":
             return self._cut()
-        return self._answer(code, answer)
+        return self.answer(code, answer)
 
     def _fault(self, method: str, path: str) -> int | str | tuple[int, str] | None:
         for index, (pattern, fault) in enumerate(self.state.faults):
@@ -250,9 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.state
         with state.lock:
             if name not in state.pods:
-                return self._answer(404, _status(404, f'pods "{name}" not found', name))
+                return self.answer(404, _status(404, f'pods "{name}" not found', name))
             if not state.pods[name]["status"]["containerStatuses"][0]["state"]:
-                return self._answer(400, _status(400, "container is waiting to start: ContainerCreating"))
+                return self.answer(400, _status(400, "container is waiting to start: ContainerCreating"))
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -287,14 +257,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
-
-    def _answer(self, code: int, answer: Object) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
     def _cut(self) -> None:
         """Close the connection without an answer."""

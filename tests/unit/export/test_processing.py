@@ -22,9 +22,10 @@ from components.download.random_weights import train_tokenizer
 from components.export.config import ExportConfig
 from components.export.loading import load_processor
 from components.export.processing import write_processing
-from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
+from components.model.config import ModelConfig, ProjectorConfig, VisionConfig
 from tests.support.data_samples import make_raw, make_tokenizer
 from tests.support.mistral_samples import save_mistral_tokenizer
+from tests.support.model_config import CONFIG, changed
 
 IMAGE = ImageSettings(size=32, patch=16)
 PICTURE = Image.new("RGB", (64, 32), "red")
@@ -33,31 +34,22 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Co", "Cn")), max_
 
 
 def model_config(tokenizer: ChatTokenizer, image: ImageSettings = IMAGE) -> ModelConfig:
-    language = LanguageConfig(
-        num_layers=1,
-        hidden_size=16,
-        ffn_hidden_size=16,
-        num_attention_heads=2,
-        num_query_groups=1,
-        kv_channels=8,
-        vocabulary_size=tokenizer.vocabulary,
-        padded_vocabulary_size=tokenizer.vocabulary,
+    language = changed(
+        CONFIG.language, num_layers=1, hidden_size=16, ffn_hidden_size=16, num_attention_heads=2, num_query_groups=1,
+        kv_channels=8, vocabulary_size=tokenizer.vocabulary, padded_vocabulary_size=tokenizer.vocabulary,
         max_position_embeddings=512,
-        rotary_base=1e4,
-        norm_epsilon=1e-5,
-    )
-    vision = VisionConfig(
-        num_layers=1,
-        hidden_size=8,
-        ffn_hidden_size=8,
-        num_attention_heads=1,
-        image_size=image.size,
-        patch_size=image.patch,
-        norm_epsilon=1e-5,
-    )
+    )  # fmt: skip
     return ModelConfig(
         language=language,
-        vision=vision,
+        vision=VisionConfig(
+            num_layers=1,
+            hidden_size=8,
+            ffn_hidden_size=8,
+            num_attention_heads=1,
+            image_size=image.size,
+            patch_size=image.patch,
+            norm_epsilon=1e-5,
+        ),
         projector=ProjectorConfig(ffn_hidden_size=16),
         image=image,
         image_token_id=tokenizer.image,
