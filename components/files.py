@@ -1,7 +1,9 @@
 """A file as every room sees it: its size and checksum, and its name while it is being written."""
 
+import json
 import secrets
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,3 +23,12 @@ def temporary_beside(path: Path) -> Path:
     A process id would not do: containers that share a volume have the same ones, and so have threads.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
+def read_hint(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file that may be missing or, after a power cut, empty; nothing depends on its being there."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

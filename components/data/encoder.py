@@ -101,8 +101,7 @@ class SampleEncoder(TaskEncoder):
 
     Args:
         prompt_format: "plain" or "instruct".
-        sequence_length: Most tokens of a sample.
-        skip_overlong: Leave longer samples out instead of cutting their end.
+        sequence_length: Most tokens of a sample; a longer one's end is cut.
         tokenizer: The model's tokenizer.
         image: How pictures enter the model.
 
@@ -117,14 +116,12 @@ class SampleEncoder(TaskEncoder):
         self,
         prompt_format: PromptFormat,
         sequence_length: int,
-        skip_overlong: bool,
         tokenizer: ChatTokenizer,
         image: ImageSettings,
     ) -> None:
         super().__init__()
         self._prompt_format = prompt_format
         self._sequence_length = sequence_length
-        self._skip_overlong = skip_overlong
         self._tokenizer = tokenizer
         self._image = image
         self._in_a_row = 0
@@ -152,7 +149,7 @@ class SampleEncoder(TaskEncoder):
                 prompt_format=self._prompt_format,
                 key=sample.__key__,
             )
-            fitting = self._fit(encoded)
+            fitting = truncate(encoded, self._sequence_length)
         except Exception as error:  # decoders raise many kinds
             # Not left to energon: it prints several lines for every one.
             self.note_skip(error, sample)
@@ -181,11 +178,6 @@ class SampleEncoder(TaskEncoder):
             truncated=sum(sample.cut for sample in samples),
             skips=skips,
         )
-
-    def _fit(self, sample: EncodedSample) -> EncodedSample:
-        if self._skip_overlong and sample.length > self._sequence_length:
-            raise InputError(f"{sample.length} tokens are more than the sequence length {self._sequence_length}")
-        return truncate(sample, self._sequence_length)
 
 
 def reading_error(error: Exception, blend: Path) -> InputError:

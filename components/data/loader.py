@@ -45,9 +45,8 @@ class LoaderSettings(BaseModel):
 
     Attributes:
         prompt_format: "plain" for captions (pretraining), "instruct" for conversations (SFT).
-        sequence_length: Most tokens of a sample, image tokens included.
-        overlong: What happens to a longer sample: "truncate" cuts its end, and skips it if no answer is left; "skip" leaves it
-            out. Both are counted.
+        sequence_length: Most tokens of a sample, image tokens included. A longer one's end is cut; it is skipped if no answer is
+            left. Both are counted.
         shuffle_buffer: Samples per worker that are held to draw from at random; 0 for none.
         samples_per_slice: Shards are cut into slices of at most this many samples, whose order is shuffled.
         workers: Worker processes per data-parallel rank; 0 loads in the training process.
@@ -60,7 +59,6 @@ class LoaderSettings(BaseModel):
 
     prompt_format: PromptFormat
     sequence_length: int = Field(gt=0)
-    overlong: Literal["truncate", "skip"] = "truncate"
     shuffle_buffer: int = Field(default=1000, ge=0)
     samples_per_slice: int = Field(default=100, gt=0)
     workers: int = Field(default=0, ge=0)
@@ -374,9 +372,7 @@ def died_of_a_worker(error: RuntimeError) -> bool:
 
 
 def _encoder(settings: LoaderSettings, tokenizer: ChatTokenizer, image: ImageSettings) -> SampleEncoder:
-    return SampleEncoder(
-        settings.prompt_format, settings.sequence_length, settings.overlong == "skip", tokenizer, image
-    )
+    return SampleEncoder(settings.prompt_format, settings.sequence_length, tokenizer, image)
 
 
 def _worker_config(encoder: SampleEncoder, rank: int, size: int, workers: int, seed: int) -> WorkerConfig:

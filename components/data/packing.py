@@ -4,7 +4,7 @@ import dataclasses
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from torch import Tensor
 from components.errors import InputError
 
 IGNORED_LABEL = -100
-
-OverlongPolicy = Literal["error", "truncate"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class PackedBatch:
         pixels: uint8 [N, 3, H, W], in the order of the image tokens.
         valid: int64 [N, 2], height and width of the area that holds the picture.
         keys: Keys of the S samples.
-        truncated: How many of the samples were cut to the sequence length.
     """
 
     tokens: Tensor
@@ -64,7 +61,6 @@ class PackedBatch:
     pixels: Tensor
     valid: Tensor
     keys: list[str]
-    truncated: int = 0
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all its tensors on `device`."""
@@ -98,9 +94,7 @@ def truncate(sample: EncodedSample, length: int) -> EncodedSample:
     return dataclasses.replace(sample, tokens=sample.tokens[:length].clone(), labels=labels)
 
 
-def pack(
-    samples: Sequence[EncodedSample], sequence_length: int, overlong: OverlongPolicy = "error"
-) -> list[PackedBatch]:
+def pack(samples: Sequence[EncodedSample], sequence_length: int) -> list[PackedBatch]:
     """Put samples into few sequences of at most `sequence_length` tokens, and make those about equally long.
 
     A sample is never split, and a sequence is never padded: it ends with its last sample. The result depends on the
@@ -109,20 +103,21 @@ def pack(
     Args:
         samples: Samples of one step.
         sequence_length: Most tokens of one packed sequence.
-        overlong: What happens to a longer sample: "error", or "truncate" (counted in `PackedBatch.truncated`).
 
     Returns:
         Batches ordered by their first sample; samples of a batch are in their given order.
 
     Raises:
-        InputError: A sample is longer and `overlong` is "error", or truncation would leave it without an answer.
+        InputError: A sample is longer; see `truncate`.
     """
-    fitting = [_fit(sample, sequence_length, overlong) for sample in samples]
-    batches = []
-    for members in assign([sample.length for sample in fitting], sequence_length):
-        cut = sum(fitting[index] is not samples[index] for index in members)
-        batches.append(_join([fitting[index] for index in members], cut))
-    return batches
+    for sample in samples:
+        if sample.length > sequence_length:
+            raise InputError(
+                f"Sample {sample.key!r} has {sample.length} tokens, the sequence length is {sequence_length}. "
+                "Raise the sequence length."
+            )
+    sequences = assign([sample.length for sample in samples], sequence_length)
+    return [_join([samples[index] for index in members]) for members in sequences]
 
 
 def assign(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -175,16 +170,7 @@ def _balance(lengths: Sequence[int], longest_first: Sequence[int], count: int) -
     return sequences
 
 
-def _fit(sample: EncodedSample, sequence_length: int, overlong: OverlongPolicy) -> EncodedSample:
-    if sample.length > sequence_length and overlong == "error":
-        raise InputError(
-            f"Sample {sample.key!r} has {sample.length} tokens, the sequence length is {sequence_length}. "
-            "Raise the sequence length or let longer samples be truncated."
-        )
-    return truncate(sample, sequence_length)
-
-
-def _join(samples: Sequence[EncodedSample], truncated: int) -> PackedBatch:
+def _join(samples: Sequence[EncodedSample]) -> PackedBatch:
     lengths = [sample.length for sample in samples]
     return PackedBatch(
         tokens=torch.cat([sample.tokens for sample in samples]),
@@ -195,5 +181,4 @@ def _join(samples: Sequence[EncodedSample], truncated: int) -> PackedBatch:
         pixels=torch.cat([sample.pixels for sample in samples]),
         valid=torch.cat([sample.valid for sample in samples]),
         keys=[sample.key for sample in samples],
-        truncated=truncated,
     )

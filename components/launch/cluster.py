@@ -1,18 +1,17 @@
 """Runs a training job on a cluster: one job per work, found again after every interruption, followed to its end."""
 
-import json
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from kubernetes.client import ApiClient
 
 from components.errors import StageError, VlmError
+from components.files import read_hint
 from components.launch import pytorchjob, trainjob
 from components.launch.api import ClusterApi, connect, own_namespace
 from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
@@ -115,7 +114,7 @@ class _Launch:
         annotations = found["metadata"].get("annotations") or {}
         same = annotations.get(HASH_ANNOTATION) == self._body["metadata"]["annotations"][HASH_ANNOTATION]
         owner = annotations.get(OWNER_ANNOTATION, "")
-        record = _read(self._record)
+        record = read_hint(self._record)
         ours = record.get("uid") == found["metadata"]["uid"] or (self._submitted and owner == self._job.run_id)
         if status.over:
             if same and ours and status.phase == "succeeded":
@@ -259,11 +258,3 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

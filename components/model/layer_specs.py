@@ -5,7 +5,7 @@ plain layers' norms are stored under that name.
 """
 
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -79,28 +79,14 @@ def projector_submodules(backend: Backend) -> MLPSubmodules:
 
 
 def _local_layer(mask: AttnMaskType) -> ModuleSpec:
-    return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=WrappedTorchNorm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=SdpaCoreAttention,
-                    linear_proj=RowParallelLinear,
-                ),
-            ),
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=WrappedTorchNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-            ),
-            mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map=_STORED_NORM_NAMES,
-        ),
+    return _layer(
+        mask,
+        ColumnParallelLinear,
+        SdpaCoreAttention,
+        RowParallelLinear,
+        input_layernorm=WrappedTorchNorm,
+        pre_mlp_layernorm=WrappedTorchNorm,
+        sharded_state_dict_keys_map=_STORED_NORM_NAMES,
     )
 
 
@@ -112,24 +98,23 @@ def _engine_layer(mask: AttnMaskType) -> tuple[ModuleSpec, type]:
         TERowParallelLinear,
     )
 
-    layer = ModuleSpec(
+    # The norms are part of the linear layers that follow them.
+    return _layer(mask, TELayerNormColumnParallelLinear, TEDotProductAttention, TERowParallelLinear), TENorm
+
+
+def _layer(mask: AttnMaskType, column: type, attention: type, row: type, **norms: Any) -> ModuleSpec:
+    """Return a transformer layer of an implementation's linear layers and attention; `norms` are further submodules."""
+    return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=TELayerNormColumnParallelLinear,
-                    core_attention=TEDotProductAttention,
-                    linear_proj=TERowParallelLinear,
-                ),
+                submodules=SelfAttentionSubmodules(linear_qkv=column, core_attention=attention, linear_proj=row),
             ),
             self_attn_bda=get_bias_dropout_add,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(linear_fc1=TELayerNormColumnParallelLinear, linear_fc2=TERowParallelLinear),
-            ),
+            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)),
             mlp_bda=get_bias_dropout_add,
+            **norms,
         ),
     )
-    return layer, TENorm

@@ -22,6 +22,7 @@ import psutil
 import yaml
 
 from components.errors import InputError
+from components.files import read_hint
 from components.progress import progress_folder
 from components.storage.atomic import write_json
 
@@ -96,7 +97,7 @@ class RunFolder:
         if started := self.record().get("started"):
             return datetime.datetime.fromisoformat(started)
         # Folders of cluster runs had no run.json once; their first task noted its time.
-        began = _read_hint(progress_folder(self.workspace, self.run_id) / _OPENING).get("began")
+        began = read_hint(progress_folder(self.workspace, self.run_id) / _OPENING).get("began")
         return None if began is None else datetime.datetime.fromtimestamp(float(began), datetime.UTC)
 
     def record(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class RunFolder:
         return "\n".join(["The log ends with:", *[line for line in lines if line.strip()][-15:]])
 
     def _row(self, path: Path, over: bool) -> StageRow | None:
-        record = _read_hint(path)
+        record = read_hint(path)
         stage, state = str(record.get("stage", "")), str(record.get("state", ""))
         if not stage or not state:
             return None
@@ -250,13 +251,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}). If the run is not needed, remove {path.parent}.") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _read_hint(path: Path) -> dict[str, Any]:
-    """Read a progress file, which a power cut may have left empty: it is a hint for people."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
     return value if isinstance(value, dict) else {}

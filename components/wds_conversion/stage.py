@@ -1,6 +1,6 @@
 """The WebDataset conversion as a stage: as a whole, or in parts that are joined."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,7 @@ def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Pa
         work.known_files.update(converted.files)
         return converted.facts
 
-    return run_stage(
-        context,
-        stage=f"wds_conversion/{config.prefix}",
-        version=VERSION,
-        inputs={"raw": raw},
-        settings=config.content,
-        body=body,
-    )
+    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": raw}, body)
 
 
 def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, raw: Path, part: int) -> StageOutput:
@@ -76,14 +69,7 @@ def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, ra
         work.known_files.update(converted.files)
         return {**converted.facts, "entries_in_all": converted.entries}
 
-    return run_stage(
-        context,
-        stage=_parts_stage(config),
-        version=VERSION,
-        inputs={"raw": raw, "part": f"{part} of {total}"},
-        settings=config.content,
-        body=body,
-    )
+    return _run(context, config, _parts_stage(config), {"raw": raw, "part": f"{part} of {total}"}, body)
 
 
 def run_wds_conversion_merge(
@@ -129,14 +115,17 @@ def run_wds_conversion_merge(
         work.known_files.update(merged.files)
         return merged.facts
 
-    return run_stage(
-        context,
-        stage=f"wds_conversion/{config.prefix}",
-        version=VERSION,
-        inputs={"raw": raw},
-        settings=config.content,
-        body=body,
-    )
+    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": raw}, body)
+
+
+def _run(
+    context: RunContext,
+    config: WdsConversionConfig,
+    stage: str,
+    inputs: Mapping[str, Path | str],
+    body: Callable[[StageWork], Mapping[str, Any]],
+) -> StageOutput:
+    return run_stage(context, stage=stage, version=VERSION, inputs=inputs, settings=config.content, body=body)
 
 
 def _parts_stage(config: WdsConversionConfig) -> str:

@@ -237,14 +237,12 @@ def test_texts_dialogues_and_png_are_read(damaged: Path, tokenizer: ChatTokenize
     assert all("a square" in answer for answer in answers)
 
 
-def test_long_samples_are_cut_or_skipped(captions: Path, tokenizer: ChatTokenizer) -> None:
+def test_long_samples_are_cut(captions: Path, tokenizer: ChatTokenizer) -> None:
     lengths = {sample.length for sample in next(_loader(captions, tokenizer, _settings()))}
     limit = min(lengths) - 2
     cut = _loader(captions, tokenizer, _settings(sequence_length=limit))
     assert {sample.length for sample in next(cut)} == {limit}
     assert cut.counts.truncated == BATCH
-    with pytest.raises(InputError, match="100 samples in a row fail.*more than the sequence length"):
-        next(_loader(captions, tokenizer, _settings(sequence_length=limit, overlong="skip")))
 
 
 def test_states_that_do_not_fit_are_refused(captions: Path, damaged: Path, tokenizer: ChatTokenizer) -> None:

@@ -46,7 +46,6 @@ def test_every_sample_once_whole_and_apart(lengths: list[tuple[int, int]], limit
             seen.append(key)
         assert len(batch.pixels) == len(batch.valid) == pictures
         assert batch.max_seqlen == max(end - start for start, end in pairwise(bounds))
-        assert batch.truncated == 0
     assert sorted(seen) == sorted(by_key)
 
 
@@ -96,12 +95,15 @@ def test_packing_is_deterministic(lengths: list[tuple[int, int]]) -> None:
     assert [batch.keys for batch in pack(samples, 50)] == [batch.keys for batch in pack(samples, 50)]
 
 
-def test_too_long_is_an_error_or_cut() -> None:
+def test_too_long_is_an_error() -> None:
+    with pytest.raises(InputError, match="'s0' has 30 tokens, the sequence length is 20"):
+        pack([_sample(0, 30, prompt=5), _sample(1, 8)], 20)
+
+
+def test_cut_sample_keeps_its_beginning_and_fits() -> None:
     samples = [_sample(0, 30, prompt=5), _sample(1, 8)]
-    with pytest.raises(InputError, match="'s0' has 30 tokens"):
-        pack(samples, 20)
-    batches = pack(samples, 20, overlong="truncate")
-    assert [(batch.keys, batch.truncated, len(batch.tokens)) for batch in batches] == [(["s0"], 1, 20), (["s1"], 0, 8)]
+    batches = pack([truncate(sample, 20) for sample in samples], 20)
+    assert [(batch.keys, len(batch.tokens)) for batch in batches] == [(["s0"], 20), (["s1"], 8)]
     assert batches[0].labels.tolist() == samples[0].labels[:20].tolist()
 
 
