@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,14 +22,14 @@ from kubernetes import client, config
 from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
-from components.launch.cluster import JOB_KINDS, run_on_cluster
+from components.launch.cluster import JOB_KINDS
 from components.launch.config import ClusterConfig, LaunchConfig
 from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.job import TrainingJob
 from components.launch.job_kind import JobKind
 from components.launch.pod import OWNER_ANNOTATION
 from tests.support.kubernetes_schemas import SCHEMAS
-from tests.support.launching import wait_for
+from tests.support.launching import Launcher, wait_for
 from tests.support.paths import ROOT
 
 KUBECONFIG = os.environ.get("VLM_TEST_KUBECONFIG", "")
@@ -131,27 +130,6 @@ def client_of(admin: ApiClient, account: str) -> ApiClient:
 def launcher_client(admin: ApiClient) -> ApiClient:
     """The launching pod's client."""
     return client_of(admin, "default-editor")
-
-
-class Launcher(threading.Thread):
-    """A launcher in a thread of its own, with what it raised."""
-
-    def __init__(self, job: TrainingJob, connection: ApiClient) -> None:
-        super().__init__(daemon=True)
-        self.job, self.connection = job, connection
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            run_on_cluster(self.job, self.connection)
-        except BaseException as error:
-            self.error = error
-
-    def result(self) -> BaseException | None:
-        self.join(timeout=60)
-        assert not self.is_alive(), "the launcher still waits"
-        return self.error
 
 
 def make_job(folder: Path, key: str, run_id: str = "run-1", backend: str = "pytorchjob", **launch: Any) -> TrainingJob:
@@ -265,11 +243,11 @@ def test_job_is_submitted_found_again_taken_over_and_succeeds(
     admin: ApiClient, launcher_client: ApiClient, tmp_path: Path, capsys: Captured
 ) -> None:
     key = "aaaa000000000001"
-    first = Launcher(make_job(tmp_path, key), launcher_client)
+    first = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
     job = the_job(admin, key)
     operator_makes_pods(admin, job)
-    again = Launcher(make_job(tmp_path, key), launcher_client)
-    other = Launcher(make_job(tmp_path, key, run_id="run-2"), launcher_client)
+    again = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
+    other = Launcher(make_job(tmp_path, key, run_id="run-2"), launcher_client, patience_s=60)
     wait_for(lambda: the_job(admin, key)["metadata"]["annotations"][OWNER_ANNOTATION] == "run-2")
     time.sleep(1)
     operator_says(admin, job, "Succeeded")
@@ -282,11 +260,11 @@ def test_job_is_submitted_found_again_taken_over_and_succeeds(
 
 def test_failed_job_is_replaced_by_the_next_run(admin: ApiClient, launcher_client: ApiClient, tmp_path: Path) -> None:
     key = "aaaa000000000002"
-    first = Launcher(make_job(tmp_path, key), launcher_client)
+    first = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
     job = the_job(admin, key)
     operator_says(admin, job, "Failed")
     assert isinstance(first.result(), TrainingFailed | ClusterFailure)
-    second = Launcher(make_job(tmp_path, key, run_id="run-2"), launcher_client)
+    second = Launcher(make_job(tmp_path, key, run_id="run-2"), launcher_client, patience_s=60)
     wait_for(lambda: the_job(admin, key)["metadata"]["uid"] != job["metadata"]["uid"])
     operator_says(admin, the_job(admin, key), "Succeeded")
     assert second.result() is None
@@ -296,9 +274,9 @@ def test_other_settings_under_the_same_name_are_refused(
     admin: ApiClient, launcher_client: ApiClient, tmp_path: Path
 ) -> None:
     key = "aaaa000000000003"
-    first = Launcher(make_job(tmp_path, key), launcher_client)
+    first = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
     job = the_job(admin, key)
-    error = Launcher(make_job(tmp_path, key, nodes=1), launcher_client).result()
+    error = Launcher(make_job(tmp_path, key, nodes=1), launcher_client, patience_s=60).result()
     assert isinstance(error, JobRejected)
     assert "runs already, with other settings" in str(error)
     operator_says(admin, job, "Succeeded")
@@ -307,7 +285,7 @@ def test_other_settings_under_the_same_name_are_refused(
 
 def test_deleted_job_is_told_and_its_pods_go(admin: ApiClient, launcher_client: ApiClient, tmp_path: Path) -> None:
     key = "aaaa000000000004"
-    first = Launcher(make_job(tmp_path, key), launcher_client)
+    first = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
     job = the_job(admin, key)
     names = operator_makes_pods(admin, job)
     time.sleep(1)
@@ -325,7 +303,7 @@ def test_deleted_job_is_told_and_its_pods_go(admin: ApiClient, launcher_client: 
 
 def test_trainjob_is_taken_by_the_real_schema_too(admin: ApiClient, launcher_client: ApiClient, tmp_path: Path) -> None:
     key, kind = "aaaa000000000007", JOB_KINDS["trainjob"]
-    launcher = Launcher(make_job(tmp_path, key, backend="trainjob"), launcher_client)
+    launcher = Launcher(make_job(tmp_path, key, backend="trainjob"), launcher_client, patience_s=60)
     job = wait_for(lambda: jobs(admin, key, kind))[0]
     kubectl("--namespace", NAMESPACE, "delete", kind.plural, job["metadata"]["name"])
     assert isinstance(launcher.result(), ClusterFailure)
@@ -369,7 +347,7 @@ def test_reason_of_a_waiting_pod_is_shown(
     admin: ApiClient, launcher_client: ApiClient, tmp_path: Path, capsys: Captured
 ) -> None:
     key = "aaaa000000000005"
-    launcher = Launcher(make_job(tmp_path, key), launcher_client)
+    launcher = Launcher(make_job(tmp_path, key), launcher_client, patience_s=60)
     job = the_job(admin, key)
     said = ""
     for name in operator_makes_pods(admin, job):
@@ -392,7 +370,7 @@ def test_reason_of_a_waiting_pod_is_shown(
 
 
 def test_account_without_the_role_is_told_what_it_lacks(admin: ApiClient, tmp_path: Path) -> None:
-    error = Launcher(make_job(tmp_path, "aaaa000000000006"), client_of(admin, "vlm-training")).result()
+    error = Launcher(make_job(tmp_path, "aaaa000000000006"), client_of(admin, "vlm-training"), patience_s=60).result()
     assert isinstance(error, JobRejected)
     assert "forbidden" in str(error)
     assert "manifests/base/rbac.yaml" in str(error)

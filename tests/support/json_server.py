@@ -10,12 +10,12 @@ Object = dict[str, Any]
 
 
 class JsonServer(ThreadingHTTPServer):
-    """A server on a free port of this machine, in threads of its own."""
+    """A server on a free port of this machine, in threads of its own; `state` is what its handlers work on."""
 
     daemon_threads = True
 
-    def __init__(self, handler: type["JsonHandler"]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type["JsonHandler"], state: Any) -> None:
+        super().__init__(("127.0.0.1", 0), type(handler.__name__, (handler,), {"state": state}))
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 

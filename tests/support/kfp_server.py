@@ -34,12 +34,7 @@ class KfpServer:
         self.script: deque[Object] = deque()
         self.faults: deque[int] = deque()
         self.token = ""
-        server = self
-
-        class Handler(_Handler):
-            state = server
-
-        self._http = JsonServer(Handler)
+        self._http = JsonServer(_Handler, self)
         self.url = self._http.url
 
     def close(self) -> None:

@@ -43,12 +43,7 @@ class KubernetesServer:
         self.stopped = False
         self.on_create: Callable[[Object], None] = lambda job: None
         self.on_delete: Callable[[Object], None] = lambda job: None
-        server = self
-
-        class Handler(_Handler):
-            state = server
-
-        self._http = JsonServer(Handler)
+        self._http = JsonServer(_Handler, self)
         self.url = self._http.url
 
     def close(self) -> None:

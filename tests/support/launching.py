@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client import ApiClient
 
 from components.launch.cluster import run_on_cluster
 from components.launch.config import ClusterConfig, LaunchConfig
@@ -44,20 +45,20 @@ def pod_labels(server: KubernetesServer, node: int) -> Object:
 class Launcher(threading.Thread):
     """A launcher in a thread of its own, with what it raised."""
 
-    def __init__(self, job: TrainingJob, server: KubernetesServer) -> None:
+    def __init__(self, job: TrainingJob, connection: ApiClient, patience_s: float = 20) -> None:
         super().__init__(daemon=True)
-        self.job, self.server = job, server
+        self.job, self.connection, self.patience_s = job, connection, patience_s
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            run_on_cluster(self.job, self.server.client())
+            run_on_cluster(self.job, self.connection)
         except BaseException as error:
             self.error = error
 
     def result(self) -> BaseException | None:
-        self.join(timeout=20)
+        self.join(timeout=self.patience_s)
         assert not self.is_alive(), "the launcher still waits"
         return self.error
 

@@ -270,24 +270,22 @@ def test_training_draws_from_a_blend(
     context: RunContext, shards: StageOutput, dialogues: StageOutput, tmp_path: Path
 ) -> None:
     split = run_energon_split(context, _blended(dialogues), shards.folder)
-    loader = TrainingLoader(
-        split.folder,
-        LoaderSettings(prompt_format="instruct", sequence_length=200, shuffle_buffer=4),
-        tokenizer=data_samples.make_tokenizer(tmp_path / "tokenizer"),
-        image=ImageSettings(size=28, patch=14),
-        samples_per_batch=8,
-    )
+
+    def open_loader() -> TrainingLoader:
+        return TrainingLoader(
+            split.folder,
+            LoaderSettings(prompt_format="instruct", sequence_length=200, shuffle_buffer=4),
+            tokenizer=data_samples.make_tokenizer(tmp_path / "tokenizer"),
+            image=ImageSettings(size=28, patch=14),
+            samples_per_batch=8,
+        )
+
+    loader = open_loader()
     keys = [sample.key for _, batch in zip(range(8), loader, strict=False) for sample in batch]
     state = loader.state()
     following = [sample.key for sample in next(loader)]
     assert {key[0] for key in keys} == {"d", "0"}
-    resumed = TrainingLoader(
-        split.folder,
-        LoaderSettings(prompt_format="instruct", sequence_length=200, shuffle_buffer=4),
-        tokenizer=data_samples.make_tokenizer(tmp_path / "tokenizer"),
-        image=ImageSettings(size=28, patch=14),
-        samples_per_batch=8,
-    )
+    resumed = open_loader()
     resumed.restore([state])
     assert [sample.key for sample in next(resumed)] == following
 

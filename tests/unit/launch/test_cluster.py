@@ -46,7 +46,7 @@ def root_cause(rank: int, local_rank: int, code: int) -> list[str]:
 
 
 def test_logs_of_every_rank_are_passed_on_once(server: KubernetesServer, tmp_path: Path, capsys: Captured) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     master, worker = start_pods(server)
     for step in range(30):
         if step == 10:
@@ -76,7 +76,7 @@ def test_job_is_created_once_under_faults(server: KubernetesServer, tmp_path: Pa
             ("GET .*/pods", 429),
         ]
     )
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     finish(server, start_pods(server))
     assert launcher.result() is None
     assert len(server.created) == 1
@@ -84,7 +84,7 @@ def test_job_is_created_once_under_faults(server: KubernetesServer, tmp_path: Pa
 
 
 def test_failing_rank_is_named_with_its_last_lines(server: KubernetesServer, tmp_path: Path, capsys: Captured) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     master, worker = start_pods(server)
     server.say(master, "[rank 0] waiting for the others")
     server.say(worker, "[rank 3] ERROR: shard 7 is broken.")
@@ -96,14 +96,14 @@ def test_failing_rank_is_named_with_its_last_lines(server: KubernetesServer, tmp
     assert isinstance(error, TrainingFailed)
     assert "rank 3 on node 1 (pod job-worker-0) ended with exit code 1.\nERROR: shard 7 is broken." in str(error)
     # A retry of the step in the same run says the same, and starts nothing.
-    again = Launcher(make_job(tmp_path), server).result()
+    again = Launcher(make_job(tmp_path), server.client()).result()
     assert str(again) == str(error)
     assert len(server.created) == 1
 
 
 def test_another_run_replaces_a_failed_job(server: KubernetesServer, tmp_path: Path) -> None:
     test_failing_rank_is_named_with_its_last_lines(server, tmp_path, None)  # type: ignore[arg-type]
-    launcher = Launcher(make_job(tmp_path, run_id="run-2"), server)
+    launcher = Launcher(make_job(tmp_path, run_id="run-2"), server.client())
     wait_for(lambda: len(server.created) == 2)
     finish(server, start_pods(server))
     assert launcher.result() is None
@@ -137,7 +137,7 @@ def test_another_run_replaces_a_failed_job(server: KubernetesServer, tmp_path: P
 def test_failures_are_told_apart(
     server: KubernetesServer, tmp_path: Path, prepare: Callable[..., Any], expected: str, type_: type[Exception]
 ) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     _, worker = start_pods(server)
     prepare(server, worker)
     server.set_condition("Failed", "PyTorchJobFailed", "it failed")
@@ -147,7 +147,7 @@ def test_failures_are_told_apart(
 
 
 def test_traceback_is_told_from_its_beginning(server: KubernetesServer, tmp_path: Path) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     _, worker = start_pods(server)
     for line in (
         "step 7",
@@ -166,7 +166,7 @@ def test_traceback_is_told_from_its_beginning(server: KubernetesServer, tmp_path
 
 
 def test_deadline_is_the_users(server: KubernetesServer, tmp_path: Path) -> None:
-    launcher = Launcher(make_job(tmp_path, deadline_s=60), server)
+    launcher = Launcher(make_job(tmp_path, deadline_s=60), server.client())
     start_pods(server)
     server.set_condition("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
     error = launcher.result()
@@ -175,12 +175,12 @@ def test_deadline_is_the_users(server: KubernetesServer, tmp_path: Path) -> None
 
 
 def test_retry_after_a_cluster_failure_starts_again(server: KubernetesServer, tmp_path: Path) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     _, worker = start_pods(server)
     server.end_pod(worker, 137)
     server.set_condition("Failed")
     assert isinstance(launcher.result(), ClusterFailure)
-    again = Launcher(make_job(tmp_path), server)
+    again = Launcher(make_job(tmp_path), server.client())
     wait_for(lambda: len(server.created) == 2)
     assert len(server.jobs) == 1, "never two at once"
     finish(server, start_pods(server))
@@ -197,7 +197,7 @@ def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: 
 
         wait_for(probe)
 
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     wait_until_said("pretrain waits: in queue gpus: Kueue has not seen the job yet")
     job = server.job()
     message = "couldn't assign flavors to pod set master: insufficient unused quota for nvidia.com/gpu, 8 more needed"
@@ -246,7 +246,7 @@ def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: 
 def test_logs_of_a_pod_that_starts_late_are_not_missed(
     server: KubernetesServer, tmp_path: Path, capsys: Captured
 ) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     master, worker = start_pods(server, phase="Pending")
     time.sleep(0.2)
     for name in (master, worker):
@@ -260,9 +260,9 @@ def test_logs_of_a_pod_that_starts_late_are_not_missed(
 
 
 def test_other_work_of_the_same_name_is_refused(server: KubernetesServer, tmp_path: Path) -> None:
-    first = Launcher(make_job(tmp_path), server)
+    first = Launcher(make_job(tmp_path), server.client())
     names = start_pods(server)
-    error = Launcher(make_job(tmp_path, nodes=1), server).result()
+    error = Launcher(make_job(tmp_path, nodes=1), server.client()).result()
     assert isinstance(error, JobRejected)
     assert "runs already, with other settings" in str(error)
     assert "kubectl -n vlm delete pytorchjobs vlm-pretrain-0123456789abcdef" in str(error)
@@ -271,9 +271,9 @@ def test_other_work_of_the_same_name_is_refused(server: KubernetesServer, tmp_pa
 
 
 def test_orphan_is_taken_over_by_another_run(server: KubernetesServer, tmp_path: Path, capsys: Captured) -> None:
-    first = Launcher(make_job(tmp_path), server)
+    first = Launcher(make_job(tmp_path), server.client())
     names = start_pods(server)
-    second = Launcher(make_job(tmp_path, run_id="run-2"), server)
+    second = Launcher(make_job(tmp_path, run_id="run-2"), server.client())
     wait_for(lambda: server.job()["metadata"]["annotations"][OWNER_ANNOTATION] == "run-2")
     finish(server, names)
     assert (first.result(), second.result()) == (None, None)
@@ -282,20 +282,20 @@ def test_orphan_is_taken_over_by_another_run(server: KubernetesServer, tmp_path:
 
 
 def test_finished_job_of_a_folder_that_is_gone_does_not_count(server: KubernetesServer, tmp_path: Path) -> None:
-    first = Launcher(make_job(tmp_path), server)
+    first = Launcher(make_job(tmp_path), server.client())
     finish(server, start_pods(server))
     assert first.result() is None
-    assert Launcher(make_job(tmp_path), server).result() is None, "a retry takes the result"
+    assert Launcher(make_job(tmp_path), server.client()).result() is None, "a retry takes the result"
     assert len(server.created) == 1
     elsewhere = dataclasses.replace(make_job(tmp_path), log_folder=tmp_path / "other" / "launch" / "logs")
-    launcher = Launcher(elsewhere, server)
+    launcher = Launcher(elsewhere, server.client())
     wait_for(lambda: len(server.created) == 2)
     finish(server, start_pods(server))
     assert launcher.result() is None
 
 
 def test_job_that_someone_deletes_is_a_cluster_failure(server: KubernetesServer, tmp_path: Path) -> None:
-    launcher = Launcher(make_job(tmp_path), server)
+    launcher = Launcher(make_job(tmp_path), server.client())
     start_pods(server)
     server.jobs.clear()
     error = launcher.result()
@@ -315,7 +315,7 @@ def test_rejection_says_what_to_do(
     server: KubernetesServer, tmp_path: Path, prepare: Callable[[KubernetesServer], Any], message: str
 ) -> None:
     prepare(server)
-    error = Launcher(make_job(tmp_path), server).result()
+    error = Launcher(make_job(tmp_path), server.client()).result()
     assert isinstance(error, JobRejected)
     assert message in str(error)
 
@@ -342,13 +342,13 @@ def test_missing_rights_are_told_from_the_rules_of_the_namespace(
 ) -> None:
     """All are 403 to a client; only the first is one of the Role."""
     server.faults.append(("POST .*/pytorchjobs", (403, said)))
-    error = Launcher(make_job(tmp_path), server).result()
+    error = Launcher(make_job(tmp_path), server.client()).result()
     assert isinstance(error, JobRejected)
     assert f"{said}. {advice}" in str(error)
 
 
 def test_api_that_stays_away_leaves_the_job_alone(server: KubernetesServer, tmp_path: Path) -> None:
-    launcher = Launcher(make_job(tmp_path, api_patience_s=0.5), server)
+    launcher = Launcher(make_job(tmp_path, api_patience_s=0.5), server.client())
     start_pods(server)
     server.faults.extend([("GET .*/pytorchjobs/", 503)] * 20)
     error = launcher.result()
@@ -442,7 +442,7 @@ def test_rendered_job_trains_on_two_nodes_with_torchrun(
         threading.Thread(target=_run_pods, args=(server, job, tmp_path), daemon=True).start()
 
     server.on_create = operate
-    error = Launcher(make_job(tmp_path, processes=1, rendezvous_timeout_s=60), server)
+    error = Launcher(make_job(tmp_path, processes=1, rendezvous_timeout_s=60), server.client())
     error.join(timeout=60)
     assert isinstance(error.error, TrainingFailed), error.error
     assert "rank 1 on node 1 (pod job-worker-0) ended with exit code 1.\nERROR: rank 1 had enough" in str(error.error)

@@ -121,14 +121,14 @@ def test_role_allows_exactly_what_the_launcher_asks(tmp_path: Path) -> None:
     """The launcher's requests in a run with waiting, a takeover, logs and a replaced job, against the Role."""
     server = KubernetesServer()
     try:
-        first = Launcher(make_job(tmp_path), server)
+        first = Launcher(make_job(tmp_path), server.client())
         wait_for(lambda: any(request.endswith("/workloads") for request in server.requests))
         names = start_pods(server)
-        second = Launcher(make_job(tmp_path, run_id="run-2"), server)
+        second = Launcher(make_job(tmp_path, run_id="run-2"), server.client())
         wait_for(lambda: any(request.startswith("PATCH") for request in server.requests))
         finish(server, names)
         assert (first.result(), second.result()) == (None, None)
-        third = Launcher(make_job(tmp_path / "other", queue=""), server)
+        third = Launcher(make_job(tmp_path / "other", queue=""), server.client())
         wait_for(lambda: any(request.endswith("/events") for request in server.requests))
         finish(server, start_pods(server))
         assert third.result() is None
