@@ -14,9 +14,10 @@ from components.combine.stage import run_combine
 from components.context import RunContext
 from components.data.packing import EncodedSample
 from components.model.vlm import VisionLanguageModel
-from components.stage.manifest import Manifest, list_files, write_manifest
+from components.stage.manifest import list_files
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.finished import finish
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
 
 
@@ -88,20 +89,8 @@ def tokenizer(folder: Path, special_tokens: list[str] | None = None) -> None:
 
 def finished_weights(folder: Path) -> None:
     """Make a folder look like the weight download's finished output."""
-    files = list_files(folder)
-    key = "-".join(sorted(entry.sha256[:4] for entry in files.values()))
-    manifest = Manifest(
-        stage="download_weights",
-        version=1,
-        key=key,
-        inputs={},
-        settings={},
-        facts={},
-        files=files,
-        started="2024-01-01T00:00:00+00:00",
-        duration_s=0.0,
-    )
-    write_manifest(folder, manifest)
+    key = "-".join(sorted(entry.sha256[:4] for entry in list_files(folder).values()))
+    finish(folder, "download_weights", key)
 
 
 @dataclasses.dataclass
