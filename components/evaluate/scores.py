@@ -36,7 +36,7 @@ class CategoryScore(Measure):
 
 
 class PairedTest(Measure):
-    """A difference of two models on the same samples, in points: the interval is the paired bootstrap's.
+    """A difference of two models on the same samples, in points; test and interval as in `components.metrics.paired`.
 
     Attributes:
         p_value: Two-sided: how often chance alone makes a difference this large.

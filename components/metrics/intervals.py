@@ -1,6 +1,5 @@
 """95 % intervals: Wilson's for proportions, the bootstrap over samples for everything else."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 _PERCENTILES = (2.5, 97.5)
 _BLOCK = 4_000_000
 """Counts that are turned into floating point at once."""
@@ -47,15 +45,13 @@ def percentile_interval(values: Floats) -> tuple[float, float]:
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a proportion, within 0..1.
+    """Return Wilson's 95 % score interval of a proportion, within 0..1; all of it where there is no sample.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
+    from scipy.stats import binomtest
+
     if total == 0:
         return 0.0, 1.0
-    share = right / total
-    denominator = 1 + _Z**2 / total
-    centre = (share + _Z**2 / (2 * total)) / denominator
-    half = _Z / denominator * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    # Rounding may leave the ends a hair beside 0, 1 or the share itself.
-    return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
+    interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)

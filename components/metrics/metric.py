@@ -41,8 +41,8 @@ class Metric(Generic[Arguments]):
         full_scale: Where the axis of its charts ends, in points; None to fit the values.
         direction: Whether a "higher" or "lower" value is better, or "neither".
         form: What one sample's own value is. "share": it is right or wrong, and the metric is the share of right ones; its
-            interval is Wilson's and its paired test McNemar's. "mean": a number, whose mean is the metric. "counts": it
-            has none, and the metric is a function of what is counted over the samples.
+            interval is Wilson's and its paired test McNemar's. "mean": a number, whose mean is the metric; both add
+            (value, 1). "counts": it has none, and the metric is a function of what is counted over the samples.
         pooling: What the samples of a group add that is resampled as one: the "sum" of what they add, or the least of it,
             column by column, so that a group is right where "all" its samples are. "all" needs groups.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.metrics.intervals import Floats, Resamples
-from components.metrics.metric import Metric, Row
+from components.metrics.metric import Form, Metric, Row
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Statistic:
         groups: Group of every sample, where groups are what is resampled; None where every sample stands for itself.
 
     Raises:
-        ValueError: The metric judges whole groups, and there are none.
+        ValueError: The metric judges whole groups, and there are none; or samples add what its form doesn't allow.
     """
 
     metric: Metric[...]
@@ -30,11 +30,15 @@ class Statistic:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check the groups."""
+        """Check the groups and the form."""
         if self.metric.pooling == "all" and self.groups is None:
             raise ValueError(f"{self.metric.name} judges groups of samples, but no groups are given")
         if self.groups is not None and len(self.groups) != len(self.parts):
             raise ValueError(f"{len(self.groups)} groups for {len(self.parts)} samples of {self.metric.name}")
+        if self.metric.form != "counts" and not (self.parts.shape[1:] == (2,) and (self.parts[:, 1] == 1).all()):
+            raise ValueError(
+                f"{self.metric.name} is a {self.metric.form}: its samples must add (value, 1), or its form is counts"
+            )
 
     @classmethod
     def of(cls, metric: Metric[...], rows: Sequence[Row] | Floats, groups: Sequence[str] | None = None) -> Self:
@@ -57,9 +61,14 @@ class Statistic:
         return units
 
     @property
+    def unit_form(self) -> Form:
+        """The form of what units add: the metric's own, but sums of groups are counts."""
+        return self.metric.form if self.groups is None or self.metric.pooling == "all" else "counts"
+
+    @property
     def is_share(self) -> bool:
         """Whether it is the share of right units, each of which stands for itself."""
-        return self.metric.form == "share" and (self.groups is None or self.metric.pooling == "all")
+        return self.unit_form == "share"
 
     def value(self) -> float:
         """Return the metric of the whole set."""

@@ -1,6 +1,5 @@
 """Gates against an earlier run: paired tests, and baselines in a real MLflow store."""
 
-import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -9,22 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from scipy import stats
 
 from components.context import RunContext
 from components.errors import ConfigurationError, StageError
 from components.evaluate.config import EvaluateConfig, Gate
 from components.evaluate.gates import Rival, enforce_gates, judge
-from components.evaluate.paired import BOOTSTRAP, MCNEMAR, paired_tests
+from components.evaluate.paired import paired_tests
 from components.evaluate.quality_gate import run_quality_gate
 from components.evaluate.sample_scores import SampleScore, SampleScores
 from components.evaluate.scores import GateResult, Measure, Presentation, Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
-from components.metrics.metric import Direction, Metric
+from components.metrics.metric import Direction, Metric, mean
+from components.metrics.paired import MCNEMAR, SIGN_FLIP, SWAP, paired_test
 from components.metrics.registry import OWN_METRICS
 from components.metrics.right_or_wrong import ACCURACY
 from components.tasks.sample import HeldOutSample
@@ -43,29 +39,42 @@ def scored(values: Sequence[float], metric: str = "accuracy") -> SampleScores:
     return SampleScores(tuple(rows))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
-@hypothesis_settings(max_examples=30)
-def test_the_p_value_of_right_and_wrong_is_mcnemars_exact_one(pairs: list[tuple[bool, bool]]) -> None:
-    first, second = ([float(pair[side]) for pair in pairs] for side in (0, 1))
-    test = paired_tests(scored(first), scored(second), ["accuracy"], resamples=100)["accuracy"]
-    gained, lost = sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
-    tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
-    assert test.method == MCNEMAR
-    assert test.p_value == pytest.approx(min(1.0, 2 * tail))
-    assert test.value == pytest.approx(100 * (gained - lost) / len(pairs), abs=1e-3)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.1, 0.25, 0.5])
-def test_the_bootstrap_agrees_with_the_paired_t_test_on_normal_differences(shift: float) -> None:
+def test_every_metric_is_tested_by_its_form_in_points() -> None:
     generator = np.random.default_rng(3)
-    first = generator.normal(3.0, 2.0, 400)
-    second = first + shift + generator.normal(0.0, 2.0, 400)
-    test = paired_tests(scored(first.tolist(), "cider"), scored(second.tolist(), "cider"), ["cider"])["cider"]
-    reference = stats.ttest_rel(second, first)
-    interval = reference.confidence_interval(0.95)
-    assert test.method == BOOTSTRAP
-    assert test.p_value == pytest.approx(reference.pvalue, abs=0.02)
-    assert (test.low, test.high) == pytest.approx((100 * interval.low, 100 * interval.high), abs=2.0)
+    right, values = generator.integers(0, 2, (2, 40)).astype(float), generator.normal(3.0, 2.0, (2, 40))
+    for metric, (first, second), form, method in (
+        ("accuracy", right, "share", MCNEMAR),
+        ("cider", values, "mean", SIGN_FLIP),
+    ):
+        test = paired_tests(scored(first.tolist(), metric), scored(second.tolist(), metric), [metric])[metric]
+        expected = paired_test(*(np.stack([side, np.ones(40)], axis=1) for side in (first, second)), mean, form)
+        assert test.method == expected.method == method
+        assert test.p_value == expected.p_value
+        assert (test.value, test.low, test.high) == pytest.approx(
+            (100 * expected.value, 100 * expected.low, 100 * expected.high), abs=1e-4
+        )
+
+
+def test_groups_are_what_is_exchanged() -> None:
+    """Ten answers about each of six pictures say no more than six answers: McNemar's test of sixty would be sure."""
+
+    def answered(right: float, pictures: int = 6) -> SampleScores:
+        rows = [
+            SampleScore(
+                id=str(number),
+                image="",
+                text="",
+                statistics={"accuracy@1": (right, 1.0)},
+                units={"accuracy@1": str(number * pictures // 60)},
+            )
+            for number in range(60)
+        ]
+        return SampleScores(tuple(rows))
+
+    test = paired_tests(answered(0.0), answered(1.0), ["accuracy"])["accuracy"]
+    assert (test.value, test.method, test.p_value) == (100, SWAP, pytest.approx(2 / 2**6))
+    with pytest.raises(ValueError, match="those of accuracy differ"):
+        paired_tests(answered(0.0), answered(1.0, pictures=5), ["accuracy"])
 
 
 def test_equal_models_differ_by_nothing() -> None:
