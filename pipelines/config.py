@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -208,7 +208,16 @@ def setting(config: RunConfig, key: str) -> Any:
     Raises:
         KeyError: There is no such setting.
     """
-    value: Any = config.model_dump(mode="json")
+    return value_at(config.model_dump(mode="json"), key)
+
+
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """Return what a tree of settings has behind a dotted key.
+
+    Raises:
+        KeyError: There is no such setting.
+    """
+    value: Any = tree
     for name in key.split("."):
         value = value[name]
     return value
@@ -322,15 +331,20 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             )
         if not key_exists(key):
             raise ConfigurationError(f"There is no setting {key!r}{did_you_mean(key, list(setting_keys()))}")
-        node = result
-        *sections, name = key.split(".")
-        for section in sections:
-            child = node.setdefault(section, {})
-            if not isinstance(child, dict):
-                child = node[section] = {}
-            node = child
-        node[name] = _parse_yaml(text, f"the value of {key}")
+        put(result, key, _parse_yaml(text, f"the value of {key}"))
     return result
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set what a tree of settings has behind a dotted key; sections that are missing, or have another value, are made."""
+    node = tree
+    *sections, name = key.split(".")
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            child = node[section] = {}
+        node = child
+    node[name] = value
 
 
 def validate(tree: Mapping[str, Any], source: str) -> RunConfig:
@@ -377,7 +391,12 @@ def key_exists(key: str) -> bool:
 
 
 def _fields(model: Any) -> Mapping[str, Any]:
-    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return model.model_fields if is_model(model) else {}
+
+
+def is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    """Tell whether an annotation is a section of settings, not a value."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def annotation_parts(annotation: Any) -> list[Any]:
@@ -390,7 +409,7 @@ def annotation_parts(annotation: Any) -> list[Any]:
 
 
 def _models_of(annotation: Any) -> list[type[BaseModel]]:
-    return [part for part in annotation_parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in annotation_parts(annotation) if is_model(part)]
 
 
 def _entries_of(annotation: Any) -> list[type[BaseModel]]:

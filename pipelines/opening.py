@@ -21,7 +21,7 @@ from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, FINISHED_STAGE, RU
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
-from pipelines.config import RunConfig, apply_overrides, setting, validate
+from pipelines.config import RunConfig, apply_overrides, put, setting, validate, value_at
 from pipelines.parameters import OVERRIDES, UI_PARAMETERS
 from pipelines.stages import training_stages
 
@@ -87,11 +87,7 @@ def settle(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> RunConfi
         value = parameters.get(parameter.name, parameter.default(preset))
         if value != parameter.default(preset):
             for key in parameter.keys(preset):
-                *sections, last = key.split(".")
-                node = tree
-                for section in sections:
-                    node = node[section]
-                node[last] = value
+                put(tree, key, value)
     overrides: Sequence[Any] = parameters.get(OVERRIDES, [])
     for override in overrides:
         if not isinstance(override, str):
@@ -147,14 +143,7 @@ def _tasks(config: RunConfig) -> dict[str, set[str]]:
 def stage_settings(config: RunConfig) -> dict[str, Any]:
     """Return every stage's settings by its name, as KFP can carry them."""
     tree = stored_settings(config)
-    found = {}
-    for stage in training_stages(config):
-        if stage.settings:
-            node = tree
-            for name in stage.settings.split("."):
-                node = node[name]
-            found[stage.name] = node
-    return found
+    return {stage.name: value_at(tree, stage.settings) for stage in training_stages(config) if stage.settings}
 
 
 def stored_settings(config: BaseModel) -> dict[str, Any]:

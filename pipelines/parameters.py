@@ -39,12 +39,8 @@ class Parameter:
 
     def keys(self, config: RunConfig) -> list[str]:
         """Return the dotted keys of all settings behind it."""
-        names = list(config.evaluations)
-        return [
-            filled
-            for key in self.settings
-            for filled in ([key.replace("*", name) for name in names] if "*" in key else [key])
-        ]
+        filled = (key.replace("*", name) for key in self.settings for name in config.evaluations)
+        return list(dict.fromkeys(filled))  # a key without `*` once
 
 
 OVERRIDES = "overrides"

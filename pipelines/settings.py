@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from components.errors import ConfigurationError
-from pipelines.config import DEFAULT_PRESET, RunConfig, annotation_parts, did_you_mean, load_preset
+from pipelines.config import DEFAULT_PRESET, RunConfig, annotation_parts, did_you_mean, is_model, load_preset
 from pipelines.stages import Place, Stage, training_stages
 
 _BOUNDS = {
@@ -157,11 +157,11 @@ def _sections(model: type[BaseModel], key: str, meaning: str, defaults: BaseMode
         given = defaults is not None or not field.is_required()
         default = getattr(defaults, name) if defaults is not None else field.get_default(call_default_factory=True)
         parts = annotation_parts(field.annotation)
-        if not (len(parts) == 1 and _is_model(parts[0])):
+        if not (len(parts) == 1 and is_model(parts[0])):
             value = to_jsonable_python(default) if given else None
             settings.append(Setting(path, text, unit, _accepted(field), not given, value, {}))
         for part in parts:
-            if _is_model(part):
+            if is_model(part):
                 inner.append(_sections(part, path, text, default if isinstance(default, BaseModel) else None))
             for place, entry in _entries(part):
                 inner.append(_sections(entry, f"{path}{place}", _summary(entry), None))
@@ -173,22 +173,18 @@ def _sections(model: type[BaseModel], key: str, meaning: str, defaults: BaseMode
 def _entries(part: Any) -> list[tuple[str, type[BaseModel]]]:
     """Return the models that a mapping or a list holds, and how their place is written."""
     origin, arguments = typing.get_origin(part), typing.get_args(part)
-    if origin is dict and _is_model(arguments[1]):
+    if origin is dict and is_model(arguments[1]):
         return [(".NAME", arguments[1])]
-    if origin is tuple and _is_model(arguments[0]):
+    if origin is tuple and is_model(arguments[0]):
         return [("[]", arguments[0])]
     return []
-
-
-def _is_model(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
 
 
 def _described(model: type[BaseModel]) -> dict[str, tuple[str, str]]:
     """Return meaning and unit of each field, those of base classes included."""
     result: dict[str, tuple[str, str]] = {}
     for class_ in reversed(model.__mro__):
-        if _is_model(class_) and class_ is not BaseModel:
+        if is_model(class_) and class_ is not BaseModel:
             for item in docstring_parser.parse(class_.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params:
                 result[item.arg_name] = (" ".join((item.description or "").split()), item.type_name or "")
     return result
