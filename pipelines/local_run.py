@@ -1,7 +1,6 @@
 """Runs a pipeline on this machine, in a child process whose whole tree ends with this one."""
 
 import contextlib
-import datetime
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from components.errors import ConfigurationError
-from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, timestamp
 from components.tracking.tracker import close_pipeline_run
 from pipelines.display import follow
 from pipelines.processes import end_processes
@@ -69,7 +68,7 @@ def run_here(
         preset=preset,
         overrides=list(overrides),
         stages=listed_names(config),
-        started=_now(),
+        started=timestamp(),
         state="running",
         pid=os.getpid(),
     )
@@ -97,7 +96,7 @@ def execute(run: RunFolder, console: Console, runner: Runner = "process") -> int
         state = "succeeded" if status == 0 else "failed"
         return 0 if status == 0 else 1
     finally:
-        run.update_record(state=state, ended=_now())
+        run.update_record(state=state, ended=timestamp())
         if state != "succeeded":
             _close_tracking(run, "KILLED" if state == "interrupted" else "FAILED")
 
@@ -170,7 +169,3 @@ def _close_tracking(run: RunFolder, status: str) -> None:
     context = run.context()
     if context.get("mlflow_run_id"):
         close_pipeline_run(context["tracking_uri"], context["mlflow_run_id"], status)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -3,7 +3,6 @@
 Apart from the KFP tasks in open_run.py, since inside a running task KFP's decorators don't exist.
 """
 
-import datetime
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
-from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, FINISHED_STAGE, RUN_ID_VARIABLE, RunFolder
+from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, FINISHED_STAGE, RUN_ID_VARIABLE, RunFolder, timestamp
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
@@ -169,8 +168,7 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     context = run.context()  # empty when open_run has failed: then there is no run in MLflow
     status = _MLFLOW_STATUS.get(state, "FAILED")
     if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
-        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-        run.update_record(state=_RUN_STATE[status], ended=ended)
+        run.update_record(state=_RUN_STATE[status], ended=timestamp())
     close_pipeline_run(context.get("tracking_uri", ""), context.get("mlflow_run_id", ""), status)
 
 
@@ -203,8 +201,7 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
     settings = config.model_dump(mode="json")
     run = RunFolder(workspace, run_id)
     if not run.record():  # `vlm run` has made it already; a task that is tried again finds its own
-        now = datetime.datetime.now(datetime.UTC)
-        run.update_record(name=config.name, started=now.isoformat(timespec="microseconds"), state="running")
+        run.update_record(name=config.name, started=timestamp(), state="running")
     write_text(run.path / CONFIG_NAME, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     mlflow_run_id = open_pipeline_run(
         tracking_uri,

@@ -131,7 +131,7 @@ class RunFolder:
         record = self.record()
         if "started" not in record:
             return 0.0
-        ended = record.get("ended") or datetime.datetime.now(datetime.UTC).isoformat()
+        ended = record.get("ended") or timestamp()
         return (
             datetime.datetime.fromisoformat(ended) - datetime.datetime.fromisoformat(record["started"])
         ).total_seconds()
@@ -197,6 +197,11 @@ class RunFolder:
             fields=tuple(record.get("fields", {}).items()),
             message=message,
         )
+
+
+def timestamp() -> str:
+    """Return the present time as `run.json` has it: UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def new_run(workspace: Path, name: str) -> RunFolder:
