@@ -1,6 +1,6 @@
 """Entry of one training process: `torchrun -m components.training.worker SPEC.json`.
 
-Kept light at import: saving a checkpoint starts helper processes that import this module again.
+Everything is imported in `main`: megatron-core by `import_megatron`, before anything else imports it.
 """
 
 import sys
