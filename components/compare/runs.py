@@ -15,12 +15,12 @@ from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, 
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
 from components.runs.find import Places, Run, find_run
 from components.runs.folder import CONFIG_NAME, FINISHED_STAGE, RunFolder
-from components.runs.mlflow import STAGE_TAG, fetch_artifact, stage_runs
+from components.runs.mlflow import fetch_artifact, stage_key, stage_runs
 from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME, read_manifest
-from components.tracking.tracker import METRICS_FILE, as_stage_error, connect, flatten
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
+from components.tracking.tracker import COMMIT_TAG, STAGE_TAG, as_stage_error, connect, flatten
 from components.training.curves import curve
-from components.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -193,7 +193,7 @@ def _fill_from_mlflow(run: ComparedRun) -> None:
     client = connect(run.tracking_uri)
     found = client.get_run(run.mlflow_run_id)
     run.settings = run.settings or _settings_of(found)
-    run.git_commit = run.git_commit or found.data.tags.get("mlflow.source.git.commit", "")
+    run.git_commit = run.git_commit or found.data.tags.get(COMMIT_TAG, "")
     for stage, stage_run in stage_runs(client, found).items():
         if stage in run.stages or STAGE_TAG not in stage_run.data.tags:
             continue
@@ -205,7 +205,7 @@ def _fill_from_mlflow(run: ComparedRun) -> None:
             if name in stage_run.data.metrics
         }
         duration_s = (stage_run.info.end_time - stage_run.info.start_time) / 1000
-        run.stages[stage] = StageFacts(stage_run.data.params.get("key", ""), duration_s, dict(stage_run.data.metrics))
+        run.stages[stage] = StageFacts(stage_key(stage_run), duration_s, dict(stage_run.data.metrics))
         if curves:
             run.curves[stage] = curves
         if stage.startswith(EVALUATION_PREFIX):

@@ -9,7 +9,7 @@ from components.evaluate.scores import Measure, Scores, read_scores
 from components.stage.manifest import read_manifest
 from components.stage.runner import input_identity
 from components.tracking.registry import RegistryConfig, register
-from components.tracking.tracker import StageTracker, connect
+from components.tracking.tracker import RUN_ID_TAG, StageTracker, connect
 
 _ORDER = ("fail", "warn", "pass")
 
@@ -66,7 +66,7 @@ def _gate_lines(scores: Scores) -> list[str]:
 
 
 def _tags(context: RunContext, scores: dict[str, Scores], exported: Path) -> dict[str, str]:
-    tags = {"vlm.run_id": context.run_id, "vlm.run_name": context.run_name, "vlm.git_commit": context.git_commit}
+    tags = {RUN_ID_TAG: context.run_id, "vlm.run_name": context.run_name, "vlm.git_commit": context.git_commit}
     for name, identity in read_manifest(exported).inputs.items():
         tags[f"vlm.made_from.{name}"] = identity
     for name, found in scores.items():

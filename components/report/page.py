@@ -18,9 +18,8 @@ from components.pages.page import render_page
 from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
-from components.tracking.tracker import METRICS_FILE
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.curves import curve, loss_figure, rate_figure
-from components.training.metrics import read_metrics
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING
 
 from components.errors import InputError
 from components.runs.reference import matching_run
-from components.tracking.tracker import RUN_ID_TAG
+from components.tracking.tracker import KIND_TAG, PARENT_TAG, PIPELINE, RUN_ID_TAG, STAGE_TAG, WORKSPACE_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-STAGE_TAG = "vlm.stage"
-KIND_TAG = "vlm.kind"
-WORKSPACE_TAG = "vlm.workspace"
-
-_PARENT_TAG = "mlflow.parentRunId"
 _FINISHED = "FINISHED"
 _MODELS_SCHEME = "models:/"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
@@ -119,7 +114,7 @@ def newest_tracked_runs(client: "MlflowClient", finished_only: bool = False) -> 
 def stage_runs(client: "MlflowClient", pipeline_run: "Run") -> dict[str, "Run"]:
     """Return the stages of a pipeline run by name: of several runs of one stage the newest that finished."""
     found: dict[str, Run] = {}
-    condition = f"tags.`{_PARENT_TAG}` = '{pipeline_run.info.run_id}' and attributes.status = '{_FINISHED}'"
+    condition = f"tags.`{PARENT_TAG}` = '{pipeline_run.info.run_id}' and attributes.status = '{_FINISHED}'"
     for run in client.search_runs([pipeline_run.info.experiment_id], condition, order_by=["start_time DESC"]):
         found.setdefault(run.data.tags.get(STAGE_TAG, str(run.info.run_name)), run)
     return found
@@ -141,7 +136,7 @@ def fetch_artifact(client: "MlflowClient", run: "Run", name: str, folder: Path) 
 def _pipeline_runs(client: "MlflowClient", condition: str) -> Iterator[list[TrackedRun]]:
     """Yield pages of the pipeline runs that fulfil a condition, newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = " and ".join(part for part in (f"tags.`{KIND_TAG}` = 'pipeline'", condition) if part)
+    query = " and ".join(part for part in (f"tags.`{KIND_TAG}` = '{PIPELINE}'", condition) if part)
     token = None
     while True:
         page = client.search_runs(experiments, query, order_by=["start_time DESC"], max_results=_PAGE, page_token=token)
@@ -168,7 +163,7 @@ def _run_of_id(client: "MlflowClient", mlflow_run_id: str) -> "Run | None":
         if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             return None
         raise
-    parent = run.data.tags.get(_PARENT_TAG)
+    parent = run.data.tags.get(PARENT_TAG)
     return client.get_run(parent) if parent else run
 
 

@@ -23,15 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 from components.context import RunContext
 from components.errors import StageError
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
-METRICS_FILE = "metrics.jsonl"
-REUSED_TAG = "vlm.reused"
+KIND_TAG = "vlm.kind"
+"""Tag of every run of ours: `PIPELINE` or `STAGE`."""
+
+PIPELINE, STAGE = "pipeline", "stage"
 RUN_ID_TAG = "vlm.run_id"
+WORKSPACE_TAG = "vlm.workspace"
+STAGE_TAG = "vlm.stage"
+REUSED_TAG = "vlm.reused"
 PARTIAL_TAG = "vlm.partial"
+PARENT_TAG = "mlflow.parentRunId"
+COMMIT_TAG = "mlflow.source.git.commit"
 
 _VALUE_LIMIT = 6000  # MLflow's limit of a parameter value, in characters
 _TAG_LIMIT = 8000
@@ -150,7 +158,10 @@ class StageTracker:
             return
         self.set_tag(REUSED_TAG, "true")
         curves: dict[str, dict[int, float]] = {}
-        for row in _rows(folder / METRICS_FILE):
+        path = folder / METRICS_FILE
+        for row in read_metrics(path) if path.is_file() else []:
+            if "step" not in row:
+                continue
             step = int(row.pop("step"))
             for name, value in _numbers(row).items():
                 curves.setdefault(name, {})[step] = value
@@ -226,7 +237,7 @@ def stage_tracker(context: RunContext, stage: str, parameters: Mapping[str, Any]
     with as_stage_error(uri):
         run_id = _injected_run(uri) or _create_stage_run(client, context, stage)
         tracker = StageTracker(client, run_id, context.mlflow_run_id, f"{stage.replace('/', '.')}.")
-        tracker.set_tag("vlm.stage", stage)
+        tracker.set_tag(STAGE_TAG, stage)
         tracker.log_params(parameters)
     try:
         yield tracker
@@ -284,7 +295,7 @@ def open_pipeline_run(
     with as_stage_error(tracking_uri):
         experiment_id = _experiment_id(client, tracking_uri, experiment, workspace)
         existing = client.search_runs(
-            [experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}' and tags.`vlm.kind` = 'pipeline'", max_results=1
+            [experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}' and tags.`{KIND_TAG}` = '{PIPELINE}'", max_results=1
         )
         if existing:
             mlflow_run_id = str(existing[0].info.run_id)
@@ -294,9 +305,9 @@ def open_pipeline_run(
                 _injected_parent(client, tracking_uri)
                 or client.create_run(experiment_id, start_time=_milliseconds(started), run_name=run_name).info.run_id
             )
-        tags = {RUN_ID_TAG: run_id, "vlm.kind": "pipeline", "vlm.workspace": str(workspace), "mlflow.user": _user()}
+        tags = {RUN_ID_TAG: run_id, KIND_TAG: PIPELINE, WORKSPACE_TAG: str(workspace), "mlflow.user": _user()}
         if git_commit:
-            tags["mlflow.source.git.commit"] = git_commit
+            tags[COMMIT_TAG] = git_commit
         for name, value in tags.items():
             client.set_tag(mlflow_run_id, name, value)
         StageTracker(client, mlflow_run_id).log_params(parameters)
@@ -311,7 +322,7 @@ def close_pipeline_run(tracking_uri: str, mlflow_run_id: str, status: str) -> No
     with as_stage_error(tracking_uri):
         experiment_id = client.get_run(mlflow_run_id).info.experiment_id
         nested = client.search_runs(
-            [experiment_id], f"tags.`mlflow.parentRunId` = '{mlflow_run_id}' and attributes.status = 'RUNNING'"
+            [experiment_id], f"tags.`{PARENT_TAG}` = '{mlflow_run_id}' and attributes.status = 'RUNNING'"
         )
         for run in nested:
             client.set_terminated(run.info.run_id, "KILLED")
@@ -344,14 +355,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _create_stage_run(client: "MlflowClient", context: RunContext, stage: str) -> str:
-    tags = {RUN_ID_TAG: context.run_id, "vlm.kind": "stage", "mlflow.user": _user()}
+    tags = {RUN_ID_TAG: context.run_id, KIND_TAG: STAGE, "mlflow.user": _user()}
     if context.mlflow_run_id:
         experiment_id = client.get_run(context.mlflow_run_id).info.experiment_id
-        tags["mlflow.parentRunId"] = context.mlflow_run_id
+        tags[PARENT_TAG] = context.mlflow_run_id
     else:
         experiment_id = _experiment_id(client, context.tracking_uri, context.experiment, context.workspace)
     if context.git_commit:
-        tags["mlflow.source.git.commit"] = context.git_commit
+        tags[COMMIT_TAG] = context.git_commit
     run_id: str = client.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
     return run_id
 
@@ -394,7 +405,7 @@ def _injected_parent(client: "MlflowClient", uri: str) -> str:
     run_id = _injected_run(uri)
     if not run_id:
         return ""
-    return str(client.get_run(run_id).data.tags.get("mlflow.parentRunId", run_id))
+    return str(client.get_run(run_id).data.tags.get(PARENT_TAG, run_id))
 
 
 def _check_reachable(uri: str) -> None:
@@ -443,17 +454,6 @@ def _tolerated(action: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         _warn(f"could not {action}: {error}")
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects with a `step` of a jsonl file, none when the file does not exist."""
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            row = json.loads(line)
-            if isinstance(row, dict) and "step" in row:
-                yield row
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from components.stage.pointer import Artifact, MetricsArtifact, publish_numbers
 from components.stage.runner import StageOutput
 from components.storage.atomic import write_text
-from components.tracking.tracker import METRICS_FILE
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.curves import curves_page
-from components.training.metrics import read_metrics
 
 
 def publish_training(output: StageOutput, metrics: MetricsArtifact, curves: Artifact) -> None:

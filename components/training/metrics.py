@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from components.storage.atomic import write_text
+from components.tracking.metrics_file import read_metrics
 from components.tracking.tracker import StageTracker
 
 
@@ -29,16 +29,3 @@ class MetricsLog:
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._tracker.log_metrics(values, step=step)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `metrics.jsonl`; a last line that a killed run left incomplete is dropped."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number != len(lines):
-                raise
-    return rows

@@ -32,7 +32,8 @@ from components.model.vlm import Part, build_model, count_parameters
 from components.progress import Progress
 from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
-from components.tracking.tracker import METRICS_FILE, StageTracker, attach
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
+from components.tracking.tracker import StageTracker, attach
 from components.training.batches import share_batches
 from components.training.checkpoint.contents import Counters
 from components.training.checkpoint.integrity import newest_whole
@@ -45,7 +46,7 @@ from components.training.config import Recipe
 from components.training.curves import CURVES_NAME, curves_picture
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
-from components.training.metrics import MetricsLog, read_metrics
+from components.training.metrics import MetricsLog
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec

@@ -28,9 +28,8 @@ from components.context import RunContext
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local
-from components.tracking.tracker import METRICS_FILE
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.checkpoint.layout import checkpoints, step_of
-from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER
 from pipelines.config import load_preset

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from components.context import RunContext
 from components.launch.config import LaunchConfig
-from components.tracking.tracker import METRICS_FILE
-from components.training.metrics import read_metrics
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.stage import run_training
 from pipelines.config import load_preset
 from tests.support.small_chain import prepare

@@ -23,11 +23,10 @@ from components.launch.local import run_local, terminate_tree
 from components.model.distributed import single_process
 from components.stage.manifest import check_files, read_manifest
 from components.stage.runner import input_identity
-from components.tracking.tracker import METRICS_FILE
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.checkpoint.integrity import problems
 from components.training.checkpoint.layout import checkpoints
 from components.training.config import MemoryConfig, Recipe, TrainingConfig
-from components.training.metrics import read_metrics
 from components.training.spec import TrainingSpec
 from components.training.stage import run_training
 from components.training.summary import read_summary

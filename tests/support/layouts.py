@@ -8,8 +8,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
-from components.tracking.tracker import METRICS_FILE
-from components.training.metrics import read_metrics
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.spec import TrainingSpec
 from tests.support.ranks import run_ranks
 

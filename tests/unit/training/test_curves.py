@@ -10,7 +10,7 @@ from kfp import dsl
 
 from components.context import RunContext
 from components.stage.runner import StageWork, run_stage
-from components.tracking.tracker import METRICS_FILE
+from components.tracking.metrics_file import METRICS_FILE
 from components.training.curves import curve, curves_page, curves_picture
 from components.training.kfp_metrics import publish_training
 from tests.support.evaluation_world import AnySettings
