@@ -23,7 +23,7 @@ from components.generate.spec import FACTS_FILE, PREDICTIONS_FILE, GenerationSpe
 from components.model.checkpoint.sharded import load_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, read_model_config
 from components.model.decoding import generate
-from components.model.distributed import ParallelState, destroy, initialize
+from components.model.distributed import ParallelState, destroy, initialize, on_first_rank
 from components.model.vlm import VisionLanguageModel, build_model
 from components.progress import Progress
 from components.storage.atomic import open_atomic, write_json
@@ -76,7 +76,7 @@ class _Generation:
     def run(self) -> None:
         """Generate what is left; the first process puts the answers of all together."""
         start = time.monotonic()
-        finished = self._agree(finished_batches(self.journals, self._sizes()) if self.place.rank == 0 else None)
+        finished = on_first_rank(lambda: set(finished_batches(self.journals, self._sizes())))
         left = [number for number in range(len(self.batches)) if number not in finished]
         if finished and self.place.rank == 0:
             print(
@@ -141,13 +141,6 @@ class _Generation:
     @property
     def _writes(self) -> bool:
         return self.place.tensor_rank == 0
-
-    def _agree(self, finished: dict[int, list[list[int]]] | None) -> set[int]:
-        """Return the batches that the first process found finished, on every process."""
-        shared: list[Any] = [None if finished is None else set(finished)]
-        torch.distributed.broadcast_object_list(shared, src=0, device=self.place.device)
-        numbers: set[int] = shared[0]
-        return numbers
 
     def _sizes(self) -> list[int]:
         return [len(members) for members in self.batches]

@@ -27,7 +27,14 @@ from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
-from components.model.distributed import ParallelState, destroy, initialize, on_first_rank, seed_everything
+from components.model.distributed import (
+    ParallelState,
+    destroy,
+    initialize,
+    on_every_rank,
+    on_first_rank,
+    seed_everything,
+)
 from components.model.vlm import Part, build_model, count_parameters
 from components.progress import Progress
 from components.stage.runner import input_identity
@@ -386,10 +393,8 @@ class _Training:
     def _loader_counts(self) -> LoaderCounts:
         """Return what became of all samples, on every rank."""
         own = self.loader.counts if self.loader is not None else LoaderCounts()
-        counts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(counts, own)
         total = LoaderCounts()
-        for one in counts:
+        for one in on_every_rank(lambda: own):
             total.add(one)
         return total
 

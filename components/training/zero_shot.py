@@ -16,7 +16,7 @@ from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.decoding import generate
-from components.model.distributed import ParallelState
+from components.model.distributed import ParallelState, on_every_rank
 from components.model.vlm import VisionLanguageModel
 from components.pages.page import render_page
 from components.pages.pictures import data_uri, thumbnail
@@ -122,8 +122,7 @@ class ZeroShot:
 
     def _gather(self, own: list[Any]) -> list[Any]:
         """Return what all data-parallel ranks have, on every rank, in the order of ranks."""
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, own if self._parallel.tensor_rank == 0 else [])
+        parts = on_every_rank(lambda: own if self._parallel.tensor_rank == 0 else [])
         return [item for part in parts for item in part]
 
 
