@@ -31,7 +31,7 @@ def export(
     from components.context import RunContext
     from components.export.config import ExportConfig
     from components.export.stage import run_export
-    from components.stage.pointer import folder_of, publish
+    from components.stage.pointer import folder_of, publish, publish_numbers
     from components.stage.shell import reported_errors
 
     with reported_errors():
@@ -42,6 +42,4 @@ def export(
             scores=[Path(folder) for folder in evaluations],
         )
         publish(exported, output)
-        for name, value in output.manifest.facts.items():
-            if isinstance(value, int | float):
-                metrics.log_metric(name, float(value))
+        publish_numbers(metrics, output)
