@@ -16,7 +16,8 @@ from torch import Tensor
 from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, truncate
-from components.data.prompt import PromptFormat, encode_conversation
+from components.data.prompt import encode_conversation
+from components.data.prompt_text import PromptFormat
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 

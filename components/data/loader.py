@@ -18,7 +18,7 @@ from components.data.blend import blend_digest, blend_file
 from components.data.encoder import READING_ERRORS, EncodedChunk, SampleEncoder, Skip, reading_error
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample
-from components.data.prompt import PromptFormat
+from components.data.prompt_text import PromptFormat
 from components.data.resume import (
     Layout,
     LoaderCounts,

@@ -11,7 +11,7 @@ Every answer token and the `</s>` after it are trained, the first answer token i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,10 +21,9 @@ from components.data.conversation import IMAGE_MARKER, conversation_pairs, syste
 from components.data.image import preprocess
 from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
+from components.data.prompt_text import PromptFormat
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
-
-PromptFormat = Literal["plain", "instruct"]
 
 
 def encode_conversation(

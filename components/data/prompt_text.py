@@ -4,8 +4,10 @@ from typing import Literal
 
 from components.data.conversation import IMAGE_MARKER, without_marker
 
+PromptFormat = Literal["plain", "instruct"]
 
-def prompt_text(question: str, prompt_format: Literal["plain", "instruct"]) -> str:
+
+def prompt_text(question: str, prompt_format: PromptFormat) -> str:
     """Return what stands before the answer, control tokens by their names and the picture's tokens as `<image>`.
 
     Args:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.data.prompt_text import PromptFormat
 from components.launch.config import LaunchConfig
 
 
@@ -53,7 +54,7 @@ class Recipe(BaseModel):
     train_language: bool
     train_vision: bool
     train_projector: bool = True
-    prompt_format: Literal["plain", "instruct"]
+    prompt_format: PromptFormat
     iterations: int = Field(ge=1)
     global_batch_size: int = Field(ge=1)
     sequence_length: int = Field(ge=8)
