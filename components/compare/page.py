@@ -12,7 +12,7 @@ from components.errors import InputError
 from components.evaluate.page import LABELS
 from components.metrics.registry import find_metric
 from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
-from components.pages.formats import duration, interval, p_value, points, quantity
+from components.pages.formats import duration, interval, moment, p_value, points, quantity
 from components.pages.page import render_page
 from components.pages.pictures import data_uri, thumbnail
 
@@ -146,7 +146,7 @@ def _title(labels: Sequence[str]) -> str:
 
 def _run_facts(run: ComparedRun) -> list[tuple[str, str]]:
     facts = [
-        ("Started", f"{run.started:%-d %B %Y, %H:%M} UTC" if run.started else ""),
+        ("Started", moment(run.started) if run.started else ""),
         ("Commit", run.git_commit[:12]),
         ("Run", run.run_id),
         ("MLflow run", run.mlflow_run_id),

@@ -1,5 +1,6 @@
-"""Numbers for people."""
+"""Numbers and times for people."""
 
+import datetime
 from typing import Protocol
 
 
@@ -21,7 +22,7 @@ class Estimate(Protocol):
 
 def points(value: float, sign: bool = False) -> str:
     """Return a number of points: "61.9", with `sign` "+3.1" and "−3.1"."""
-    return _minus(f"{value:{'+' if sign else ''}.1f}")
+    return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
 
 
 def interval(estimate: Estimate, sign: bool = False) -> str:
@@ -55,6 +56,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def moment(time: datetime.datetime) -> str:
+    """Return a time in UTC to the minute: "7 March 2026, 14:05 UTC"."""
+    return f"{time:%-d %B %Y, %H:%M} UTC"
+
+
 def size(count: int) -> str:
     """Return a number of bytes, in powers of 1000: "12 B", "14.5 GB"."""
     value = float(count)
@@ -63,7 +69,3 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

@@ -13,7 +13,7 @@ from components.evaluate.page import EvaluationView, evaluation_view
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.pages.charts import Figure
-from components.pages.formats import duration, points, size
+from components.pages.formats import duration, moment, points, size
 from components.pages.page import render_page
 from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
@@ -93,9 +93,8 @@ def render_report(
 
 
 def _run_facts(context: RunContext, config: ReportConfig) -> list[tuple[str, str]]:
-    now = datetime.datetime.now(datetime.UTC)
     facts = [
-        ("Date", f"{now:%-d %B %Y, %H:%M} UTC"),
+        ("Date", moment(datetime.datetime.now(datetime.UTC))),
         ("Preset", config.preset),
         ("Commit", context.git_commit[:12]),
         ("Run", context.run_id),

@@ -1,11 +1,16 @@
+import datetime
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.pages.formats import duration, interval, p_value, points, quantity, size
+from components.pages.formats import duration, interval, moment, p_value, points, quantity, size
 from tests.unit.pages.test_charts import Value
+
+
+def test_a_moment_reads_well() -> None:
+    assert moment(datetime.datetime(2026, 3, 7, 14, 5, 59, tzinfo=datetime.UTC)) == "7 March 2026, 14:05 UTC"
 
 
 @pytest.mark.parametrize(
