@@ -14,8 +14,10 @@ from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.registry import find_kind
+from components.tasks.task import Task
 
 if TYPE_CHECKING:
+    from components.evaluate.coverage import Generation
     from components.evaluate.gates import Rival
     from components.evaluate.samples import ShownSample
     from components.evaluate.scores import GateResult, Scores
@@ -57,7 +59,7 @@ def run_evaluate(
 
     def body(work: StageWork) -> dict[str, Any]:
         rivals = {reference: read_baseline(baseline) for reference, baseline in baselines.items()}
-        return _evaluate(context, config, model, raw, predictions, rivals, work)
+        return _evaluate(context, config, task, generation, model, raw, rivals, work)
 
     return run_stage(
         context,
@@ -81,14 +83,15 @@ def run_evaluate(
 def _evaluate(
     context: RunContext,
     config: EvaluateConfig,
+    task: Task,
+    generation: "Generation",
     model: Path,
     raw: Path,
-    predictions: Sequence[Path],
     rivals: "Mapping[str, Rival]",
     work: StageWork,
 ) -> dict[str, Any]:
     # Imported here, so that a reused stage does not wait for numpy and PIL.
-    from components.evaluate.coverage import collect_partitions, merge_predictions
+    from components.evaluate.coverage import merge_predictions
     from components.evaluate.gates import judge
     from components.evaluate.page import render_evaluation
     from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
@@ -98,10 +101,8 @@ def _evaluate(
     from components.stage.provenance import SCORING, library_versions, model_fingerprint
     from components.tasks.kind import MODEL
 
-    task = load_task(config.task)
     kind, headline = find_kind(task.kind), find_metric(task.headline)
     metrics = [find_metric(name) for name in task.metrics]
-    generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
     if sha256_file(raw / task.dataset) != generation.dataset:
         raise StageError(
             f"{raw / task.dataset} is not the ground truth that the predictions were generated for: it was changed since. "
@@ -147,7 +148,7 @@ def _evaluate(
         git_commit=context.git_commit,
         notes=findings.notes,
         presentation=Presentation(
-            title=task.title or task.name.replace("_", " ").capitalize(),
+            title=task.heading,
             labels={metric.name: metric.label for metric in metrics},
             directions={metric.name: metric.direction for metric in metrics},
             noun=kind.noun,

@@ -5,6 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from components.data.prompt_text import PromptFormat
+
 Step = Literal["strip", "first_line"]
 
 
@@ -21,7 +23,7 @@ class TaskPrompt(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["plain", "instruct"]
+    format: PromptFormat
     template: str = ""
     open_template: str = ""
     option: str = "({letter}) {text}"
@@ -73,6 +75,11 @@ class Task(BaseModel):
         if self.prompt.format == "instruct" and not self.prompt.template:
             raise ValueError("prompt.template: the instruct format needs the human turn's text")
         return self
+
+    @property
+    def heading(self) -> str:
+        """Its name for people."""
+        return self.title or self.name.replace("_", " ").capitalize()
 
     def clean(self, text: str) -> str:
         """Return the prediction that decoded text stands for."""

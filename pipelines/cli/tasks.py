@@ -73,7 +73,7 @@ def _facts(task: "Task") -> dict[str, str]:
 
 
 def _title(task: "Task") -> str:
-    return f"{task.title or task.name.replace('_', ' ').capitalize()}, version {task.version}"
+    return f"{task.heading}, version {task.version}"
 
 
 def _examples(task: "Task") -> list["HeldOutSample"]:
