@@ -191,17 +191,18 @@ def test_your_model_back_works_as_written(here: Path, workspace: Path) -> None:
         check=True,
         timeout=300,
     )
-    assert said.stdout.strip()
+    assert len(said.stdout.splitlines()) == 1  # what it says, which after so few steps may be nothing
 
 
 def test_comparing_runs_works_as_written(here: Path) -> None:
     run, compare, interface = console_commands(section("Comparing runs"))
     other = _run(here, vlm(run))
     assert other.returncode == 0, other.stdout + other.stderr
+    assert _states(_latest(here / "workspace"))["pretrain"] == "reused"
     told = subprocess.run(
         vlm(compare), cwd=here, env=_environment(), capture_output=True, text=True, check=True, timeout=120
     ).stdout
-    assert "pretrain.recipe.learning_rate" in told
+    assert "sft.recipe.learning_rate" in told
     assert "CIDEr" in (here / "comparison.html").read_text(encoding="utf-8")
     # Its port is a fixed one: that it starts is shown elsewhere, here that it takes these options and finds the database.
     program, *options = shlex.split(interface)
