@@ -6,10 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _settled_objects() -> Iterator[None]:
-    """Keep the libraries' objects out of garbage collection: every loader process looks through all of them when it starts."""
-    gc.collect()
+    """Keep what is there out of garbage collection: every loader process looks through all of it when it starts.
+
+    Before each test, since a loader without processes ends that for everybody.
+    """
     gc.freeze()
     yield
     gc.unfreeze()
