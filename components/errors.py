@@ -5,6 +5,11 @@ names the file, key or setting, says what was expected and what to do. The comma
 a message alone, without a traceback; any other exception is a defect of ours and keeps its traceback.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class VlmError(Exception):
     """Base of all errors that the user can act on."""
@@ -20,3 +25,10 @@ class InputError(VlmError):
 
 class StageError(VlmError):
     """A stage can't finish: a promise between stages is broken, or the machine lacks something."""
+
+
+def first_problem(error: "ValidationError") -> str:
+    """Return where the first problem of a validation is, and what it is, for the message of an error."""
+    problem: Any = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, problem['loc']))}: {message}" if problem["loc"] else str(message)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.errors import StageError
+from components.errors import StageError, first_problem
 from components.metrics.registry import find_metric
 from components.metrics.statistic import Statistic
 from components.storage.atomic import open_atomic
@@ -137,10 +137,8 @@ def read_sample_scores(folder: Path) -> SampleScores:
         with open(path, encoding="utf-8") as stream:
             return SampleScores(tuple(SampleScore.model_validate_json(line) for line in stream))
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
         raise StageError(
-            f"{path} does not hold the samples' scores as this version writes them ({where}: {problem['msg']}). "
+            f"{path} does not hold the samples' scores as this version writes them ({first_problem(error)}). "
             "Run the evaluation again."
         ) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import CategoryScore, Measure
 from components.metrics.intervals import Floats, Resamples, percentile_interval, wilson_interval
 from components.metrics.statistic import Statistic
-from components.tasks.kind import CHANCE, MODEL, POINTS, Examination, Findings
+from components.tasks.kind import CHANCE, MODEL, Examination, Findings, in_points
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
@@ -73,7 +73,7 @@ def publish(config: EvaluateConfig, task: Task, findings: Findings) -> Scored:
                 drawn[size] = Resamples.draw(size, config.bootstrap_samples, config.seed)
             draws = statistic.resampled(drawn[size])
             measures[control][name] = (
-                Measure(value=_point(statistic.value())) if control == CHANCE else _measure(statistic, draws)
+                Measure(value=in_points(statistic.value())) if control == CHANCE else _measure(statistic, draws)
             )
             if name == task.headline:
                 headline_draws[control] = draws
@@ -108,14 +108,9 @@ def _measure(statistic: Statistic, draws: Floats) -> Measure:
         return _with_interval(statistic.value(), draws)
     right, total = int(statistic.units[:, 0].sum()), len(statistic.units)
     low, high = wilson_interval(right, total)
-    return Measure(value=_point(statistic.value()), low=_point(low), high=_point(high))
+    return Measure(value=in_points(statistic.value()), low=in_points(low), high=in_points(high))
 
 
 def _with_interval(value: float, draws: Floats) -> Measure:
     low, high = percentile_interval(draws)
-    return Measure(value=_point(value), low=_point(low), high=_point(high))
-
-
-def _point(value: float) -> float:
-    """Return points, rounded to what is worth storing."""
-    return round(POINTS * float(value), 4)
+    return Measure(value=in_points(value), low=in_points(low), high=in_points(high))

@@ -27,6 +27,11 @@ CHANCE = "chance"
 POINTS = 100.0
 
 
+def in_points(value: float) -> float:
+    """Return a value in points, rounded to what is worth storing."""
+    return round(POINTS * float(value), 4)
+
+
 class Answer(BaseModel):
     """What the model said under one control, and what became of it.
 

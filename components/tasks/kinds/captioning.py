@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from components.errors import InputError
-from components.tasks.kind import CONSTANT, MODEL, Answer, Examination, Findings, Kind
-from components.tasks.kinds.questions import first_problem, points
+from components.errors import InputError, first_problem
+from components.tasks.kind import CONSTANT, MODEL, Answer, Examination, Findings, Kind, in_points
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 
@@ -128,7 +127,7 @@ class Captioning(Kind):
             statistics=statistics,
             answers={
                 name: [
-                    Answer(text=text, score=points(float(each[name][row])) if name in each else None)
+                    Answer(text=text, score=in_points(each[name][row]) if name in each else None)
                     for row, text in enumerate(captions)
                 ]
                 for name, captions in texts.items()

@@ -5,14 +5,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from components.errors import InputError
+from components.errors import InputError, first_problem
 from components.metrics.metric import Metric, Row
 from components.metrics.registry import find_metric
-from components.tasks.kind import CHANCE, CONSTANT, MODEL, POINTS, Answer, Examination, Findings, Kind
+from components.tasks.kind import CHANCE, CONSTANT, MODEL, Answer, Examination, Findings, Kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import LETTERS
@@ -113,13 +113,6 @@ def read_questions(path: Path, what: str) -> list[HeldOutSample]:
                 reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
                 raise InputError(f"{path}, line {number} is not {what} ({reason}).") from error
     return samples
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return where the first problem of a validation is, and what it is."""
-    problem: Any = error.errors()[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, problem['loc']))}: {message}" if problem["loc"] else message
 
 
 class QuestionKind(Kind):
@@ -267,8 +260,3 @@ def several_pictures(samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
     """List the questions that are about several pictures, of which only the first is shown."""
     names = [sample.id for sample in samples if len(sample.images) > 1]
     return {"Questions about several pictures, of which the first is shown": names} if names else {}
-
-
-def points(mark: float) -> float:
-    """Return a mark in points, rounded to what is worth storing."""
-    return round(POINTS * mark, 4)

@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from components.errors import InputError
 from components.metrics.partly_right import VQA_ACCURACY
-from components.tasks.kind import Answer
+from components.tasks.kind import Answer, in_points
 from components.tasks.kinds.contractions import CONTRACTIONS
-from components.tasks.kinds.questions import Constant, QuestionKind, Reading, points, read_questions
+from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
@@ -93,7 +93,7 @@ class Vqa(QuestionKind):
 
     def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
         """Return the answer with its soft accuracy."""
-        return Answer(text=text, read=reading.value, score=points(mark))
+        return Answer(text=text, read=reading.value, score=in_points(mark))
 
     def explain(self, unparsed: int) -> str:
         """Return the rule."""
