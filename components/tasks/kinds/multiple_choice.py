@@ -36,8 +36,7 @@ class MultipleChoice(QuestionKind):
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question with its options."""
-        if task.prompt.format == "plain":
-            raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
+        super().check(task)
         check_fields("prompt.template", task.prompt.template, ("question", "options"))
         check_fields("prompt.option", task.prompt.option, ("letter", "text"))
 

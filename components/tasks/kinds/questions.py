@@ -128,6 +128,11 @@ class QuestionKind(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     level: ClassVar[str] = "kind of question"
 
+    def check(self, task: Task) -> None:
+        """Check that the prompt can ask something; which fields it takes is for the kind to check."""
+        if task.prompt.format == "plain":
+            raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
+
     @abstractmethod
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Read an answer."""

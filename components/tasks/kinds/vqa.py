@@ -55,8 +55,7 @@ class Vqa(QuestionKind):
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question."""
-        if task.prompt.format == "plain":
-            raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
+        super().check(task)
         check_fields("prompt.template", task.prompt.template, ("question",))
 
     def load(self, path: Path) -> list[HeldOutSample]:
