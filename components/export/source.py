@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-from megatron.core import dist_checkpointing
 
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
-from components.model.checkpoint.sharded import stored_tensors
+from components.model.checkpoint.sharded import stored_dtypes
 from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
 from components.model.vlm import VisionLanguageModel, outlined_model
@@ -34,7 +33,8 @@ class ModelSource:
                 f"{self.config.image_token_id}: they belong to different models."
             )
         self._checkpoint = folder / CHECKPOINT_FOLDER
-        self.dtype = _stored_dtype(self._checkpoint)
+        stored = stored_dtypes(self._checkpoint)
+        self.dtype = torch.bfloat16 if stored == {torch.bfloat16} else torch.float32
 
     def outline(self, dtype: torch.dtype) -> VisionLanguageModel:
         """Return the whole model without memory for its parameters."""
@@ -43,9 +43,3 @@ class ModelSource:
     def reader(self, outline: VisionLanguageModel) -> ParameterReader:
         """Return what reads a parameter of the checkpoint, in the outline's type."""
         return ParameterReader(outline, self._checkpoint)
-
-
-def _stored_dtype(checkpoint: Path) -> torch.dtype:
-    stored_tensors(checkpoint)  # says what is wrong with a folder that is no checkpoint
-    tensors = dist_checkpointing.serialization.load_tensors_metadata(str(checkpoint))
-    return torch.bfloat16 if {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16} else torch.float32

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
@@ -131,12 +132,17 @@ def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
         InputError: The folder is no checkpoint, or its metadata is damaged.
         StageError: The volume fails; see `components.storage.volume`.
     """
-    _check_finished(folder)
-    try:
-        stored = read_patiently(lambda: dist_checkpointing.serialization.load_tensors_metadata(str(folder)), folder)
-    except _DAMAGE as error:
-        raise InputError(f"The metadata of the checkpoint {folder} is damaged: {error}") from error
-    return {name: tuple(tensor.global_shape) for name, tensor in stored.items()}
+    return {name: tuple(tensor.global_shape) for name, tensor in _stored(folder).items()}
+
+
+def stored_dtypes(folder: Path) -> set[torch.dtype]:
+    """Return the types of a checkpoint's tensors, without reading any.
+
+    Raises:
+        InputError: As `stored_tensors`.
+        StageError: Likewise.
+    """
+    return {tensor.dtype for tensor in _stored(folder).values()}
 
 
 def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
@@ -174,6 +180,18 @@ def _load(state: ShardedStateDict, folder: Path, *, part_only: bool) -> dict[str
             raise failures[0] from error
         raise
     return loaded
+
+
+def _stored(folder: Path) -> dict[str, ShardedTensor]:
+    """Return the description of every stored tensor."""
+    _check_finished(folder)
+    try:
+        stored: dict[str, ShardedTensor] = read_patiently(
+            lambda: dist_checkpointing.serialization.load_tensors_metadata(str(folder)), folder
+        )
+    except _DAMAGE as error:
+        raise InputError(f"The metadata of the checkpoint {folder} is damaged: {error}") from error
+    return stored
 
 
 def _check_finished(folder: Path) -> None:
