@@ -94,7 +94,7 @@ class Run:
         return sorted(path.name for path in self.folder.iterdir())
 
 
-def saved(folder: Path, steps: int) -> Run:
+def saved_run(folder: Path, steps: int) -> Run:
     """A training that has saved a checkpoint after each of its steps."""
     run = Run(folder)
     for _ in range(steps):
@@ -136,7 +136,7 @@ def test_a_checkpoint_holds_the_moment_of_its_step_whatever_trains_meanwhile(tmp
 
 
 def test_a_run_that_started_from_another_model_is_refused(tmp_path: Path) -> None:
-    run = saved(tmp_path, steps=1)
+    run = saved_run(tmp_path, steps=1)
     with pytest.raises(StageError, match="started from combine/0123456789abcdef, this one starts from combine/other"):
         run.load(checkpoints(tmp_path)[0], start="combine/other")
 
@@ -165,7 +165,7 @@ def _flip(path: Path) -> None:
 def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, what: str
 ) -> None:
-    run = saved(tmp_path, steps=2)
+    run = saved_run(tmp_path, steps=2)
     older, newest = checkpoints(tmp_path)
     damage(newest)
     assert newest_whole(tmp_path, "pretrain") == older
@@ -176,7 +176,7 @@ def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
 
 def test_no_whole_checkpoint_is_an_error_that_names_each_and_touches_none(tmp_path: Path) -> None:
     assert newest_whole(tmp_path, "pretrain") is None
-    run = saved(tmp_path, steps=2)
+    run = saved_run(tmp_path, steps=2)
     first, second = checkpoints(tmp_path)
     (first / "counters.json").unlink()
     _flip(second / "checkpoint" / ".metadata")
@@ -192,7 +192,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_each_and_touches_none(tmp_pa
 def test_a_volume_that_fails_for_a_moment_condemns_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    run = saved(tmp_path / "training", steps=2)
+    run = saved_run(tmp_path / "training", steps=2)
     volume = FailingVolume(monkeypatch, tmp_path, name, OSError(number, os.strerror(number)), times=3)
     assert newest_whole(run.folder, "pretrain") == run.folder / "iter_0000002"
     assert len(volume.waited_s) == 3
@@ -206,7 +206,7 @@ def test_a_volume_that_fails_for_a_moment_condemns_nothing(
 def test_a_volume_that_goes_on_failing_stops_the_run_and_takes_no_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    run = saved(tmp_path / "training", steps=2)
+    run = saved_run(tmp_path / "training", steps=2)
     with monkeypatch.context() as patch:
         FailingVolume(patch, tmp_path, name, OSError(number, os.strerror(number)))
         with pytest.raises(StageError, match=rf"{name} can't be read: .*{os.strerror(number)}.*nothing was changed"):
@@ -230,7 +230,7 @@ def test_a_resume_waits_for_the_volume_too(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_proof_condemns_whatever_the_volume_did_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = saved(tmp_path, steps=2)
+    run = saved_run(tmp_path, steps=2)
     _flip(tmp_path / "iter_0000002" / "checkpoint" / "__0_0.distcp")
     FailingVolume(monkeypatch, tmp_path / "iter_0000002", ".distcp", OSError(errno.EIO, "Input/output error"), times=2)
     assert newest_whole(tmp_path, "pretrain") == tmp_path / "iter_0000001"
