@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from components.evaluate.sample_scores import SampleScores
 from components.evaluate.scores import PairedTest, Scores
 from components.metrics.paired import paired_test
-from components.tasks.kind import POINTS
+from components.tasks.kind import in_points
 
 
 def paired_tests(first: SampleScores, second: SampleScores, metrics: Sequence[str]) -> dict[str, PairedTest]:
@@ -31,9 +31,9 @@ def paired_tests(first: SampleScores, second: SampleScores, metrics: Sequence[st
             raise ValueError(f"paired tests need the same groups of samples; those of {metric} differ")
         found = paired_test(one.units, other.units, one.metric.combine, one.unit_form)
         tests[metric] = PairedTest(
-            value=round(POINTS * found.value, 4),
-            low=round(POINTS * found.low, 4),
-            high=round(POINTS * found.high, 4),
+            value=in_points(found.value),
+            low=in_points(found.low),
+            high=in_points(found.high),
             p_value=found.p_value,
             method=found.method,
         )
