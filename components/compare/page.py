@@ -15,9 +15,9 @@ from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line
 from components.pages.formats import duration, interval, moment, p_value, points, quantity
 from components.pages.page import render_page
 from components.pages.pictures import data_uri, thumbnail
+from components.training.curves import TITLES
 
 _TEMPLATE = Path(__file__).parent / "templates" / "comparison.html.j2"
-_STAGE_TITLES = {"pretrain": "Pretraining", "sft": "Instruction tuning"}
 _SPEEDS = {
     "median_samples_per_s": "Samples per second",
     "median_tokens_per_s": "Tokens per second",
@@ -334,7 +334,7 @@ def _curves(runs: Sequence[ComparedRun], views: Sequence[RunView]) -> list[Curve
     legend = [(view.style, view.label) for view in views]
     shown = []
     for stage in dict.fromkeys(stage for run in runs for stage in run.curves):
-        title = _STAGE_TITLES.get(stage, stage)
+        title = TITLES.get(stage, stage)
         loss, rate = [], []
         for run, view in zip(runs, views, strict=True):
             curves = run.curves.get(stage, {})
@@ -355,7 +355,7 @@ def _curves(runs: Sequence[ComparedRun], views: Sequence[RunView]) -> list[Curve
 
 def _speeds(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     rows = []
-    for stage, title in _STAGE_TITLES.items():
+    for stage, title in TITLES.items():
         facts: list[Mapping[str, object]] = [run.stages[stage].facts if stage in run.stages else {} for run in runs]
         for name, label in _SPEEDS.items():
             values = [item.get(name) for item in facts]

@@ -19,7 +19,7 @@ from components.report.config import ReportConfig
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
-from components.training.curves import curve, loss_figure, rate_figure
+from components.training.curves import TITLES, curve, loss_figure, rate_figure
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
@@ -84,7 +84,7 @@ def render_report(
         summary=[_summary(f"task-{number}", item) for number, item in enumerate(views, start=1)],
         dataset=_dataset(stages),
         evaluations=views,
-        trainings=[_training("Pretraining", pretrain, stages), _training("Instruction tuning", sft, stages)],
+        trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
         stages=_stage_rows(stages),
         total=duration(sum(record.manifest.duration_s for record in this_run)),
         reused=len(stages) - len(this_run),

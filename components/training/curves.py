@@ -8,6 +8,9 @@ from typing import Any
 from components.pages.charts import Figure, Point, Series, line_chart, smoothed
 from components.pages.page import render_page, render_picture
 
+TITLES = {"pretrain": "Pretraining", "sft": "Instruction tuning"}
+"""Training stage to its name on pages."""
+
 CURVES_NAME = "curves.svg"
 
 _TEMPLATE = Path(__file__).parent / "templates" / "curves.html.j2"
