@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,17 @@ class S3Server:
         }
 
 
+SMALL_VOLUMES = ("-master.volumeSizeLimitMB=64", "-volume.max=20")
+
+
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server that stores its objects below a folder."""
+def s3_server(folder: Path, flags: Sequence[str] = SMALL_VOLUMES) -> Iterator[S3Server]:
+    """Run a server that stores its objects below a folder.
+
+    Args:
+        folder: The folder.
+        flags: How it lays its objects out.
+    """
     identity = {
         "name": "test",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -56,16 +64,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     (folder / "data").mkdir()
     ports = _free_ports(8)
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
-    flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
+    ports_of = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
     command = [
         str(Path(sys.executable).with_name("weed")),
         "server",
         f"-dir={folder / 'data'}",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
+        *ports_of,
         *flags,
-        "-master.volumeSizeLimitMB=64",
-        "-volume.max=20",
         "-s3",
         f"-s3.port={ports[6]}",
         f"-s3.port.grpc={ports[7]}",

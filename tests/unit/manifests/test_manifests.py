@@ -13,6 +13,7 @@ from tests.support.kubernetes_schemas import check_core
 from tests.support.kubernetes_server import KubernetesServer
 from tests.support.launching import Launcher, finish, make_job, start_pods, wait_for
 from tests.support.paths import ROOT
+from tests.support.s3_server import s3_server
 
 MANIFESTS = ROOT / "manifests"
 BUILT = ["base", "overlays/eks", "overlays/gke", "overlays/gpu-pool", "overlays/kueue", "overlays/laptop"]
@@ -115,6 +116,20 @@ def test_provider_overlays_select_their_own_nodes(overlay: str) -> None:
     assert "nvidia.com/gpu.present" not in labels
     group = objects["ClusterQueue"]["spec"]["resourceGroups"][0]
     assert [one["name"] for one in group["flavors"][0]["resources"]] == group["coveredResources"]
+
+
+def test_s3_store_takes_more_buckets_than_one(tmp_path: Path) -> None:
+    """The real server with the manifest's flags: a bucket takes seven of its volumes, and eight are its default."""
+    objects = yaml.safe_load_all((MANIFESTS / "components" / "s3" / "seaweedfs.yaml").read_text())
+    (store,) = (body for body in objects if body["kind"] == "StatefulSet")
+    arguments = store["spec"]["template"]["spec"]["containers"][0]["args"]
+    flags = [flag for flag in arguments if flag.startswith(("-master.", "-volume."))]
+    with s3_server(tmp_path, flags) as server:
+        for number in range(5):
+            server.client.create_bucket(Bucket=f"bucket-{number}")
+            server.client.put_object(Bucket=f"bucket-{number}", Key="key", Body=b"written")
+            answer = server.client.get_object(Bucket=f"bucket-{number}", Key="key")
+            assert answer["Body"].read() == b"written"
 
 
 def test_role_allows_exactly_what_the_launcher_asks(tmp_path: Path) -> None:
