@@ -6,6 +6,7 @@ Without effect in local runs, but for one thing: a task that asks for GPUs must 
 from kfp import dsl, kubernetes
 
 from components.device import DEVICE_VARIABLE
+from components.images import IMAGE_USER
 from pipelines.config import RunConfig, setting
 from pipelines.stages import Place, Stage
 
@@ -80,6 +81,10 @@ def _place(task: dsl.PipelineTask, config: RunConfig, image: str, cpu: str, memo
         task.set_memory_request(memory)
     if cluster.pvc:
         kubernetes.mount_pvc(task, cluster.pvc, str(config.workspace))
+        # KFP drops capabilities and sets the seccomp profile; whom it runs as is all that pod security `restricted` still lacks.
+        kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_group=IMAGE_USER, run_as_non_root=True)
+        for name, value in cluster.environment.items():
+            task.set_env_variable(name, value)
     if cluster.image_pull_policy:
         kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
     if cluster.image_pull_secrets:

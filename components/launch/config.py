@@ -1,12 +1,13 @@
 """Settings of where and how wide a training runs; they never change what is trained."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.images import CPU_IMAGE, GPU_IMAGE
 
 Backend = Literal["local", "pytorchjob", "trainjob"]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class LaunchConfig(BaseModel):
@@ -79,7 +80,7 @@ class SecretVariable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    variable: VariableName
     secret: str = Field(min_length=1)
     key: str = Field(min_length=1)
     optional: bool = False
@@ -156,6 +157,8 @@ class ClusterConfig(BaseModel):
         node_selector: Labels of the nodes for training and generation.
         tolerations: Taints that training and generation tolerate.
         affinity: Kubernetes affinity of training pods; its node affinity also holds for generation.
+        environment: Environment variables of every pod that are no secret, as `AWS_ENDPOINT_URL` and `AWS_DEFAULT_REGION` of an
+            S3 service, `HF_ENDPOINT` or `HTTPS_PROXY`.
         secrets: Environment variables of every pod that come from Secrets (hub token, S3 and MLflow credentials).
         retries: Times that KFP tries a training or generation task again.
         job: What training jobs get; the only part that can change when a run starts.
@@ -180,6 +183,7 @@ class ClusterConfig(BaseModel):
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
     affinity: dict[str, Any] = {}
+    environment: dict[VariableName, str] = {}
     secrets: tuple[SecretVariable, ...] = ()
     retries: int = Field(default=2, ge=0)
     job: JobConfig = JobConfig()
@@ -188,6 +192,13 @@ class ClusterConfig(BaseModel):
     def training_image(self) -> str:
         """Image of training and generation: the GPU image, or the CPU image where no GPUs are asked for."""
         return self.gpu_image if self.gpus else self.cpu_image
+
+    @model_validator(mode="after")
+    def _set_once(self) -> "ClusterConfig":
+        twice = sorted({secret.variable for secret in self.secrets} & set(self.environment))
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is set by environment and by secrets: keep one")
+        return self
 
     @field_validator("affinity", mode="before")
     @classmethod

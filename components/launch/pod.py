@@ -6,6 +6,7 @@ from typing import Any
 
 from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError
+from components.images import IMAGE_USER
 from components.launch.job import TrainingJob
 
 RUN_LABEL = "vlm-pipelines/run-id"
@@ -19,7 +20,6 @@ PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 RANK_PREFIX = "[rank ${rank}] "
 # How long torchrun waits for its ranks after a SIGTERM before it kills them; its own default of 30 s is less than a pod's.
 SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-_USER = 10001  # the images' own user
 
 
 def job_name(job: TrainingJob) -> str:
@@ -94,6 +94,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
         **({"NCCL_DEBUG": "WARN", DEVICE_VARIABLE: "cuda"} if job.cluster.gpus else {}),
+        **job.cluster.environment,
         **job.cluster.job.environment,
         **job.environment,
     }
@@ -170,9 +171,9 @@ def pod_settings(job: TrainingJob) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
+            "runAsUser": IMAGE_USER,
+            "runAsGroup": IMAGE_USER,
+            "fsGroup": IMAGE_USER,
             "fsGroupChangePolicy": "OnRootMismatch",  # else a volume of a million files is walked at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },

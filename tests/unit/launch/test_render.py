@@ -186,6 +186,18 @@ def test_variable_that_is_set_twice_is_refused() -> None:
         pytorchjob.render(make_job(job={"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}))
 
 
+def test_variables_of_every_pod_reach_the_training_too() -> None:
+    body = pytorchjob.render(
+        make_job(
+            job={"environment": {"HF_ENDPOINT": "of the job"}}, environment={"AWS_REGION": "x", "HF_ENDPOINT": "y"}
+        )
+    )
+    variables = {one["name"]: one.get("value") for one in pods_of(body)[0]["spec"]["containers"][0]["env"]}
+    assert (variables["AWS_REGION"], variables["HF_ENDPOINT"]) == ("x", "of the job")
+    with pytest.raises(ValueError, match="AWS_SECRET_ACCESS_KEY is set by environment and by secrets"):
+        make_job(environment={"AWS_SECRET_ACCESS_KEY": "x"})
+
+
 def test_no_gpus_means_a_job_on_cpus() -> None:
     body = pytorchjob.render(make_job(gpus=0, job={"resources": {}, "lock_memory": False}))
     (container,) = pods_of(body)[0]["spec"]["containers"]

@@ -179,16 +179,21 @@ def test_local_backend_trains_in_the_tasks_own_pod(tmp_path: Path) -> None:
     assert with_gpu(package) == GPU_TASKS | LAUNCHERS
 
 
-def test_secrets_and_images_are_references(tmp_path: Path) -> None:
+def test_variables_secrets_and_images_reach_every_pod(tmp_path: Path) -> None:
     overrides = [
         "cluster.image_pull_secrets=[registry]",
         "cluster.image_pull_policy=Always",
+        "cluster.environment={AWS_ENDPOINT_URL: 'http://vlm-s3:8333', AWS_DEFAULT_REGION: us-east-1}",
         "cluster.node_selector={pool: gpus}",
         "cluster.affinity={nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: "
         "[{matchExpressions: [{key: zone, operator: In, values: [a]}]}]}}}",
     ]
     compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
-    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    package, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    for executor in package["deploymentSpec"]["executors"].values():
+        plain = {variable["name"]: variable["value"] for variable in executor["container"]["env"]}
+        assert plain["AWS_ENDPOINT_URL"] == "http://vlm-s3:8333"
+        assert plain["AWS_DEFAULT_REGION"] == "us-east-1"
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for executor in executors.values():
         variables = {pair["envVar"] for entry in executor["secretAsEnv"] for pair in entry["keyToEnv"]}
