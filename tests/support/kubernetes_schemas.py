@@ -16,9 +16,14 @@ KUBERNETES_VERSION = "1.31.0"
 
 
 def custom_resource_errors(body: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a PyTorchJob or TrainJob by the schema of its CustomResourceDefinition."""
+    """Return what is wrong with a custom resource by the schema of its CustomResourceDefinition."""
     validator = _validators()[(str(body["apiVersion"]), str(body["kind"]))]
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(body)]
+
+
+def has_schema(body: Mapping[str, Any]) -> bool:
+    """Tell whether the schema of a custom resource is here."""
+    return (str(body["apiVersion"]), str(body.get("kind"))) in _validators()
 
 
 def check_core(body: Mapping[str, Any]) -> None:
