@@ -23,6 +23,7 @@ from components.evaluate.config import EvaluateConfig
 from components.export.config import ExportConfig
 from components.generate.config import GenerateConfig
 from components.launch.config import ClusterConfig
+from components.launch.fit import check_fit
 from components.report.config import ReportConfig
 from components.tracking.registry import RegistryConfig
 from components.training.config import TrainingConfig
@@ -188,11 +189,10 @@ class RunConfig(_Section):
                     f"cluster.gpus ({self.cluster.gpus}) is less than {stage}.launch.processes_per_node "
                     f"({launch.processes_per_node}): every process needs its own GPU"
                 )
-            if launch.backend != "local" and not self.cluster.pvc:
-                raise ValueError(
-                    f"{stage}.launch.backend {launch.backend} needs a workspace that all its pods share: set cluster.pvc to "
-                    "a ReadWriteMany volume claim"
-                )
+            try:
+                check_fit(launch, self.cluster)
+            except ConfigurationError as error:
+                raise ValueError(f"{stage}: {error}") from None
         for name, evaluation in self.evaluations.items():
             if 0 < self.cluster.gpus < evaluation.generate.processes:
                 raise ValueError(

@@ -69,6 +69,11 @@ def finished_batches(folder: Path, sizes: list[int]) -> dict[int, list[list[int]
     return found
 
 
+def count_batches(folder: Path) -> int:
+    """Return how many batches the journals of a folder hold; it may not exist yet."""
+    return sum(_whole_lines(path).count(b"\n") for path in folder.glob("rank_*.jsonl"))
+
+
 def _whole_lines(path: Path) -> bytes:
     """Return a journal without the line that a kill left unfinished."""
     content = path.read_bytes() if path.exists() else b""

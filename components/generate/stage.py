@@ -112,21 +112,24 @@ def _generate(
 
 def _generate_in_processes(spec: GenerationSpec, work: StageWork) -> None:
     """Generate with several processes on this machine."""
+    from components.generate.job_progress import GenerationProgress
+    from components.generate.journal import JOURNAL_FOLDER
     from components.launch.config import LaunchConfig
     from components.launch.job import TrainingJob
-    from components.launch.local import run_local
+    from components.launch.run import run_job
 
     launch_folder = work.folder / "launch"
     path = launch_folder / "spec.json"
     write_text(path, spec.model_dump_json(indent=2))
     config = spec.config
-    run_local(
+    run_job(
         TrainingJob(
             name=f"generate-{spec.task.name}-{spec.partition}",
             module="components.generate.worker",
             arguments=[str(path)],
             log_folder=launch_folder / "logs",
             config=LaunchConfig(processes_per_node=config.processes, tensor_parallel=config.tensor_parallel),
+            progress=GenerationProgress(work.folder / JOURNAL_FOLDER),
         )
     )
     shutil.rmtree(launch_folder)

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kubernetes.config import ConfigException
 
 from components.errors import ConfigurationError
 from components.launch.errors import ClusterFailure, JobRejected
+from components.launch.evidence import shortened
 from components.launch.job_kind import JobKind
 
 Object = dict[str, Any]
@@ -115,13 +116,18 @@ class ClusterApi:
                 return None
             raise self._rejection(error, "get") from None
 
-    def annotate_job(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
-        """Set labels and annotations of a job."""
+    def patch_job(self, name: str, body: Object, what: str) -> None:
+        """Change a job.
+
+        Args:
+            name: Its name.
+            body: What changes, as a merge patch.
+            what: What that is for, in a word or two.
+        """
         kind = self._kind
-        body = {"metadata": {"labels": dict(labels), "annotations": dict(annotations)}}
         try:
             self._object(
-                f"take over {kind.kind} {name}",
+                f"{what} {kind.kind} {name}",
                 lambda: self._custom.patch_namespaced_custom_object(
                     kind.group, kind.version, self.namespace, kind.plural, name, body, **_RAW
                 ),
@@ -144,11 +150,34 @@ class ClusterApi:
             if error.status not in (404, 409):
                 raise self._rejection(error, "delete") from None
 
+    def cluster_object(self, plural: str, name: str) -> Object | None:
+        """Return an object of the job's API group that belongs to no namespace, or None when there is none."""
+        kind = self._kind
+        try:
+            return self._object(
+                f"look at {plural} {name}",
+                lambda: self._custom.get_cluster_custom_object(kind.group, kind.version, plural, name, **_RAW),
+            )
+        except ApiException as error:
+            if error.status == 404 and _names_an_object(error):
+                return None
+            raise self._rejection(error, "get", plural) from None
+
     def pods(self, selector: str) -> list[Object]:
         """Return the pods of a label selector."""
         return self._items(
             "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_RAW)
         )
+
+    def pod_uid(self, name: str) -> str:
+        """Return the uid of the pod that has a name now, empty for none. Asks once.
+
+        Raises:
+            ApiException, urllib3.exceptions.HTTPError, OSError: No answer.
+        """
+        answer = self._core.list_namespaced_pod(self.namespace, field_selector=f"metadata.name={name}", **_RAW)
+        items = json.loads(answer.data).get("items") or []
+        return str(items[0]["metadata"]["uid"]) if items else ""
 
     def events(self, uid: str) -> list[Object]:
         """Return the events of an object, the oldest first; none when they may not be read."""
@@ -160,17 +189,13 @@ class ClusterApi:
         )
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
-    def workloads(self, job_uid: str) -> list[Object]:
-        """Return Kueue's view of a job; none without Kueue or the permission to look."""
+    def workloads(self, job_uid: str | None = None) -> list[Object]:
+        """Return Kueue's view of a job, or of all of this namespace; none without Kueue or the permission to look."""
+        selector = {} if job_uid is None else {"label_selector": f"kueue.x-k8s.io/job-uid={job_uid}"}
         return self._optional_items(
             "look at the queue",
             lambda: self._custom.list_namespaced_custom_object(
-                "kueue.x-k8s.io",
-                "v1beta1",
-                self.namespace,
-                "workloads",
-                label_selector=f"kueue.x-k8s.io/job-uid={job_uid}",
-                **_RAW,
+                "kueue.x-k8s.io", "v1beta2", self.namespace, "workloads", **selector, **_RAW
             ),
         )
 
@@ -187,8 +212,10 @@ class ClusterApi:
             return []
         return answer.data.decode("utf-8", errors="replace").splitlines()
 
-    def stream_log(self, pod: str, container: str, since_s: int | None) -> Iterator[str]:
+    def stream_log(self, pod: str, uid: str, container: str, since_s: int | None) -> Iterator[str]:
         """Yield a pod's log, each line after its time stamp and a blank, until the container ends or the line is cut.
+
+        Nothing is yielded of another pod that has the name by now.
 
         Raises:
             ApiException, urllib3.exceptions.HTTPError, OSError: No log (yet), or the connection broke.
@@ -200,6 +227,8 @@ class ClusterApi:
         )  # fmt: skip
         rest = b""
         try:
+            if self.pod_uid(pod) != uid:  # asked after the log was opened: so it was this pod's then, too
+                return
             for chunk in answer.stream(amt=None, decode_content=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode("utf-8", errors="replace") for line in lines)
@@ -234,24 +263,36 @@ class ClusterApi:
             except ApiException as error:
                 if error.status not in _PASSING_STATUS:
                     raise
-                problem = f"{error.status} {error.reason}"
+                problem, answered = _shown(error), error.status != 0
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, answered = f"{type(error).__name__}: {error}", False
             if time.monotonic() + wait > deadline:
+                who = "The Kubernetes API goes on failing" if answered else "The Kubernetes API does not answer"
                 raise ClusterFailure(
-                    f"The Kubernetes API does not answer (can't {what}: {problem}), tried for {self.patience_s:.0f} s. "
-                    "The job goes on; run again to follow it."
+                    f"{who}: can't {what}, tried for {self.patience_s:.0f} s: {problem}. {self._consequence(what)}"
                 )
             print(f"can't {what}: {problem}; trying again in {wait:g} s", flush=True)
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
-    def _rejection(self, error: ApiException, verb: str) -> JobRejected:
+    def _consequence(self, what: str) -> str:
+        """Return what it means that a call got no answer in time."""
+        kind = self._kind
+        if what.startswith("create "):
+            return (
+                f"As far as is known no {kind.kind} was made. If a webhook has no endpoints, its operator does not run: "
+                f"look at {kind.operator} and Kueue, and run again."
+            )
+        return f"A {kind.kind} that was made goes on; run again to follow it."
+
+    def _rejection(self, error: ApiException, verb: str, plural: str = "") -> JobRejected:
         """Return what the API said and what to do about it."""
         kind = self._kind
         said = _message(error)
         if error.status == 404:
             advice = f"Install {kind.operator}, or choose another launch.backend."
+        elif error.status == 403 and plural:
+            advice = f"Let this pod's service account get {plural}.{kind.group} (manifests/trainer/runtime.yaml)."
         elif error.status == 403 and not _ADMISSION.search(said):
             advice = (
                 f"Let this pod's service account get, create, patch and delete {kind.plural}.{kind.group}, list pods and "
@@ -262,7 +303,7 @@ class ClusterApi:
         else:
             advice = "Change what it names: a setting under cluster or launch, or the namespace's own rules."
         return JobRejected(
-            f"The cluster refuses to {verb} the {kind.kind} in namespace {self.namespace}: {said}. {advice}"
+            f"The cluster refuses to {verb} the {plural or kind.kind} in namespace {self.namespace}: {said}. {advice}"
         )
 
 
@@ -274,6 +315,12 @@ def _message(error: ApiException) -> str:
         return str(json.loads(error.body or "")["message"])
     except (ValueError, KeyError, TypeError):
         return f"{error.status} {error.reason}"
+
+
+def _shown(error: ApiException) -> str:
+    """Return status and message; a proxy's page is left out."""
+    said = _message(error)
+    return said if said.startswith(str(error.status)) else shortened(f"{error.status} {error.reason}: {said}")
 
 
 def _names_an_object(error: ApiException) -> bool:

@@ -94,8 +94,12 @@ class JobConfig(BaseModel):
         queue: Kueue LocalQueue that admits the job; empty for no Kueue.
         priority_class: Kueue's WorkloadPriorityClass with a queue, else the pods' PriorityClass.
         service_account: Service account of the training pods; they get no API token.
-        backoff_limit: Pod restarts that the operator allows. Training is restarted as a whole by the launcher's own
-            retries, since one restarted rank leaves the others hanging: so 0.
+        tries: Attempts in a row that may fail without a new checkpoint, for a reason that may pass; any number while
+            checkpoints are made. Holds on this machine too.
+        stall_s (s): Seconds without a line and without a step after which a training counts as stuck: where its ranks
+            stand is shown, and it starts again from its newest checkpoint; none waits for ever. Holds on this machine too.
+        backoff_limit: Pod restarts that the operator allows. Training is restarted as a whole by the launcher, since one
+            restarted rank leaves the others hanging: so 0.
         clean_pods: Pods that the operator removes when the job is over; "Running" keeps those that tell why it failed.
         deadline_s (s): Seconds after which the operator ends the job; none by default, and time in a queue does not count.
         ttl_s (s): Seconds that a finished job stays; for ever by default.
@@ -105,9 +109,11 @@ class JobConfig(BaseModel):
         annotations: Annotations of each pod, as `k8s.v1.cni.cncf.io/networks` or Kueue's topology requests.
         lock_memory: Give the pods the capability IPC_LOCK, which InfiniBand's memory registration needs; only a namespace
             whose pod security is "privileged" takes such pods.
-        grace_s (s): Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too.
+        grace_s (s): Seconds that a training gets to save a checkpoint on SIGTERM, on this machine too; a TrainJob's pods
+            have those of its runtime, which must suffice.
         rendezvous_timeout_s (s): Seconds that a node waits for the others once its pod runs (slow image pulls).
-        runtime: ClusterTrainingRuntime of a TrainJob; its replicated job and container must be named "node".
+        runtime: ClusterTrainingRuntime of a TrainJob (manifests/trainer/runtime.yaml); its replicated job and container must
+            be named "node", and it must not restart pods by itself.
         poll_s (s): Seconds between two looks at the job.
         api_patience_s (s): Seconds that an unreachable Kubernetes API is waited for; the job goes on meanwhile.
     """
@@ -118,6 +124,8 @@ class JobConfig(BaseModel):
     queue: str = ""
     priority_class: str = ""
     service_account: str = ""
+    tries: int = Field(default=3, ge=1)
+    stall_s: float | None = Field(default=1800.0, gt=0)
     backoff_limit: int = Field(default=0, ge=0)
     clean_pods: Literal["Running", "All", "None"] = "Running"
     deadline_s: int | None = Field(default=None, ge=1)
@@ -129,9 +137,15 @@ class JobConfig(BaseModel):
     lock_memory: bool = False
     grace_s: int = Field(default=120, ge=1)
     rendezvous_timeout_s: int = Field(default=3600, ge=1)
-    runtime: str = Field(default="torch-distributed", min_length=1)
+    runtime: str = Field(default="vlm-torch", min_length=1)
     poll_s: float = Field(default=10.0, gt=0)
     api_patience_s: float = Field(default=3600.0, gt=0)
+
+    @field_validator("deadline_s", "ttl_s", "stall_s", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        """Take `none`, as other settings of this project do, for YAML's `null`."""
+        return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
 class ClusterConfig(BaseModel):
@@ -160,7 +174,8 @@ class ClusterConfig(BaseModel):
         environment: Environment variables of every pod that are no secret, as `AWS_ENDPOINT_URL` and `AWS_DEFAULT_REGION` of an
             S3 service, `HF_ENDPOINT` or `HTTPS_PROXY`.
         secrets: Environment variables of every pod that come from Secrets (hub token, S3 and MLflow credentials).
-        retries: Times that KFP tries a training or generation task again.
+        retries: Times that KFP tries a training or generation task again whose pod was lost; whether it also does so for one
+            that failed depends on the installation. A training that fails is tried again by the launcher (`job.tries`).
         job: What training jobs get; the only part that can change when a run starts.
     """
 

@@ -1,6 +1,7 @@
 """Why a training job did not finish, by what helps: another try, or another setting."""
 
 from components.errors import ConfigurationError, StageError
+from components.launch.classification import Reason
 
 
 class TrainingFailed(StageError):
@@ -8,7 +9,15 @@ class TrainingFailed(StageError):
 
 
 class ClusterFailure(StageError):
-    """The cluster failed (lost node, eviction, unreachable API); another try goes on from the newest checkpoint."""
+    """Another try may succeed (lost node, eviction, a signal, an API that does not answer); it goes on from the newest checkpoint.
+
+    Attributes:
+        reason: Why an attempt failed; None where the job itself did not fail, or must not be made anew.
+    """
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class JobRejected(ConfigurationError):

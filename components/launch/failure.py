@@ -1,21 +1,34 @@
-"""Why a job failed: the rank that failed first, its last lines, and whether another try may help."""
+"""Why a job of a cluster failed: the rank that failed first, its last lines, and whether another try may help."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.errors import StageError
+from components.launch.classification import reason_of
 from components.launch.errors import ClusterFailure, TrainingFailed
+from components.launch.evidence import Evidence, first_failure, last_lines, last_speaker
 from components.launch.job_kind import JobKind, JobStatus
 
 Object = Mapping[str, Any]
-_LAST_LINES = 20
-_ROOT_CAUSE = re.compile(r"Root Cause \(first observed failure\):")
-_RANK = re.compile(r"rank\s*:\s*(\d+)")
-_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
-_RANK_LINE = re.compile(r"^\[rank (\d+)\] ?(.*)$")
-_TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # what torch puts before an uncaught exception's lines
-_AGAIN = "Another try goes on from the newest checkpoint."
+_LOST = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "UnexpectedAdmissionError")
+
+
+def failed(what: str, evidence: Evidence, said: str = "") -> StageError:
+    """Return the error of an attempt that failed.
+
+    Args:
+        what: What failed and how, as a sentence.
+        evidence: What is known of it.
+        said: The lines that tell it; shown below.
+
+    Returns:
+        `TrainingFailed` when the same job would fail again, `ClusterFailure` when another try may succeed.
+    """
+    reason = reason_of(evidence)
+    lines = f"\n{said}" if said else ""
+    if reason.verdict != "never":
+        return ClusterFailure(f"{what}{lines}", reason)
+    return TrainingFailed(f"{what} {reason.advice}".rstrip() + lines)
 
 
 def explain(
@@ -27,42 +40,41 @@ def explain(
         what: How the job is called in the message.
         kind: Its kind.
         status: How it stands.
-        pods: Those of its pods that are left.
+        pods: Its pods as they were seen last, also those that are gone.
         log: Returns the last lines of a pod's log, as torchrun wrote them.
 
     Returns:
         `TrainingFailed` when the same job would fail again, `ClusterFailure` when another try may succeed.
     """
-    failed = sorted((pod for pod in pods if _exit(pod, kind)[0] != 0), key=lambda pod: _ended(pod, kind))
-    said = f"{status.reason}: {status.message}".strip(": ")
-    if "DeadlineExceeded" in status.reason or "longer than specified deadline" in status.message:
-        return TrainingFailed(f"{what} ran longer than cluster.job.deadline_s ({said}). Raise it and run again.")
-    if not failed:
-        return ClusterFailure(f"{what} failed ({said or 'no reason given'}); no pod that failed is left. {_AGAIN}")
-    pod = failed[0]
-    name, node = pod["metadata"]["name"], kind.node_rank(pod["metadata"].get("labels") or {})
-    code, reason = _exit(pod, kind)
-    lines = log(pod)
-    rank, rank_code = _first_failure(lines)
+    operator = f"{status.reason}: {status.message}".strip(": ")
+    found = reason_of(Evidence(operator=operator))
+    if found.verdict == "never":
+        return TrainingFailed(f"{what} failed: {found.name} ({operator}). {found.advice}")
+    told = [(pod, log(pod)) for pod in pods]
+    broken = [(pod, lines) for pod, lines in told if exit_of(pod, kind)[0] != 0 or first_failure(lines)[1]]
+    if not broken:
+        said = f"{what} failed ({operator or 'no reason given'}); no pod that failed is left."
+        return failed(said, Evidence(lost="its pods are gone"))
+    pod, lines = min(broken, key=lambda one: _ended(one[0], kind))
+    pod_code, container = exit_of(pod, kind)
+    rank, code = first_failure(lines)
     if rank is None:
-        rank, rank_code = _last_speaker(lines), code
-    where = f"{f'rank {rank} on ' if rank is not None else ''}node {node} (pod {name})"
-    last = _last_lines(lines, rank)
-    if reason == "OOMKilled":
-        return TrainingFailed(
-            f"{what} failed: {where} was killed for using more memory than it may. Raise cluster.gpu_memory, or lower "
-            f"loader_workers or shuffle_buffer.\n{last}"
-        )
-    lost = _lost(pod)
-    if lost:
-        return ClusterFailure(f"{what} failed: {where} was lost ({lost}). {_AGAIN}\n{last}")
-    ended = f"exit code {rank_code}" if rank_code >= 0 else f"signal {-rank_code}"
-    if rank_code == 1 and any(_text(line).startswith("ERROR: ") for line in lines):
-        return TrainingFailed(f"{what} failed: {where} ended with {ended}.\n{last}")
-    return ClusterFailure(f"{what} failed: {where} ended with {ended}. {_AGAIN}\n{last}")
+        rank, code = last_speaker(lines), pod_code
+    evidence = Evidence(
+        code=pod_code if code is None else code, lines=last_lines(lines, rank), container=container, lost=lost(pod)
+    )
+    node = kind.node_rank(pod["metadata"].get("labels") or {})
+    where = f"{f'rank {rank} on ' if rank is not None else ''}node {node} (pod {pod['metadata']['name']})"
+    if container == "OOMKilled":
+        how = "was killed for using more memory than it may"
+    elif evidence.lost:
+        how = f"was lost ({evidence.lost})"
+    else:
+        how = f"ended with {evidence.ended}"
+    return failed(f"{what} failed: {where} {how}.", evidence, evidence.text)
 
 
-def _exit(pod: Object, kind: JobKind) -> tuple[int, str]:
+def exit_of(pod: Object, kind: JobKind) -> tuple[int, str]:
     """Return exit code and reason of a pod's training container; a pod that failed without a code has -1."""
     for status in pod["status"].get("containerStatuses") or []:
         terminated = (status.get("state") or {}).get("terminated")
@@ -76,52 +88,16 @@ def _ended(pod: Object, kind: JobKind) -> str:
         terminated = (status.get("state") or {}).get("terminated")
         if status["name"] == kind.container and terminated:
             return str(terminated.get("finishedAt") or "~")
-    return ""  # lost without a word: that came before the others noticed
+    # Lost without a word: that came before the others noticed. One that was deleted after its ranks had ended came last.
+    return "" if pod["status"].get("phase") == "Failed" else "~"
 
 
-def _lost(pod: Object) -> str:
+def lost(pod: Object) -> str:
     """Return how the cluster took a pod away, if it did."""
     status = pod["status"]
     for condition in status.get("conditions") or []:
         if condition["type"] == "DisruptionTarget" and condition.get("status") == "True":
             return f"{condition.get('reason', 'disrupted')}: {condition.get('message', '')}".strip(": ")
-    if status.get("reason") in (
-        "Evicted",
-        "NodeLost",
-        "NodeShutdown",
-        "Terminated",
-        "Preempting",
-        "UnexpectedAdmissionError",
-    ):
+    if status.get("reason") in _LOST:
         return f"{status['reason']}: {status.get('message', '')}".strip(": ")
     return "" if status.get("containerStatuses") else "it left no status"
-
-
-def _first_failure(lines: list[str]) -> tuple[int | None, int]:
-    """Return rank and exit code of torchrun's own account of what failed first."""
-    starts = [index for index, line in enumerate(lines) if _ROOT_CAUSE.search(line)]
-    if not starts:
-        return None, 1
-    account = "\n".join(lines[starts[-1] : starts[-1] + 10])
-    rank, code = _RANK.search(account), _EXIT_CODE.search(account)
-    return (int(rank.group(1)) if rank else None), (int(code.group(1)) if code else 1)
-
-
-def _last_speaker(lines: list[str]) -> int | None:
-    for line in reversed(lines):
-        if match := _RANK_LINE.match(line):
-            return int(match.group(1))
-    return None
-
-
-def _last_lines(lines: list[str], rank: int | None) -> str:
-    """Return a rank's last lines, from its last error on; the whole pod's when the rank is not known."""
-    own = [_text(line) for line in lines if rank is None or line.startswith(f"[rank {rank}] ")]
-    own = [line for line in own if line.strip()]
-    errors = [index for index, line in enumerate(own) if line.startswith(("ERROR: ", "Traceback"))]
-    return "\n".join((own[errors[-1] :] if errors else own)[-_LAST_LINES:])
-
-
-def _text(line: str) -> str:
-    match = _RANK_LINE.match(line)
-    return _TORCH_PREFIX.sub("", match.group(2) if match else line)

@@ -2,8 +2,44 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from components.launch.config import ClusterConfig, LaunchConfig
+
+
+class JobProgress(Protocol):
+    """How far a job is, as its folder tells; goes on counting from one attempt to the next."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted, in the singular ("step")."""
+
+    def saved(self) -> int:
+        """Return what another attempt need not do again: the step of the newest checkpoint, 0 for none."""
+
+    def done(self) -> int:
+        """Return how far the job is, 0 while that is not known."""
+
+    def finished(self) -> bool:
+        """Return whether the job has left everything that it was to leave, however its processes ended."""
+
+
+class NoProgress:
+    """Of a job whose progress nobody measures: each attempt begins again."""
+
+    unit = "step"
+
+    def saved(self) -> int:
+        """Return 0."""
+        return 0
+
+    def done(self) -> int:
+        """Return 0."""
+        return 0
+
+    def finished(self) -> bool:
+        """Return False."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -21,6 +57,7 @@ class TrainingJob:
         run_id: The pipeline run that asks for it.
         workspace: Where the workspace volume is mounted.
         cluster: What the pods get on a cluster.
+        progress: How far it is.
     """
 
     name: str
@@ -33,3 +70,4 @@ class TrainingJob:
     run_id: str = ""
     workspace: Path = Path("/workspace")
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    progress: JobProgress = field(default_factory=NoProgress)

@@ -44,6 +44,8 @@ class JobKind:
         status: Reads how an object of the cluster stands.
         pod_selector: Label selector of a job's pods, by the job's name.
         node_rank: Number of a pod's node, by the pod's labels.
+        suspends: A job must be suspended before it is deleted, since its operator makes new pods for those that the deletion
+            ends.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class JobKind:
     status: Callable[[Mapping[str, Any]], JobStatus]
     pod_selector: Callable[[str], str]
     node_rank: Callable[[Mapping[str, str]], int]
+    suspends: bool = False
 
     @property
     def api_version(self) -> str:

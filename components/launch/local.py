@@ -13,11 +13,17 @@ from types import FrameType
 
 import psutil
 
-from components.errors import ConfigurationError, StageError
+from components.errors import StageError
+from components.launch.evidence import Evidence, first_failure, last_lines, last_speaker
+from components.launch.failure import failed
+from components.launch.fit import check_fit
 from components.launch.job import TrainingJob
-from components.launch.pod import RANK_PREFIX, SHUTDOWN_VARIABLE
+from components.launch.pod import RANK_PREFIX, SHUTDOWN_VARIABLE, stall_environment
+from components.launch.stall import StallWatch, where_ranks_stand
 
-_LAST_LINES = 20
+_KEPT_LINES = 4000
+_LOOK_S = 10.0
+_STUCK_GRACE_S = 10.0  # ranks that wait for one another can't save
 
 
 def run_local(job: TrainingJob) -> None:
@@ -28,14 +34,11 @@ def run_local(job: TrainingJob) -> None:
 
     Raises:
         ConfigurationError: The job asks for several machines.
-        StageError: A rank failed; the message holds its last lines.
+        TrainingFailed: A rank failed and would fail again; the message holds its last lines.
+        ClusterFailure: A rank failed, or all got no further; another try goes on from the newest checkpoint.
     """
     config = job.config
-    if config.nodes > 1:
-        raise ConfigurationError(
-            f"launch.nodes is {config.nodes}, but the local backend has one machine. Set launch.nodes to 1 and "
-            f"launch.processes_per_node to the number of GPUs here."
-        )
+    check_fit(config, job.cluster)
     shutil.rmtree(job.log_folder, ignore_errors=True)
     job.log_folder.mkdir(parents=True)
     command = [
@@ -58,36 +61,48 @@ def run_local(job: TrainingJob) -> None:
         "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
+        **stall_environment(job),
         **job.environment,
     }
-    last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+    output: deque[str] = deque(maxlen=_KEPT_LINES)
+    watch = StallWatch(job.cluster.job.stall_s, job.progress.done)
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
-    reader = threading.Thread(target=_pass_on, args=(process, last_lines), daemon=True)
+    reader = threading.Thread(target=_pass_on, args=(process, output, watch), daemon=True)
+    stalled = ""
     with _terminated_with_us(process, job.cluster.job.grace_s):
         reader.start()
-        code = process.wait()
+        while process.poll() is None and not stalled:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=min(_LOOK_S, job.cluster.job.poll_s))
+            stalled = watch.stalled()
+        if stalled:
+            terminate_tree(process.pid, _STUCK_GRACE_S)
         reader.join(timeout=5)
-    if code != 0:
-        raise StageError(f"Training job {job.name} failed with exit code {code}.\n{_why(job, last_lines)}")
+    if stalled or process.returncode != 0:
+        raise _failure(job, list(output), process.returncode, stalled)
 
 
-def _pass_on(process: "subprocess.Popen[str]", last_lines: deque[str]) -> None:
+def _pass_on(process: "subprocess.Popen[str]", output: deque[str], watch: StallWatch) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        last_lines.append(line.rstrip())
+        output.append(line.rstrip())
+        watch.heard(line)
         print(line, end="", flush=True)
 
 
-def _why(job: TrainingJob, last_lines: deque[str]) -> str:
-    """Return the last error lines of the first failing rank, or what torchrun said."""
-    for path in sorted(job.log_folder.rglob("stderr.log")):
-        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        errors = [index for index, line in enumerate(lines) if line.startswith(("ERROR:", "Traceback"))]
-        if errors:
-            return f"Rank {path.parent.name}: " + "\n".join(lines[errors[-1] :][-_LAST_LINES:])
-    return "\n".join(last_lines)
+def _failure(job: TrainingJob, output: list[str], torchrun_code: int, stalled: str) -> StageError:
+    """Return the error of a job that failed: the rank that failed first, its last lines, and why."""
+    if stalled:
+        stand = "\n".join(where_ranks_stand({"torchrun": output}))
+        return failed(f"Training job {job.name} got no further: {stalled}.", Evidence(stalled=stalled), stand)
+    rank, code = first_failure(output)
+    if rank is None:
+        rank, code = last_speaker(output), torchrun_code
+    evidence = Evidence(code=1 if code is None else code, lines=last_lines(output, rank))
+    who = f"rank {rank}" if rank is not None else "torchrun"
+    return failed(f"Training job {job.name} failed: {who} ended with {evidence.ended}.", evidence, evidence.text)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError
 from components.images import IMAGE_USER
 from components.launch.job import TrainingJob
+from components.launch.stall import STALL_VARIABLE
 
 RUN_LABEL = "vlm-pipelines/run-id"
 STAGE_LABEL = "vlm-pipelines/stage"
@@ -20,6 +21,7 @@ PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 RANK_PREFIX = "[rank ${rank}] "
 # How long torchrun waits for its ranks after a SIGTERM before it kills them; its own default of 30 s is less than a pod's.
 SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+_STACKS_SHARE = 0.75  # of the time after which the launcher ends a job that is stuck
 
 
 def job_name(job: TrainingJob) -> str:
@@ -93,6 +95,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
         "PYTHONWARNINGS": "ignore",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX,
         SHUTDOWN_VARIABLE: str(job.cluster.job.grace_s),
+        **stall_environment(job),
         **({"NCCL_DEBUG": "WARN", DEVICE_VARIABLE: "cuda"} if job.cluster.gpus else {}),
         **job.cluster.environment,
         **job.cluster.job.environment,
@@ -101,7 +104,7 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
     twice = sorted({secret.variable for secret in job.cluster.secrets} & set(values))
     if twice:
         raise ConfigurationError(
-            f"{', '.join(twice)} is set by cluster.secrets and by cluster.job.environment or the launcher: keep one."
+            f"{', '.join(twice)} is set by cluster.secrets and by the launcher: leave it out of cluster.secrets."
         )
     plain: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(values.items())]
     return plain + [
@@ -111,6 +114,12 @@ def environment(job: TrainingJob) -> list[dict[str, Any]]:
         }
         for secret in job.cluster.secrets
     ]
+
+
+def stall_environment(job: TrainingJob) -> dict[str, str]:
+    """Return the variable that lets ranks that are stuck print their stacks before the launcher ends them."""
+    stall_s = job.cluster.job.stall_s
+    return {STALL_VARIABLE: f"{stall_s * _STACKS_SHARE:g}"} if stall_s is not None else {}
 
 
 def resources(job: TrainingJob) -> dict[str, Any]:
@@ -129,16 +138,7 @@ def resources(job: TrainingJob) -> dict[str, Any]:
 
 
 def volumes(job: TrainingJob) -> list[dict[str, Any]]:
-    """Return the pod's volumes: the workspace and a /dev/shm that NCCL and loader workers can live with.
-
-    Raises:
-        ConfigurationError: There is no workspace volume.
-    """
-    if not job.cluster.pvc:
-        raise ConfigurationError(
-            f"launch.backend {job.config.backend} needs a workspace that all pods share: set cluster.pvc to a "
-            "ReadWriteMany volume claim."
-        )
+    """Return the pod's volumes: the workspace and a /dev/shm that NCCL and loader workers can live with."""
     shared_memory: dict[str, Any] = {"medium": "Memory"}
     if job.cluster.shared_memory:
         shared_memory["sizeLimit"] = job.cluster.shared_memory
@@ -177,7 +177,6 @@ def pod_settings(job: TrainingJob) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",  # else a volume of a million files is walked at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": cluster.job.grace_s,
     }
     if cluster.node_selector:
         spec["nodeSelector"] = dict(cluster.node_selector)

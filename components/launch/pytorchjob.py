@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.launch import pod
+from components.launch.fit import check_fit
 from components.launch.job import TrainingJob
 from components.launch.job_kind import JobKind, JobStatus, Phase, true_conditions
 
@@ -20,6 +21,7 @@ def render(job: TrainingJob) -> dict[str, Any]:
     Raises:
         ConfigurationError: The job has no shared workspace, or a variable is set twice.
     """
+    check_fit(job.config, job.cluster)
     config, settings = job.config, job.cluster.job
     run_policy: dict[str, Any] = {"backoffLimit": settings.backoff_limit, "cleanPodPolicy": settings.clean_pods}
     if settings.deadline_s is not None:
@@ -65,6 +67,7 @@ def _replicas(job: TrainingJob, count: int) -> dict[str, Any]:
         container["imagePullPolicy"] = cluster.image_pull_policy
     spec = {
         **pod.pod_settings(job),
+        "terminationGracePeriodSeconds": cluster.job.grace_s,
         "automountServiceAccountToken": False,
         "containers": [container],
         "volumes": pod.volumes(job),

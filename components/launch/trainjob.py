@@ -3,25 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.errors import ConfigurationError
 from components.launch import pod
+from components.launch.fit import check_fit
 from components.launch.job import TrainingJob
 from components.launch.job_kind import JobKind, JobStatus, true_conditions
+from components.launch.runtime import NODE
 
-_CONTAINER = "node"  # of Trainer's own torch runtimes, as the replicated job around it
+RUNTIMES = "clustertrainingruntimes"
 _MANAGER = "vlm-pipelines/launcher"
 
 
 def render(job: TrainingJob) -> dict[str, Any]:
     """Return the TrainJob of a training job.
 
-    The runtime brings the pods and torchrun's variables (`PET_*`); what it can't know is patched in.
+    The runtime brings the pods, how they end and torchrun's variables (`PET_*`); what it can't know is patched in. Their
+    grace period is the runtime's: Kueue 0.17 drops it from a patch, and JobSet refuses the change.
 
     Raises:
         ConfigurationError: A setting is the runtime's to make, the job has no shared workspace, or a variable is set
             twice.
     """
-    _check(job)
+    check_fit(job.config, job.cluster)
     config, settings = job.config, job.cluster.job
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": KIND.group, "kind": "ClusterTrainingRuntime", "name": settings.runtime},
@@ -50,33 +52,14 @@ def _job_set(job: TrainingJob) -> dict[str, Any]:
         "volumes": pod.volumes(job),
         "containers": [
             {
-                "name": _CONTAINER,
+                "name": NODE,
                 "volumeMounts": pod.volume_mounts(job),
                 "securityContext": pod.container_security(job),
             }
         ],
     }
     template = {"metadata": pod.pod_metadata(job), "spec": pod_spec}
-    return {"replicatedJobs": [{"name": _CONTAINER, "template": {"spec": {"template": template}}}]}
-
-
-def _check(job: TrainingJob) -> None:
-    """Refuse settings that a TrainJob can't express: left out silently, they would be missed too late."""
-    settings = job.cluster.job
-    unfit = {
-        "cluster.job.ttl_s": settings.ttl_s is not None,
-        "cluster.job.backoff_limit": settings.backoff_limit != 0,
-        "cluster.job.clean_pods": settings.clean_pods != "Running",
-        "cluster.job.gang_scheduling": settings.gang_scheduling,
-        "cluster.job.priority_class": bool(settings.priority_class) and not settings.queue,
-        "cluster.image_pull_policy": bool(job.cluster.image_pull_policy),
-    }
-    names = [name for name, is_set in unfit.items() if is_set]
-    if names:
-        raise ConfigurationError(
-            f"A TrainJob has no {', '.join(names)}: set it in the ClusterTrainingRuntime {settings.runtime!r} and leave "
-            "the setting at its default, or use launch.backend pytorchjob."
-        )
+    return {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": template}}}]}
 
 
 def status(body: Mapping[str, Any]) -> JobStatus:
@@ -94,7 +77,7 @@ def status(body: Mapping[str, Any]) -> JobStatus:
 
 def pod_selector(name: str) -> str:
     """Return the label selector of a job's training pods."""
-    return f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={_CONTAINER}"
+    return f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={NODE}"
 
 
 def node_rank(labels: Mapping[str, str]) -> int:
@@ -107,10 +90,11 @@ KIND = JobKind(
     group="trainer.kubeflow.org",
     version="v1alpha1",
     plural="trainjobs",
-    container=_CONTAINER,
+    container=NODE,
     operator="Kubeflow Trainer (v2)",
     render=render,
     status=status,
     pod_selector=pod_selector,
     node_rank=node_rank,
+    suspends=True,
 )

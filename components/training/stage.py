@@ -3,6 +3,7 @@
 import datetime
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from components.stage.runner import StageOutput, StageWork, input_identity, run_
 from components.storage.atomic import write_text
 from components.training.checkpoint.layout import KEPT_FOLDER
 from components.training.config import TrainingConfig
+from components.training.job_progress import TrainingProgress
 from components.training.spec import TrackingTarget, TrainingSpec
 from components.training.summary import TRAINING_FOLDER, is_finished, read_summary
 
@@ -97,7 +99,8 @@ def _train(
     )
     write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
     work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})
-    run_job(training_job(context, stage, config, work.folder, cluster))
+    progress = TrainingProgress(work.folder, work.progress.path)
+    run_job(replace(training_job(context, stage, config, work.folder, cluster), progress=progress))
 
 
 def training_job(

@@ -6,8 +6,6 @@ Everything is imported in `main`: megatron-core by `import_megatron`, before any
 import sys
 from pathlib import Path
 
-PREEMPTED_EXIT_CODE = 75  # EX_TEMPFAIL: a checkpoint was saved on SIGTERM; run again to go on
-
 
 def main() -> int:
     """Train as the spec says.
@@ -19,6 +17,7 @@ def main() -> int:
 
     import_megatron()
     from components.errors import VlmError
+    from components.launch.classification import PREEMPTED_CODE
     from components.training.spec import TrainingSpec
     from components.training.trainer import train
 
@@ -28,7 +27,7 @@ def main() -> int:
     except VlmError as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return 1
-    return 0 if finished else PREEMPTED_EXIT_CODE
+    return 0 if finished else PREEMPTED_CODE
 
 
 if __name__ == "__main__":

@@ -50,16 +50,18 @@ def kubectl(*arguments: str) -> str:
 
 
 def definitions() -> list[dict[str, Any]]:
-    """The custom resources that the manifests and the launcher stand on, Kubeflow's by their real schemas."""
+    """The custom resources that the manifests and the launcher stand on, by their real schemas."""
     found = []
     for path in sorted(SCHEMAS.glob("*.json")):
         crd = json.loads(path.read_text())
-        found.append(definition(crd["group"], crd["version"], crd["kind"], crd["schema"]))
+        found.append(
+            definition(crd["group"], crd["version"], crd["kind"], crd["schema"], crd.get("scope", "Namespaced"))
+        )
     return found
 
 
-def definition(group: str, version: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    plural = f"{kind.lower()}s"
+def definition(group: str, version: str, kind: str, schema: dict[str, Any], scope: str) -> dict[str, Any]:
+    plural = f"{kind.lower()}{'es' if kind.endswith('s') else 's'}"
     served = {
         "name": version,
         "served": True,
@@ -76,7 +78,7 @@ def definition(group: str, version: str, kind: str, schema: dict[str, Any]) -> d
         },
         "spec": {
             "group": group,
-            "scope": "Namespaced",
+            "scope": scope,
             "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
             "versions": [served],
         },
@@ -98,6 +100,7 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
         kubectl("wait", "--for", "condition=Established", "--timeout", "60s", "--filename", str(crds))
     try:
         kubectl("apply", "--kustomize", str(MANIFESTS / "base"))
+        kubectl("apply", "--filename", str(MANIFESTS / "trainer" / "runtime.yaml"))
         if "namespace/kubeflow" not in namespaces:
             kubectl("create", "namespace", "kubeflow")  # where overlays/laptop goes
         # KFP makes it with a Profile.
@@ -105,6 +108,7 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
         yield config.new_client_from_config(KUBECONFIG)
     finally:
         made = {NAMESPACE, "kubeflow"} - {name.removeprefix("namespace/") for name in namespaces}
+        kubectl("delete", "--filename", str(MANIFESTS / "trainer" / "runtime.yaml"), "--ignore-not-found")
         kubectl("delete", "namespace", *sorted(made), "--ignore-not-found", "--wait=false")
         if missing:
             kubectl("delete", "--filename", str(crds), "--ignore-not-found", "--wait=false")
@@ -145,7 +149,7 @@ def make_job(folder: Path, key: str, run_id: str = "run-1", backend: str = "pyto
         run_id=run_id,
         workspace=folder,
         cluster=ClusterConfig.model_validate(
-            {"pvc": "vlm-workspace", "job": {"namespace": NAMESPACE, "poll_s": 0.2, "api_patience_s": 10}}
+            {"pvc": "vlm-workspace", "job": {"namespace": NAMESPACE, "poll_s": 0.2, "api_patience_s": 10, "tries": 1}}
         ),
     )
 
@@ -211,7 +215,7 @@ def operator_makes_pods(admin: ApiClient, job: dict[str, Any]) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("overlay", ["base", "overlays/laptop", "overlays/gpu-pool"])
+@pytest.mark.parametrize("overlay", ["base", "overlays/laptop", "overlays/gpu-pool", "overlays/kueue"])
 def test_the_api_server_takes_the_manifests(admin: ApiClient, overlay: str) -> None:
     answer = kubectl("apply", "--dry-run=server", "--kustomize", str(MANIFESTS / overlay))
     assert "statefulset.apps/vlm-postgres" in answer

@@ -17,6 +17,7 @@ import torch
 from components.context import RunContext
 from components.errors import StageError
 from components.export.source import ModelSource
+from components.launch.classification import PREEMPTED_CODE
 from components.launch.config import LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.local import run_local, terminate_tree
@@ -30,7 +31,6 @@ from components.training.config import MemoryConfig, Recipe, TrainingConfig
 from components.training.spec import TrainingSpec
 from components.training.stage import run_training
 from components.training.summary import read_summary
-from components.training.worker import PREEMPTED_EXIT_CODE
 from components.training.zero_shot import METRIC
 from tests.integration.conftest import Chain
 from tests.support import data_samples
@@ -184,7 +184,7 @@ def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
     started.append(process)
     _wait_for(lambda: _rows(tmp_path) >= 5 and any(training.glob("*.tmp/checkpoint/*.distcp")), "checkpoint in writing")
     _kill(process)
-    assert [path.suffix for path in training.iterdir() if path.suffix] == [".tmp"]
+    assert [path.suffix for path in training.glob("iter_*") if path.suffix] == [".tmp"]
     assert checkpoints(training)
     _train(chain, tmp_path, hidden_dropout=0.1)
     assert _curve(tmp_path) == _curve(uninterrupted)
@@ -202,7 +202,7 @@ def test_terminated_saves_says_so_and_goes_on_exactly(
     workers = psutil.Process(process.pid).children()
     workers[0].send_signal(signal.SIGTERM)  # one rank is told, both stop after the same step
     assert process.wait(timeout=60) != 0
-    assert f"exitcode  : {PREEMPTED_EXIT_CODE}" in (tmp_path / TORCHRUN_LOG).read_text()
+    assert f"exitcode  : {PREEMPTED_CODE}" in (tmp_path / TORCHRUN_LOG).read_text()
     rows = _rows(tmp_path)
     assert rows < ITERATIONS
     assert checkpoints(tmp_path / "training")[-1].name == f"iter_{rows:07d}"

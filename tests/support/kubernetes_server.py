@@ -22,6 +22,8 @@ from tests.support.kubernetes_schemas import custom_resource_errors
 
 _CUSTOM = re.compile(r"^/apis/([^/]+)/([^/]+)/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?$")
 _PODS = re.compile(r"^/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)/log)?$")
+_CLUSTER_OBJECT = re.compile(r"^/apis/trainer\.kubeflow\.org/v1alpha1/clustertrainingruntimes/([^/]+)$")
+_JOB_UID = "kueue.x-k8s.io/job-uid"
 _EVENTS = re.compile(r"^/api/v1/namespaces/([^/]+)/events$")
 
 
@@ -35,6 +37,7 @@ class KubernetesServer:
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.events: list[Object] = []
         self.workloads: list[Object] = []
+        self.runtimes: dict[str, Object] = {}
         self.created: list[Object] = []
         self.requests: list[str] = []
         self.faults: deque[tuple[str, int | str | tuple[int, str]]] = deque()
@@ -42,6 +45,7 @@ class KubernetesServer:
         self.missing_apis: set[str] = set()
         self.stopped = False
         self.on_create: Callable[[Object], None] = lambda job: None
+        self.on_patch: Callable[[Object], None] = lambda job: None
         self.on_delete: Callable[[Object], None] = lambda job: None
         self._http = JsonServer(_Handler, self)
         self.url = self._http.url
@@ -89,6 +93,24 @@ class KubernetesServer:
             self.pods[name] = pod
             self.logs[name] = []
         return pod
+
+    def add_workload(self, uid: str, job_uid: str, name: str, conditions: list[Object], priority: int = 0) -> Object:
+        """Add a Workload as Kueue makes it for a job, with the fields that the launcher reads."""
+        workload = {
+            "metadata": {
+                "name": f"pytorchjob-{name}",
+                "uid": uid,
+                "labels": {_JOB_UID: job_uid},
+                "ownerReferences": [
+                    {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": name, "uid": job_uid}
+                ],
+            },
+            "spec": {"priority": priority},
+            "status": {"conditions": conditions},
+        }
+        with self.lock:
+            self.workloads.append(workload)
+        return workload
 
     def say(self, pod: str, line: str) -> None:
         with self.lock:
@@ -164,8 +186,16 @@ class _Handler(JsonHandler):
             if group in state.missing_apis:
                 return 404, {"message": "404 page not found"}
             if plural == "workloads":
-                return 200, {"items": state.workloads}
+                uid = query.get("labelSelector", "").removeprefix(f"{_JOB_UID}=")
+                found = [one for one in state.workloads if not uid or one["metadata"]["labels"].get(_JOB_UID) == uid]
+                return 200, {"items": found}
             return self._job(method, namespace, plural, name, body)
+        if runtime := _CLUSTER_OBJECT.match(path):
+            found = state.runtimes.get(runtime.group(1))
+            return (200, found) if found else (404, _status(404, "no such runtime", runtime.group(1)))
+        if _PODS.match(path) and "fieldSelector" in query:
+            name = query["fieldSelector"].removeprefix("metadata.name=")
+            return 200, {"items": [pod for pod in state.pods.values() if pod["metadata"]["name"] == name]}
         if _PODS.match(path):
             wanted = dict(part.split("=") for part in query["labelSelector"].split(","))
             found = [pod for pod in state.pods.values() if wanted.items() <= pod["metadata"]["labels"].items()]
@@ -195,7 +225,9 @@ class _Handler(JsonHandler):
         job = state.jobs[name]
         if method == "PATCH":
             for part in ("labels", "annotations"):
-                job["metadata"].setdefault(part, {}).update(body["metadata"].get(part, {}))
+                job["metadata"].setdefault(part, {}).update(body.get("metadata", {}).get(part, {}))
+            job["spec"].update(body.get("spec", {}))
+            state.on_patch(job)
         if method == "DELETE":
             if (uid := (body or {}).get("preconditions", {}).get("uid")) and uid != job["metadata"]["uid"]:
                 return 409, _status(409, "the UID in the precondition does not match", name)

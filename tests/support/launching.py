@@ -9,30 +9,40 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient
 
+from components.launch.attempts import keep_trying
 from components.launch.cluster import run_on_cluster
-from components.launch.config import ClusterConfig, LaunchConfig
-from components.launch.job import TrainingJob
+from components.launch.config import Backend, ClusterConfig, LaunchConfig
+from components.launch.job import JobProgress, NoProgress, TrainingJob
 from tests.support.kubernetes_server import KubernetesServer, Object
 
 PREFIX = "training.kubeflow.org"
 
 
-def make_job(tmp_path: Path, run_id: str = "run-1", nodes: int = 2, processes: int = 2, **job: Any) -> TrainingJob:
+def make_job(
+    tmp_path: Path,
+    run_id: str = "run-1",
+    nodes: int = 2,
+    processes: int = 2,
+    backend: Backend = "pytorchjob",
+    progress: JobProgress | None = None,
+    **job: Any,
+) -> TrainingJob:
     return TrainingJob(
         name="pretrain",
         module="job_under_test",
         arguments=["argument"],
         log_folder=tmp_path / "launch" / "logs",
-        config=LaunchConfig(backend="pytorchjob", nodes=nodes, processes_per_node=processes, tensor_parallel=processes),
+        config=LaunchConfig(backend=backend, nodes=nodes, processes_per_node=processes, tensor_parallel=processes),
         key="0123456789abcdef",
         run_id=run_id,
         workspace=tmp_path,
         cluster=ClusterConfig.model_validate(
             {
                 "pvc": "vlm-workspace",
-                "job": {"namespace": "vlm", "queue": "gpus", "poll_s": 0.03, "api_patience_s": 10, **job},
+                "job": {"namespace": "vlm", "queue": "gpus", "poll_s": 0.03, "api_patience_s": 10, "tries": 1, **job},
             }
         ),
+        progress=progress or NoProgress(),
     )
 
 
@@ -53,7 +63,7 @@ class Launcher(threading.Thread):
 
     def run(self) -> None:
         try:
-            run_on_cluster(self.job, self.connection)
+            keep_trying(self.job, lambda: run_on_cluster(self.job, self.connection))
         except BaseException as error:
             self.error = error
 

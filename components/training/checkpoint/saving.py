@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,22 @@ class CheckpointSaver:
         retention: Which checkpoints stay.
         start: Identity of the model that training started from.
         background: Copy to host memory and write while training goes on; without, `save` returns when all is written.
+        guard: Called on the first rank before anything is renamed; raises when the folder is another training's by now.
     """
 
-    def __init__(self, folder: Path, retention: Retention, start: str, *, background: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        retention: Retention,
+        start: str,
+        *,
+        background: bool = True,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = folder
         self._retention = retention
         self._start = start
+        self._guard = guard
         self._buffers = HostBuffers() if background else None
         self._pending: _Pending | None = None
         self._removal: threading.Thread | None = None
@@ -174,6 +185,7 @@ class CheckpointSaver:
         write_file_list(temporary, entries)
         flush_folder(temporary / TENSORS_FOLDER)
         flush_folder(temporary)
+        self._guard()
         temporary.rename(pending.final)
         flush_folder(self._folder)
 

@@ -1,5 +1,6 @@
 """The local launcher with a real torchrun."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,9 +13,12 @@ import psutil
 import pytest
 
 from components.errors import ConfigurationError, StageError
-from components.launch.config import LaunchConfig
+from components.launch.config import ClusterConfig, LaunchConfig
+from components.launch.errors import ClusterFailure
 from components.launch.job import TrainingJob
 from components.launch.local import run_local
+from components.launch.run import run_job
+from tests.support.paths import ROOT
 
 
 def _module(folder: Path, code: str) -> dict[str, str]:
@@ -92,3 +96,71 @@ def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
 def test_tensor_parallel_groups_fit_the_node() -> None:
     with pytest.raises(ValueError, match="multiple of tensor_parallel"):
         LaunchConfig(processes_per_node=4, tensor_parallel=3)
+
+
+class Saved:
+    """Progress of the jobs below: they write the number of their checkpoints into a file."""
+
+    unit = "step"
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "saved"
+
+    def saved(self) -> int:
+        return int(self._path.read_text()) if self._path.exists() else 0
+
+    def done(self) -> int:
+        return self.saved()
+
+    def finished(self) -> bool:
+        return False
+
+
+def test_rank_that_is_killed_is_followed_by_another_attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each attempt saves a step and is killed, until the third: more attempts than may be without a checkpoint."""
+    code = f"""
+        import os, pathlib, signal, time
+        saved = pathlib.Path({str(tmp_path)!r}, "saved")
+        step = int(saved.read_text()) if saved.exists() else 0
+        print(f"begins after step {{step}}", flush=True)
+        if os.environ["RANK"] == "1":
+            if step < 2:
+                time.sleep(0.3)
+                saved.write_text(str(step + 1))
+                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            time.sleep(60 if step < 2 else 0)
+    """
+    job = _job(tmp_path, code)
+    cluster = ClusterConfig.model_validate({"job": {"tries": 1, "poll_s": 0.2}})
+    run_job(dataclasses.replace(job, cluster=cluster, progress=Saved(tmp_path)))
+    output = capsys.readouterr().out
+    assert [f"[rank 1] begins after step {step}" in output for step in range(3)] == [True] * 3
+    assert "test failed: rank 1 ended with signal 9." in output
+    assert "test starts again after step 2: ended by a signal (attempt 2 failed)" in output
+
+
+def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: Path) -> None:
+    code = """
+        import os, time
+        from components.training.stuck import StackWatch
+        StackWatch().step()
+        print("step 1", flush=True)
+        def wait_for_the_other_rank():
+            time.sleep(120)
+        wait_for_the_other_rank()
+    """
+    job = _job(tmp_path, code)
+    cluster = ClusterConfig.model_validate({"job": {"stall_s": 6, "poll_s": 0.2}})
+    job.environment["PYTHONPATH"] += os.pathsep + str(ROOT)
+    began = time.monotonic()
+    with pytest.raises(ClusterFailure) as error:
+        run_local(dataclasses.replace(job, cluster=cluster))
+    assert time.monotonic() - began < 60
+    said = str(error.value)
+    assert "Training job test got no further: no line and no step for" in said
+    for rank in range(2):
+        assert f"rank {rank} said last: step 1\n" in said
+    assert said.count("in wait_for_the_other_rank") == 2
+    assert error.value.reason is not None
+    assert error.value.reason.name == "no progress"

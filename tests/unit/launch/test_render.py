@@ -1,6 +1,7 @@
 """Rendered jobs: valid by the real schemas, and with what a multi-node training needs."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from components.launch.config import ClusterConfig, JobConfig, LaunchConfig
 from components.launch.job import TrainingJob
 from components.launch.pod import HASH_ANNOTATION, RANK_PREFIX, label_value
 from tests.support.kubernetes_schemas import check_pod, custom_resource_errors
+from tests.support.paths import SUPPORT
 
 CLUSTER: dict[str, Any] = {
     "gpu_image": "registry.example/vlm/gpu:1",
@@ -277,6 +279,26 @@ def test_pods_follow_their_labels() -> None:
 )
 def test_status_is_read(kind: Any, body: dict[str, Any], phase: str) -> None:
     assert kind.status(body).phase == phase
+
+
+def test_status_of_real_jobs_is_read() -> None:
+    """Their Running condition is still there, and false."""
+    jobs = json.loads((SUPPORT / "recorded" / "pytorchjobs" / "succeeded.json").read_text())
+    found = [pytorchjob.status(job) for job in jobs]
+    assert [(status.phase, status.reason) for status in found] == [("succeeded", "PyTorchJobSucceeded")] * 3
+
+
+def test_grace_of_a_trainjob_is_its_runtimes() -> None:
+    """Kueue 0.17 drops the field from a TrainJob's patch, and JobSet refuses the change: the job never starts."""
+    (patch,) = trainjob.render(make_job({"backend": "trainjob"}))["spec"]["runtimePatches"]
+    assert "terminationGracePeriodSeconds" not in json.dumps(patch)
+
+
+def test_ranks_learn_when_to_print_their_stacks() -> None:
+    (container,) = pods_of(pytorchjob.render(make_job(job={"stall_s": 1000})))[0]["spec"]["containers"]
+    assert {"name": "VLM_STALL_S", "value": "750"} in container["env"], "before the launcher ends the job"
+    (container,) = pods_of(pytorchjob.render(make_job(job={"stall_s": None})))[0]["spec"]["containers"]
+    assert "VLM_STALL_S" not in [entry["name"] for entry in container["env"]]
 
 
 def test_defaults_of_a_job_set_no_deadline() -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.kubernetes_schemas import check_core
+from components.launch import trainjob
+from components.launch.config import JobConfig
+from components.launch.runtime import runtime_problems
+from tests.support.kubernetes_schemas import check_core, custom_resource_errors, has_schema
 from tests.support.kubernetes_server import KubernetesServer
 from tests.support.launching import Launcher, finish, make_job, start_pods, wait_for
 from tests.support.paths import ROOT
@@ -19,14 +22,6 @@ MANIFESTS = ROOT / "manifests"
 BUILT = ["base", "overlays/eks", "overlays/gke", "overlays/gpu-pool", "overlays/kueue", "overlays/laptop"]
 # Made by hand (manifests/README.md), or by Kubeflow.
 GIVEN = {("Secret", "vlm-postgres"), ("Secret", "vlm-s3")}
-# Fields of Kueue's v1beta1 objects that are used here, from Kueue's reference.
-KUEUE = {
-    "ResourceFlavor": {"spec": {"nodeLabels", "tolerations"}},
-    "ClusterQueue": {"spec": {"namespaceSelector", "queueingStrategy", "preemption", "resourceGroups"}},
-    "LocalQueue": {"spec": {"clusterQueue"}},
-    "WorkloadPriorityClass": {"value": None, "description": None},
-}
-
 Object = dict[str, Any]
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 
@@ -40,11 +35,8 @@ def build(overlay: str) -> list[Object]:
 
 
 def check(body: Object) -> None:
-    if body["apiVersion"].startswith("kueue.x-k8s.io/"):
-        known = KUEUE[body["kind"]]
-        assert set(body) <= {"apiVersion", "kind", "metadata", *known}, body
-        for part, fields in known.items():
-            assert fields is None or set(body[part]) <= fields, body
+    if has_schema(body):
+        assert custom_resource_errors(body) == []
     elif not body["apiVersion"].startswith("kustomize.config.k8s.io/"):
         check_core(body)
 
@@ -130,6 +122,16 @@ def test_s3_store_takes_more_buckets_than_one(tmp_path: Path) -> None:
             server.client.put_object(Bucket=f"bucket-{number}", Key="key", Body=b"written")
             answer = server.client.get_object(Bucket=f"bucket-{number}", Key="key")
             assert answer["Body"].read() == b"written"
+
+
+def test_the_runtime_of_trainjobs_leaves_failures_to_the_launcher() -> None:
+    runtime, role, binding = yaml.safe_load_all((MANIFESTS / "trainer" / "runtime.yaml").read_text())
+    settings = JobConfig()
+    assert runtime["metadata"]["name"] == settings.runtime
+    assert runtime_problems(runtime, settings.grace_s) == []
+    (rule,) = role["rules"]
+    assert (rule["resources"], rule["verbs"]) == ([trainjob.RUNTIMES], ["get"])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
 
 
 def test_role_allows_exactly_what_the_launcher_asks(tmp_path: Path) -> None:

@@ -133,12 +133,33 @@ def test_preset_from_a_file(tmp_path: Path) -> None:
         ("pretrain.launch.tensor_parallel=3", "must be a multiple of tensor_parallel"),
         ("cluster.gpus=1", "cluster.gpus (1) is less than pretrain.launch.processes_per_node"),
         ("pretrain.launch.backend=pytorchjob", "needs a workspace that all its pods share: set cluster.pvc"),
+        ("pretrain.launch.nodes=2", "pretrain: launch.nodes is 2, but the local backend has one machine"),
     ],
 )
 def test_wrong_override_is_explained(override: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_preset("laptop", [override])
     assert message in str(caught.value)
+
+
+TRAINJOBS = ["pretrain.launch.backend=trainjob", "sft.launch.backend=trainjob"]
+
+
+def test_what_a_backend_refuses_is_refused_before_a_run_starts() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"A TrainJob has no cluster\.job\.ttl_s.*--set cluster\.job\.ttl_s=none"
+    ):
+        load_preset("mistral-clip-7b", TRAINJOBS)
+    with pytest.raises(
+        ConfigurationError, match=r"HF_TOKEN is set by cluster\.secrets and by cluster\.job\.environment"
+    ):
+        load_preset("mistral-clip-7b", ["cluster.job.environment={HF_TOKEN: x}"])
+
+
+@pytest.mark.parametrize("none", ["none", "None", "null"])
+def test_a_setting_is_switched_off_by_none_or_null(none: str) -> None:
+    config = load_preset("mistral-clip-7b", [*TRAINJOBS, f"cluster.job.ttl_s={none}", f"cluster.job.stall_s={none}"])
+    assert (config.cluster.job.ttl_s, config.cluster.job.stall_s) == (None, None)
 
 
 def test_evaluation_asks_and_scores_one_task() -> None:

@@ -31,7 +31,7 @@ PURE_NUMBERS = {
     *("hidden_size", "intermediate_size", "ffn_hidden_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("pictures", "held_out_pictures", "questions", "connections", "attempts", "min_shards", "parallel_tasks"),
-    *("nodes", "processes_per_node", "threads_per_process", "gpus", "retries", "backoff_limit", "partitions"),
+    *("nodes", "processes_per_node", "threads_per_process", "gpus", "retries", "tries", "backoff_limit", "partitions"),
     *("keep_checkpoints", "keep_best", "loader_workers", "bootstrap_samples", "constant_candidates"),
 }
 

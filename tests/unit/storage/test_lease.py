@@ -28,7 +28,10 @@ def holder(folder: Path, code: str = "time.sleep(60)", wait: bool = True) -> "su
         print("held", flush=True)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program) + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", textwrap.dedent(program) + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     if wait:
@@ -97,9 +100,16 @@ def test_lost_holder_of_another_machine_is_followed_when_its_signs_end(
 
 
 def test_holder_that_was_thought_lost_stops_when_it_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = holder(
-        tmp_path, "while True:\n    time.sleep(0.05)\n    try:\n        lease.check()\n    except Exception as error:\n        print(error)\n        break\n"
-    )
+    code = """
+while True:
+    time.sleep(0.05)
+    try:
+        lease.check()
+    except Exception as error:
+        print(error)
+        break
+"""
+    process = holder(tmp_path, code)
     as_from_another_machine(tmp_path, monkeypatch)
     process.send_signal(signal.SIGSTOP)
     lease = Lease(tmp_path, QUICK)
@@ -115,7 +125,9 @@ def test_patience_ends(tmp_path: Path) -> None:
     first = Lease(tmp_path, QUICK)
     first.acquire()
     try:
-        with pytest.raises(StageError, match=r"is being written by another training, process \d+ on .*Wait for it or end it"):
+        with pytest.raises(
+            StageError, match=r"is being written by another training, process \d+ on .*Wait for it or end it"
+        ):
             Lease(tmp_path, LeaseTimes(expires_s=30, patience_s=0.3, look_s=0.02)).acquire()
     finally:
         first.release()
