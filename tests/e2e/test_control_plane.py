@@ -98,9 +98,11 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
         crds.write_text(yaml.safe_dump_all(missing))
         kubectl("create", "--filename", str(crds))
         kubectl("wait", "--for", "condition=Established", "--timeout", "60s", "--filename", str(crds))
+    runtime = MANIFESTS / "trainer" / "runtime.yaml"
+    has_runtime = "vlm-torch" in kubectl("get", "clustertrainingruntimes", "--output", "name")
     try:
         kubectl("apply", "--kustomize", str(MANIFESTS / "base"))
-        kubectl("apply", "--filename", str(MANIFESTS / "trainer" / "runtime.yaml"))
+        kubectl("apply", "--filename", str(runtime))
         if "namespace/kubeflow" not in namespaces:
             kubectl("create", "namespace", "kubeflow")  # where overlays/laptop goes
         # KFP makes it with a Profile.
@@ -108,7 +110,8 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
         yield config.new_client_from_config(KUBECONFIG)
     finally:
         made = {NAMESPACE, "kubeflow"} - {name.removeprefix("namespace/") for name in namespaces}
-        kubectl("delete", "--filename", str(MANIFESTS / "trainer" / "runtime.yaml"), "--ignore-not-found")
+        if not has_runtime:
+            kubectl("delete", "--filename", str(runtime), "--ignore-not-found")
         kubectl("delete", "namespace", *sorted(made), "--ignore-not-found", "--wait=false")
         if missing:
             kubectl("delete", "--filename", str(crds), "--ignore-not-found", "--wait=false")

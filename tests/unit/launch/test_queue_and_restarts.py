@@ -9,6 +9,7 @@ import yaml
 
 from components.launch import trainjob
 from components.launch.api import ClusterApi
+from components.launch.config import Backend
 from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.runtime import OURS
 from components.launch.submission import Submission
@@ -73,12 +74,14 @@ def preempt(server: KubernetesServer, by: str) -> None:
         del server.pods[name]
 
 
+@pytest.mark.parametrize("backend", ["pytorchjob", "trainjob"])
 def test_preempted_job_says_by_what_and_goes_on_with_every_line_once(
-    server: KubernetesServer, tmp_path: Path, capsys: Captured
+    server: KubernetesServer, tmp_path: Path, capsys: Captured, backend: Backend
 ) -> None:
+    start = start_pods if backend == "pytorchjob" else trainjob_pods
     said = Said(capsys)
-    launcher = Launcher(make_job(tmp_path), server.client())
-    names = start_pods(server)
+    launcher = Launcher(make_job(tmp_path, backend=backend), server.client())
+    names = start(server)
     for name, rank in zip(names, (0, 2), strict=True):
         server.say(name, f"[rank {rank}] step 310")
     said.wait("[rank 2] step 310")
@@ -87,14 +90,16 @@ def test_preempted_job_says_by_what_and_goes_on_with_every_line_once(
     said.wait("pretrain waits: preempted: Preempted to accommodate a workload (UID: w-urgent")
     said.wait("preemptee path: /gpus (by PyTorchJob urgent, priority 1000)")
     said.wait("in queue gpus: couldn't assign flavors to pod set master: insufficient quota")
-    # Admitted again: pods of the same names, other uids.
-    names = start_pods(server)
+    # Admitted again: pods with other uids, a PyTorchJob's of the same names.
+    names = start(server)
     for step in range(311, 320):
         for name, rank in zip(names, (0, 2), strict=True):
             server.say(name, f"[rank {rank}] step {step}")
         time.sleep(0.02)
     said.wait("pretrain starts again on node")
-    finish(server, names)
+    for name in names:
+        server.end_pod(name, 0)
+    server.set_condition("Succeeded" if backend == "pytorchjob" else "Complete")
     assert launcher.result() is None
     said.has("")
     lines = said.text.splitlines()
@@ -258,7 +263,9 @@ def trainjob_pods(server: KubernetesServer) -> list[str]:
             "batch.kubernetes.io/job-completion-index": str(index),
         }
         server.add_pod(pod, labels, container="node")
-    server.job()["status"] = {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}
+    status = server.job().setdefault("status", {})
+    status["conditions"] = []
+    status |= {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}
     return names
 
 
