@@ -46,6 +46,7 @@ class KfpRuns:
 
     Attributes:
         client: KFP's own client; call it through `ask`.
+        version: The server's, as "2.17.0"; empty or other words where it does not know.
 
     Raises:
         ConfigurationError: There is no KFP at the endpoint, or it does not let us in.
@@ -55,7 +56,7 @@ class KfpRuns:
         self.endpoint = endpoint.rstrip("/")
         self.namespace = namespace
         token = _read_token(token_file)
-        self._check_reachable(token)
+        self.version = self._ask_version(token)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # KFP's own deprecations
             import kfp
@@ -192,8 +193,8 @@ class KfpRuns:
                 say(f"{error} Trying again.")
                 time.sleep(_POLL_S)
 
-    def _check_reachable(self, token: str) -> None:
-        """Ask for KFP's health once: its client tries for half a minute, with a traceback each time."""
+    def _ask_version(self, token: str) -> str:
+        """Ask for KFP's health once: its client tries for half a minute, with a traceback each time, and drops the version."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = f"{self.endpoint}/apis/v2beta1/healthz"
         try:
@@ -209,6 +210,10 @@ class KfpRuns:
             )
         if not answer.ok:
             raise ConfigurationError(f"{url} answers {answer.status_code}: is this Kubeflow Pipelines 2?")
+        try:
+            return str(answer.json().get("tag_name") or "")
+        except (ValueError, AttributeError):
+            raise ConfigurationError(f"{url} answers something else than JSON: is this Kubeflow Pipelines 2?") from None
 
 
 class _Passing(StageError):

@@ -34,10 +34,13 @@ def _submit(options: argparse.Namespace) -> int:
     from components.runs.kfp import KfpRuns
     from pipelines.cluster_run import submit
     from pipelines.config import load_preset
+    from pipelines.kfp_version import warnings
 
     overrides = [*options.overrides, *([f"name={quoted(options.name)}"] if options.name else [])]
     config = load_preset(options.preset, overrides)
     runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
+    for warning in warnings(runs.version):
+        print(f"WARNING: {warning}", file=sys.stderr)
     run_id = submit(runs, config, f"vlm-training-{Path(options.preset).stem}", options.service_account)
     print(f"run      {run_id}\npage     {runs.link(run_id)}\nMLflow   {config.tracking.uri}", flush=True)
     if options.detach:

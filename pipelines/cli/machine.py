@@ -1,10 +1,10 @@
-"""Commands for this machine: run, doctor."""
+"""Commands for this machine: run."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from pipelines.cli.arguments import INTERRUPTED_STATUS, CommandGroup, add_preset, quoted, workspace_of
+from pipelines.cli.arguments import INTERRUPTED_STATUS, CommandGroup, add_preset, quoted
 
 
 def add_commands(group: CommandGroup) -> None:
@@ -18,11 +18,6 @@ def add_commands(group: CommandGroup) -> None:
         choices=("process", "docker"),
         default="process",
         help="run stages as processes, or as containers of cluster.cpu_image (default: process)",
-    )
-
-    doctor = group.add("doctor", _doctor, "tell what this machine can run and what is missing")
-    doctor.add_argument(
-        "--workspace", metavar="DIR", default=None, help="where outputs would go (default: the laptop preset's)"
     )
 
 
@@ -49,9 +44,3 @@ def _run(options: argparse.Namespace) -> int:
     if status:
         print(f"ERROR: {run.error()}\nThe whole output is in {run.log}", file=sys.stderr)
     return status
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from pipelines.doctor import examine
-
-    return examine(workspace_of(options.workspace))

@@ -2,11 +2,11 @@
 
 import argparse
 
-from pipelines.cli import cluster, machine, model, results, settings, tasks
+from pipelines.cli import cluster, doctor, machine, model, results, settings, tasks
 from pipelines.cli.arguments import CommandGroup
 
 _GROUPS = (
-    ("On this machine", (machine,)),
+    ("On this machine", (machine, doctor)),
     ("On a cluster", (cluster,)),
     ("Runs and what they gave", (results,)),
     ("Models", (model,)),

@@ -34,6 +34,7 @@ class KfpServer:
         self.script: deque[Object] = deque()
         self.faults: deque[int] = deque()
         self.token = ""
+        self.version = "2.17.0"
         self._http = JsonServer(_Handler, self)
         self.url = self._http.url
 
@@ -66,7 +67,7 @@ class _Handler(JsonHandler):
     def _dispatch(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
         state = self.state
         if path == "/healthz":
-            return 200, {"multi_user": False}
+            return 200, {"commit_sha": "unknown", "tag_name": state.version, "multi_user": False}
         if path == "/pipelines":
             wanted = json.loads(query["filter"])["predicates"][0]["stringValue"] if "filter" in query else None
             found = [one for one in state.pipelines.values() if wanted in (None, one["display_name"])]

@@ -14,9 +14,9 @@ import yaml
 
 from components.runs.folder import RunFolder, new_run
 from components.storage.atomic import write_json
-from pipelines import doctor
 from pipelines.cli import main
 from pipelines.cli.parser import build_parser
+from pipelines.doctor import machine
 from tests.support.kubernetes_schemas import custom_resource_errors
 
 Captured = pytest.CaptureFixture[str]
@@ -163,7 +163,7 @@ def test_doctor_says_why_a_gpu_stays_idle(
     cuda: str | None, reason: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise training runs on the CPU, some thousand times slower, and nobody is told why."""
-    monkeypatch.setattr(doctor, "_GPU_DEVICE", tmp_path)
+    monkeypatch.setattr(machine, "_GPU_DEVICE", tmp_path)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -178,8 +178,8 @@ def test_doctor_says_why_a_gpu_stays_idle(
 def test_doctor_refuses_a_machine_without_the_needed(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_NEEDED_DISK_GIB", 10**6)
-    monkeypatch.setattr(doctor, "_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(machine, "_NEEDED_DISK_GIB", 10**6)
+    monkeypatch.setattr(machine, "_PACKAGES", ("no-such-package",))
     assert main(["doctor", "--workspace", str(tmp_path)]) == 1
     output = capsys.readouterr().out
     assert "The laptop preset can't run here: no-such-package, workspace." in output

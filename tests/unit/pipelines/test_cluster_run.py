@@ -58,6 +58,14 @@ def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) ->
     assert any("503" in line and "Trying again" in line for line in lines)
 
 
+def test_submit_warns_of_an_old_server(server: KfpServer, capsys: Captured) -> None:
+    assert submit(server, "--detach") == 0
+    assert "WARNING" not in capsys.readouterr().err
+    server.version = "2.16.1"
+    assert submit(server, "--detach") == 0
+    assert "WARNING: Kubeflow Pipelines is 2.16.1, older than 2.17: " in capsys.readouterr().err
+
+
 def test_same_pipeline_is_uploaded_once(server: KfpServer) -> None:
     for _ in range(3):
         assert submit(server, "--detach") == 0

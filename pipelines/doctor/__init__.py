@@ -1,0 +1,1 @@
+"""`vlm doctor`: what a machine or a cluster has, and what is missing."""
