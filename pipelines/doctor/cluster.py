@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.errors import ConfigurationError
-from pipelines.doctor import apis, kfp, namespace, nodes, pods, queue, rights, workspace
+from pipelines.doctor import apis, kfp, namespace, nodes, pods, queue, rights, runtime, workspace
 from pipelines.doctor.finding import Finding, Mark, marked, show
 from pipelines.doctor.question import Question
 from pipelines.doctor.reader import Reader, Unreadable
@@ -19,6 +19,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", nodes.clocks),
     ("PyTorchJob", apis.pytorchjob),
     ("TrainJob", apis.trainjob),
+    ("training runtime", runtime.runtime),
     ("Kueue", apis.kueue),
     ("queue", queue.queue),
     ("KFP retries", kfp.retries),

@@ -46,7 +46,7 @@ _JOBS = {"pytorchjob": ("kubeflow.org", "pytorchjobs"), "trainjob": ("trainer.ku
 
 
 def launcher_rights(backend: str, queued: bool) -> list[Right]:
-    """Return what a launcher does with the API, as the Role of manifests/base/rbac.yaml allows it.
+    """Return what a launcher does with the API, as manifests/base/rbac.yaml and manifests/trainer/runtime.yaml allow it.
 
     Args:
         backend: The kind of its jobs.
@@ -55,6 +55,8 @@ def launcher_rights(backend: str, queued: bool) -> list[Right]:
     group, plural = _JOBS[backend]
     rights = [Right(verb, group, plural) for verb in ("get", "create", "patch", "delete")]
     rights += _PODS
+    if backend == "trainjob":
+        rights.append(Right("get", group, "clustertrainingruntimes", cluster_wide=True))
     if queued:
         rights.append(Right("list", "kueue.x-k8s.io", "workloads"))
     return rights
@@ -81,7 +83,7 @@ def of_service_account(reader: Reader, question: Question) -> Iterator[Finding]:
     ]
     if missing:
         text = f"{account} may not {', '.join(right.words for right in missing)}"
-        advice = "bind the Role vlm-launcher to it (manifests/base/rbac.yaml)"
+        advice = "bind the Role vlm-launcher to it (manifests/base/rbac.yaml; for TrainJobs also manifests/trainer/runtime.yaml)"
         yield Finding("service account", Mark.BAD, text, advice)
     else:
         yield Finding("service account", Mark.GOOD, f"{account} may launch and follow training jobs")

@@ -1,7 +1,6 @@
-"""A cluster as `vlm doctor --cluster` reads it: objects by their path, each valid by Kubernetes' own schema.
+"""A cluster as `vlm doctor --cluster` reads it: objects by their path, each valid by Kubernetes' or Kueue's own schema.
 
-Kueue's objects are those of manifests/overlays/kueue with the condition that Kueue writes; Argo's configuration is that of Kubeflow
-Pipelines 2.17.
+Argo's configuration is that of Kubeflow Pipelines 2.17.
 """
 
 import datetime
@@ -11,7 +10,7 @@ from typing import Any
 from kubernetes.client import ApiClient, Configuration
 
 from tests.support.json_server import JsonHandler, JsonServer, Object
-from tests.support.kubernetes_schemas import check_core
+from tests.support.kubernetes_schemas import check_core, custom_resource_errors
 
 CORE = "/api/v1"
 NAMESPACED = f"{CORE}/namespaces/vlm-pipelines"
@@ -175,8 +174,22 @@ def resources(*names: str) -> Object:
     return {"kind": "APIResourceList", "resources": [{"name": name} for name in names]}
 
 
+def kueue(kind: str, spec: Object) -> Object:
+    metadata = {"name": "vlm", "namespace": "vlm-pipelines"}
+    body = {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": kind,
+        "metadata": metadata,
+        "spec": spec,
+        "status": active(),
+    }
+    assert custom_resource_errors(body) == []
+    return body
+
+
 def active(message: str = "", status: str = "True") -> Object:
-    return {"conditions": [{"type": "Active", "status": status, "message": message}]}
+    condition = {"type": "Active", "status": status, "message": message, "reason": "Ready"}
+    return {"conditions": [{**condition, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
 
 
 KFP_DEFAULTS = """
@@ -199,7 +212,9 @@ def healthy() -> dict[str, Object]:
         "metadata": {"name": "shared"},
         "provisioner": "nfs.csi.k8s.io",
     }
-    group = {"coveredResources": ["cpu", "memory", "nvidia.com/gpu"], "flavors": []}
+    covered = ["cpu", "memory", "nvidia.com/gpu"]
+    flavor = {"name": "vlm-gpu", "resources": [{"name": name, "nominalQuota": "16"} for name in covered]}
+    group = {"coveredResources": covered, "flavors": [flavor]}
     running = [
         deployment("training-operator", "ghcr.io/kubeflow/training-v1/training-operator:v1.9.2"),
         deployment("ml-pipeline", "ghcr.io/kubeflow/kfp-api-server:2.17.0"),
@@ -212,8 +227,8 @@ def healthy() -> dict[str, Object]:
         "/apis/apps/v1/deployments": {"items": running},
         "/apis/kubeflow.org/v1": resources("pytorchjobs", "pytorchjobs/status", "mpijobs"),
         KUEUE: resources("localqueues", "clusterqueues", "workloads"),
-        f"{KUEUE}/namespaces/vlm-pipelines/localqueues/vlm": {"spec": {"clusterQueue": "vlm"}, "status": active()},
-        f"{KUEUE}/clusterqueues/vlm": {"spec": {"resourceGroups": [group]}, "status": active()},
+        f"{KUEUE}/namespaces/vlm-pipelines/localqueues/vlm": kueue("LocalQueue", {"clusterQueue": "vlm"}),
+        f"{KUEUE}/clusterqueues/vlm": kueue("ClusterQueue", {"resourceGroups": [group]}),
         ARGO: argo(KFP_DEFAULTS),
         NAMESPACED: space,
         f"{NAMESPACED}/serviceaccounts/default-editor": account,

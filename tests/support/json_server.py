@@ -31,7 +31,9 @@ class JsonHandler(BaseHTTPRequestHandler):
     """Hands every request to `serve`, its path, query and body taken apart."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # header and body are two writes: the second would wait 40 ms for the first's receipt
+    disable_nagle_algorithm = (
+        True  # header and body are two writes: the second would wait 40 ms for the first's receipt
+    )
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -39,6 +39,7 @@ from tests.support.paths import ROOT
 from tests.support.pod_security import violations
 
 PVC = f"{NAMESPACED}/persistentvolumeclaims/vlm-workspace"
+TRAINJOBS = ("pretrain.launch.backend=trainjob", "sft.launch.backend=trainjob", "cluster.job.ttl_s=null")
 QUEUED = ("cluster.job.queue=vlm",)
 
 
@@ -94,7 +95,7 @@ def test_a_cluster_with_everything(cluster: ClusterObjects) -> None:
 def test_what_may_not_be_seen_is_never_good(cluster: ClusterObjects) -> None:
     cluster.forbidden = {"/api/", "/apis/"}
     status, rows = table(cluster)
-    looked = {subject for subject, _ in CHECKS} - {"queue", "secret"}
+    looked = {subject for subject, _ in CHECKS} - {"training runtime"}
     for subject in looked:
         assert rows[subject][-1].startswith("? "), rows[subject]
         assert "forbidden" in rows[subject][-1]
@@ -123,11 +124,24 @@ def test_missing_kinds_are_bad_where_they_are_asked_for(cluster: ClusterObjects)
 
 def test_trainjobs_need_jobset(cluster: ClusterObjects) -> None:
     cluster.objects["/apis/trainer.kubeflow.org/v1alpha1"] = resources("trainjobs")
-    backends = ("pretrain.launch.backend=trainjob", "sft.launch.backend=trainjob", "cluster.job.ttl_s=null")
-    _, rows = table(cluster, *backends)
+    _, rows = table(cluster, *TRAINJOBS)
     assert rows["TrainJob"][0].startswith("✓")
     assert rows["JobSet"][0].startswith("✗ no jobset.x-k8s.io/v1alpha2 here: install JobSet")
     assert rows["PyTorchJob"][0].startswith("· ")
+
+
+def test_a_runtime_that_restarts_is_bad(cluster: ClusterObjects) -> None:
+    path = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/vlm-torch"
+    assert "kubectl apply -f manifests/trainer/runtime.yaml" in table(cluster, *TRAINJOBS)[1]["training runtime"][0]
+    ours = next(yaml.safe_load_all((ROOT / "manifests" / "trainer" / "runtime.yaml").read_text()))
+    cluster.objects[path] = ours
+    assert table(cluster, *TRAINJOBS)[1]["training runtime"] == ["✓ vlm-torch"]
+    ours["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] = 6
+    status, rows = table(cluster, *TRAINJOBS)
+    assert status == 1
+    assert "it replaces pods that fail (backoffLimit 6; must be 0)" in rows["training runtime"][0]
+    asked = [one["spec"]["resourceAttributes"] for one in cluster.reviews]
+    assert [one for one in asked if one["resource"] == "clustertrainingruntimes" and "namespace" not in one]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +218,7 @@ def test_rights_that_are_missing_are_named(cluster: ClusterObjects) -> None:
     assert status == 1
     assert rows["service account"] == [
         "✗ default-editor may not create pytorchjobs.kubeflow.org, get pods/log: "
-        "bind the Role vlm-launcher to it (manifests/base/rbac.yaml)"
+        "bind the Role vlm-launcher to it (manifests/base/rbac.yaml; for TrainJobs also manifests/trainer/runtime.yaml)"
     ]
     assert rows["your rights"][0].startswith("· you may not get pods/log: without these vlm can't see why pods wait")
     users = {one["spec"].get("user") for one in cluster.reviews}
