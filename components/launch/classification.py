@@ -14,6 +14,8 @@ from components.launch.evidence import Evidence
 
 PREEMPTED_CODE = 75  # EX_TEMPFAIL: a checkpoint was saved on SIGTERM
 
+LOST_ONE_ANOTHER = "ranks lost one another"
+
 Verdict = Literal["again", "once", "never"]
 
 
@@ -124,7 +126,8 @@ REASONS: tuple[Reason, ...] = (
             r"CUDA out of memory", r"CUDA error: out of memory", r"\bOutOfMemoryError\b", r"CUBLAS_STATUS_ALLOC_FAILED"
         ),
     ),
-    Reason("it can't be done as it is set", "never", "", _user_error(r"ERROR: ")),
+    # `rank 3: ValueError(...)` is what another rank met that is no error of ours (components.model.distributed).
+    Reason("it can't be done as it is set", "never", "", _user_error(r"^ERROR: (?!.*\brank \d+: \w+\()")),
     Reason(
         "a GPU failed",
         "again",
@@ -136,7 +139,7 @@ REASONS: tuple[Reason, ...] = (
         ),
     ),
     Reason(
-        "ranks lost one another",
+        LOST_ONE_ANOTHER,
         "again",
         "Look at the network between the pods: cluster.job.environment with NCCL_DEBUG: INFO and the right "
         "NCCL_SOCKET_IFNAME.",

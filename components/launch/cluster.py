@@ -145,8 +145,11 @@ class _Following:
         self._hopeless = self._hopeless + 1 if never else 0
         if never and (never.image or self._hopeless >= _LOOKS):
             return failed(f"{self._what} can't start: {never.image or never.refused}.", never)
-        if dying.too_long(pods):
-            return self._failure(status, pods, logs)
+        if pod := dying.too_long(pods):
+            if pod["status"].get("phase") == "Failed":
+                return self._failure(status, pods, logs)
+            where = f"pod {pod['metadata']['name']} on node {(pod.get('spec') or {}).get('nodeName', '?')}"
+            return failed(f"{self._what} failed: {where} was deleted and does not end.", Evidence(lost=where))
         if stalled := watch.stalled():
             stand = "\n".join(where_ranks_stand(logs.outputs()))
             return failed(f"{self._what} got no further: {stalled}.", Evidence(stalled=stalled), stand)
@@ -176,16 +179,16 @@ class _Dying:
         """Take note that the job's pods are meant to end."""
         self._since.clear()
 
-    def too_long(self, pods: list[dict[str, Any]]) -> bool:
-        """Tell whether a pod has been so for longer than the limit."""
+    def too_long(self, pods: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return a pod that has been so for longer than the limit."""
         now = time.monotonic()
         ends = {
-            pod["metadata"]["uid"]
+            pod["metadata"]["uid"]: pod
             for pod in pods
             if pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") == "Failed"
         }
         self._since = {uid: self._since.get(uid, now) for uid in ends}
-        return any(now - since > self._limit_s for since in self._since.values())
+        return next((ends[uid] for uid, since in self._since.items() if now - since > self._limit_s), None)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is known of an attempt that failed, and what its ranks' lines say: the same for this machine and a cluster."""
 
+import datetime
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ _LONGEST_MESSAGE = 400
 _ROOT_CAUSE = re.compile(r"Root Cause \(first observed failure\):")
 _RANK = re.compile(r"rank\s*:\s*(\d+)")
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+_TIME = re.compile(r"time\s*:\s*(\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d)")
+_TIME_FORMAT = "%Y-%m-%d_%H:%M:%S"
 _RANK_LINE = re.compile(r"^\[rank (\d+)\] ?(.*)$")
 _TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # what torch puts before an uncaught exception's lines
 _ACCOUNT_LINES = 10
@@ -51,14 +54,33 @@ class Evidence:
         return f"exit code {self.code}" if self.code >= 0 else f"signal {-self.code}"
 
 
-def first_failure(lines: Sequence[str]) -> tuple[int | None, int | None]:
-    """Return rank and exit code of torchrun's own account of what failed first; None for what it does not say."""
+@dataclass(frozen=True)
+class FirstFailure:
+    """Torchrun's own account of what failed first on its node; None for what it does not say.
+
+    Attributes:
+        rank: The rank.
+        code: Its exit code; below 0 for a signal.
+        when: When it ended, by the node's clock, to the second.
+    """
+
+    rank: int | None = None
+    code: int | None = None
+    when: datetime.datetime | None = None
+
+
+def first_failure(lines: Sequence[str]) -> FirstFailure:
+    """Return torchrun's account of what failed first, which it writes at its end."""
     starts = [index for index, line in enumerate(lines) if _ROOT_CAUSE.search(line)]
     if not starts:
-        return None, None
+        return FirstFailure()
     account = "\n".join(lines[starts[-1] : starts[-1] + _ACCOUNT_LINES])
-    rank, code = _RANK.search(account), _EXIT_CODE.search(account)
-    return (int(rank.group(1)) if rank else None), (int(code.group(1)) if code else None)
+    rank, code, when = _RANK.search(account), _EXIT_CODE.search(account), _TIME.search(account)
+    return FirstFailure(
+        int(rank.group(1)) if rank else None,
+        int(code.group(1)) if code else None,
+        datetime.datetime.strptime(when.group(1), _TIME_FORMAT).replace(tzinfo=datetime.UTC) if when else None,
+    )
 
 
 def last_speaker(lines: Sequence[str]) -> int | None:
@@ -78,6 +100,12 @@ def rank_of(line: str) -> int | None:
     """Return the rank that said a line; None for torchrun's own."""
     match = _RANK_LINE.match(line)
     return int(match.group(1)) if match else None
+
+
+def ranks_with_errors(lines: Iterable[str]) -> list[int]:
+    """Return the ranks that ended with an error of ours, in the order of their words."""
+    ranks = [rank_of(line) for line in lines if text_of(line).startswith("ERROR: ")]
+    return list(dict.fromkeys(rank for rank in ranks if rank is not None))
 
 
 def text_of(line: str) -> str:

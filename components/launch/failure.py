@@ -1,15 +1,20 @@
 """Why a job of a cluster failed: the rank that failed first, its last lines, and whether another try may help."""
 
-from collections.abc import Callable, Mapping
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.errors import StageError
-from components.launch.classification import reason_of
+from components.launch.classification import LOST_ONE_ANOTHER, reason_of
 from components.launch.errors import ClusterFailure, TrainingFailed
-from components.launch.evidence import Evidence, first_failure, last_lines, last_speaker
+from components.launch.evidence import Evidence, first_failure, last_lines, last_speaker, ranks_with_errors
 from components.launch.job_kind import JobKind, JobStatus
 
 Object = Mapping[str, Any]
+_FIRST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+_LAST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+_CLOSE = datetime.timedelta(seconds=5)
 _LOST = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "UnexpectedAdmissionError")
 
 
@@ -51,18 +56,18 @@ def explain(
     if found.verdict == "never":
         return TrainingFailed(f"{what} failed: {found.name} ({operator}). {found.advice}")
     told = [(pod, log(pod)) for pod in pods]
-    broken = [(pod, lines) for pod, lines in told if exit_of(pod, kind)[0] != 0 or first_failure(lines)[1]]
+    broken = [
+        _Broken(pod, *accuse(lines, exit_of(pod, kind)[0]), first_failure(lines).when or _ended(pod, kind))
+        for pod, lines in told
+        if exit_of(pod, kind)[0] != 0 or first_failure(lines).code
+    ]
     if not broken:
         said = f"{what} failed ({operator or 'no reason given'}); no pod that failed is left."
         return failed(said, Evidence(lost="its pods are gone"))
-    pod, lines = min(broken, key=lambda one: _ended(one[0], kind))
-    pod_code, container = exit_of(pod, kind)
-    rank, code = first_failure(lines)
-    if rank is None:
-        rank, code = last_speaker(lines), pod_code
-    evidence = Evidence(
-        code=pod_code if code is None else code, lines=last_lines(lines, rank), container=container, lost=lost(pod)
-    )
+    cause = _cause(broken)
+    pod, rank = cause.pod, cause.rank
+    container = exit_of(pod, kind)[1]
+    evidence = replace(cause.evidence, container=container, lost=lost(pod))
     node = kind.node_rank(pod["metadata"].get("labels") or {})
     where = f"{f'rank {rank} on ' if rank is not None else ''}node {node} (pod {pod['metadata']['name']})"
     if container == "OOMKilled":
@@ -74,6 +79,42 @@ def explain(
     return failed(f"{what} failed: {where} {how}.", evidence, evidence.text)
 
 
+@dataclass(frozen=True)
+class _Broken:
+    """A pod that failed: the rank that is to blame on its node, and when it failed."""
+
+    pod: Object
+    rank: int | None
+    evidence: Evidence
+    when: datetime.datetime
+
+
+def accuse(lines: Sequence[str], code: int) -> tuple[int | None, Evidence]:
+    """Return the rank that is to blame for a node's failure, and what is known of it.
+
+    Torchrun tells the first to the second. Ranks that lose another one end within that second, so if the one that it names
+    has only lost the others, one that ended with an error of its own is the cause.
+
+    Args:
+        lines: The node's output, as torchrun wrote it.
+        code: Torchrun's own exit code.
+    """
+    first = first_failure(lines)
+    rank = first.rank if first.rank is not None else last_speaker(lines)
+    evidence = Evidence(code=code if first.code is None else first.code, lines=last_lines(lines, rank))
+    if reason_of(evidence).name == LOST_ONE_ANOTHER:
+        for other in ranks_with_errors(lines):
+            return other, Evidence(code=1, lines=last_lines(lines, other))
+    return rank, evidence
+
+
+def _cause(broken: list[_Broken]) -> _Broken:
+    """Return the pod that failed first; of those within some seconds the one that knows most, for clocks and seconds are coarse."""
+    began = min(one.when for one in broken)
+    close = [one for one in broken if one.when - began <= _CLOSE]
+    return min(close, key=lambda one: (reason_of(one.evidence).name == LOST_ONE_ANOTHER, one.when))
+
+
 def exit_of(pod: Object, kind: JobKind) -> tuple[int, str]:
     """Return exit code and reason of a pod's training container; a pod that failed without a code has -1."""
     for status in pod["status"].get("containerStatuses") or []:
@@ -83,13 +124,13 @@ def exit_of(pod: Object, kind: JobKind) -> tuple[int, str]:
     return (-1, str(pod["status"].get("reason", ""))) if pod["status"].get("phase") == "Failed" else (0, "")
 
 
-def _ended(pod: Object, kind: JobKind) -> str:
+def _ended(pod: Object, kind: JobKind) -> datetime.datetime:
     for status in pod["status"].get("containerStatuses") or []:
         terminated = (status.get("state") or {}).get("terminated")
-        if status["name"] == kind.container and terminated:
-            return str(terminated.get("finishedAt") or "~")
+        if status["name"] == kind.container and terminated and terminated.get("finishedAt"):
+            return datetime.datetime.fromisoformat(terminated["finishedAt"])
     # Lost without a word: that came before the others noticed. One that was deleted after its ranks had ended came last.
-    return "" if pod["status"].get("phase") == "Failed" else "~"
+    return _FIRST if pod["status"].get("phase") == "Failed" else _LAST
 
 
 def lost(pod: Object) -> str:

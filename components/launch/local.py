@@ -14,8 +14,8 @@ from types import FrameType
 import psutil
 
 from components.errors import StageError
-from components.launch.evidence import Evidence, first_failure, last_lines, last_speaker
-from components.launch.failure import failed
+from components.launch.evidence import Evidence
+from components.launch.failure import accuse, failed
 from components.launch.fit import check_fit
 from components.launch.job import TrainingJob
 from components.launch.pod import RANK_PREFIX, SHUTDOWN_VARIABLE, stall_environment
@@ -97,10 +97,7 @@ def _failure(job: TrainingJob, output: list[str], torchrun_code: int, stalled: s
     if stalled:
         stand = "\n".join(where_ranks_stand({"torchrun": output}))
         return failed(f"Training job {job.name} got no further: {stalled}.", Evidence(stalled=stalled), stand)
-    rank, code = first_failure(output)
-    if rank is None:
-        rank, code = last_speaker(output), torchrun_code
-    evidence = Evidence(code=1 if code is None else code, lines=last_lines(output, rank))
+    rank, evidence = accuse(output, torchrun_code)
     who = f"rank {rank}" if rank is not None else "torchrun"
     return failed(f"Training job {job.name} failed: {who} ended with {evidence.ended}.", evidence, evidence.text)
 

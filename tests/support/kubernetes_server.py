@@ -43,6 +43,8 @@ class KubernetesServer:
         self.faults: deque[tuple[str, int | str | tuple[int, str]]] = deque()
         self.cut_logs_after: int | None = None
         self.missing_apis: set[str] = set()
+        self.keeps_deleted = False
+        """Whether deleted jobs stay, as they do while a pod of theirs can't end."""
         self.stopped = False
         self.on_create: Callable[[Object], None] = lambda job: None
         self.on_patch: Callable[[Object], None] = lambda job: None
@@ -238,6 +240,8 @@ class _Handler(JsonHandler):
         return 200, job
 
     def _remove(self, name: str, uid: str) -> None:
+        while self.state.keeps_deleted and not self.state.stopped:
+            time.sleep(0.02)
         with self.state.lock:
             if self.state.jobs.get(name, {}).get("metadata", {}).get("uid") == uid:
                 del self.state.jobs[name]

@@ -151,12 +151,12 @@ def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: P
         wait_for_the_other_rank()
     """
     job = _job(tmp_path, code)
-    cluster = ClusterConfig.model_validate({"job": {"stall_s": 6, "poll_s": 0.2}})
+    cluster = ClusterConfig.model_validate({"job": {"stall_s": 20, "poll_s": 0.2}})
     job.environment["PYTHONPATH"] += os.pathsep + str(ROOT)
     began = time.monotonic()
     with pytest.raises(ClusterFailure) as error:
         run_local(dataclasses.replace(job, cluster=cluster))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 90
     said = str(error.value)
     assert "Training job test got no further: no line and no step for" in said
     for rank in range(2):

@@ -222,6 +222,28 @@ def test_pod_that_the_operator_leaves_dead_is_not_waited_for(
     wait_for(lambda: not server.jobs)
 
 
+def test_pod_of_a_lost_node_is_not_waited_for(
+    server: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Its node answers nobody: the taint manager deletes the pod, which never ends; the job goes on as if it ran."""
+    for room in ("cluster", "submission"):
+        monkeypatch.setattr(f"components.launch.{room}.DYING_S", 0.2)
+    said = Said(capsys)
+    launcher = Launcher(make_job(tmp_path, tries=2, grace_s=1), server.client())
+    _, worker = start_pods(server)
+    pod = server.pods[worker]
+    pod["metadata"]["deletionTimestamp"] = "2026-11-27T12:00:00Z"
+    pod["spec"] = {"nodeName": "gpu-7"}
+    server.keeps_deleted = True
+    said.wait("failed: pod job-worker-0 on node gpu-7 was deleted and does not end.")
+    said.wait("pod job-worker-0 of the job before does not end: is node gpu-7 lost?")
+    said.wait("kubectl -n vlm delete pod job-worker-0 --force")
+    server.keeps_deleted = False
+    wait_for(lambda: len(server.created) == 2)
+    finish(server, start_pods(server))
+    assert launcher.result() is None
+
+
 def test_training_that_gets_no_further_is_ended_and_made_anew(
     server: KubernetesServer, tmp_path: Path, capsys: Captured
 ) -> None:
