@@ -13,7 +13,8 @@
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
 # make test-images  build both images, look into them, and run the pipeline in them; make test-cpu-image: the CPU image alone
 #
-# make test-cluster TEST_KUBECONFIG=FILE  apply the manifests to a test cluster's API server and run the launcher against it
+# make test-cluster TEST_KUBECONFIG=FILE  apply the manifests to a test cluster's API server and run the launcher against it; where the
+#              cluster has Kubeflow Pipelines and an operator, and can pull REGISTRY's CPU image, also run the small pipeline there
 #
 # REGISTRY     what images are named after, as registry.example/team; TAG their tag
 # BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
@@ -74,7 +75,8 @@ test-images: install images
 
 test-cluster: install
 	@test -n "$(TEST_KUBECONFIG)" || { echo "ERROR: name a test cluster's kubeconfig with TEST_KUBECONFIG=..."; exit 1; }
-	VLM_TEST_KUBECONFIG=$(TEST_KUBECONFIG) $(BIN)/python -m pytest tests/e2e/test_control_plane.py $(PYTEST_ARGS)
+	VLM_TEST_KUBECONFIG=$(TEST_KUBECONFIG) VLM_TEST_CPU_IMAGE=$(REGISTRY)/cpu:$(TAG) \
+	    $(BIN)/python -m pytest tests/e2e/test_control_plane.py tests/e2e/test_cluster_run.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
