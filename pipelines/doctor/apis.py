@@ -3,13 +3,12 @@
 Which kinds are served is asked of the API's discovery, which everybody may read; the definitions themselves may not be.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.question import Question
-from pipelines.doctor.reader import Reader, Unreadable
+from pipelines.doctor.reader import Object, Reader, Unreadable
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class _Kind:
         group: Its API group.
         versions: The versions that this project speaks, of which one is enough.
         plural: Its name in paths.
-        image: What the name of the operator's image ends with.
+        image: Name of the operator's image, registry and tag aside.
         install: What to do where it is missing.
     """
 
@@ -100,18 +99,36 @@ def running_version(reader: Reader, image: str) -> str:
 
     Args:
         reader: Looks at the cluster.
-        image: What the image's name ends with, tag and registry aside.
+        image: The image's name, registry and tag aside.
     """
     try:
         deployments = reader.items("/apis/apps/v1/deployments")
     except Unreadable:
         return "of a version that you may not see"
+    for container in _containers(deployments, image):
+        tag = container["image"].partition("@")[0].rsplit("/", 1)[-1].partition(":")[2]
+        if tag:
+            return tag
+    return "of a version that no deployment's image tells"
+
+
+def operator_arguments(reader: Reader, image: str) -> list[str]:
+    """Return the arguments of the operator that runs an image.
+
+    Raises:
+        Unreadable: Deployments may not be seen, or none runs it.
+    """
+    for container in _containers(reader.items("/apis/apps/v1/deployments"), image):
+        return list(container.get("args") or [])
+    raise Unreadable(f"no deployment runs {image}")
+
+
+def _containers(deployments: list[Object], image: str) -> Iterator[Object]:
+    """Yield the containers whose image, registry and tag aside, has a name."""
     for deployment in deployments:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
-            name, _, tag = re.sub(r"@.*", "", container["image"]).rpartition(":")
-            if name.endswith(image) and "/" not in tag:
-                return tag
-    return "of a version that no deployment's image tells"
+            if container["image"].partition("@")[0].rsplit("/", 1)[-1].partition(":")[0] == image:
+                yield container
 
 
 def _served(reader: Reader, kind: _Kind, needed: bool) -> Finding:

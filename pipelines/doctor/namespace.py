@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+from pipelines.doctor.apis import operator_arguments
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.question import Question
 from pipelines.doctor.reader import Object, Reader, Unreadable
 
 _ENFORCED = "pod-security.kubernetes.io/enforce"
+_TEMPLATE_FLAG = "--pytorch-init-container-template-file"
 _COUNTED = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
 _SHORT = {"cpu": "requests.cpu", "memory": "requests.memory"}  # as a quota may name them
 
@@ -27,13 +29,24 @@ def namespace(reader: Reader, question: Question) -> Iterator[Finding]:
             f"kubectl label --overwrite namespace {name} {_ENFORCED}=privileged, or set cluster.job.lock_memory=false"
         )
         yield Finding("namespace", Mark.BAD, f"{text}, which refuses pods that lock memory", advice)
-    elif level == "restricted" and question.uses("pytorchjob") and question.nodes_at_once > 1:
-        advice = (
-            "the operator's own init container is refused unless it is told otherwise: docs/cluster.md, Pod security"
-        )
-        yield Finding("namespace", Mark.UNKNOWN, text, advice)
     else:
         yield Finding("namespace", Mark.GOOD, text)
+    if level == "restricted" and question.uses("pytorchjob") and question.nodes_at_once > 1:
+        yield _init_container(reader)
+
+
+def _init_container(reader: Reader) -> Finding:
+    """Tell whether the operator's init container, which workers wait in, is told to be restricted."""
+    advice = "give the operator another template: docs/cluster.md, Pod security"
+    try:
+        arguments = operator_arguments(reader, "training-operator")
+    except Unreadable as error:
+        text = f"whether the operator's init container passes `restricted` can't be seen: {error}"
+        return Finding("namespace", Mark.UNKNOWN, text, advice)
+    if any(argument.startswith(_TEMPLATE_FLAG) for argument in arguments):
+        return Finding("namespace", Mark.FACT, "the operator has a template of its own for its init container")
+    text = "the operator's init container is refused by `restricted`: workers of a second node never start"
+    return Finding("namespace", Mark.BAD, text, advice)
 
 
 def quotas(reader: Reader, question: Question) -> Iterator[Finding]:

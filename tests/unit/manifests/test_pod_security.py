@@ -10,6 +10,7 @@ import yaml
 from pipelines.compile import compile_pipeline
 from pipelines.config import load_preset, preset_names
 from pipelines.job_preview import job_manifest
+from tests.support.kubernetes_schemas import check_pod
 from tests.support.paths import ROOT
 from tests.support.pod_security import pod_specs, violations
 
@@ -79,6 +80,17 @@ def test_pods_of_training_jobs_are_restricted(preset: str, backend: str) -> None
     assert specs
     for spec in specs:
         assert violations(spec) == []
+
+
+def test_the_operators_init_container_can_be_restricted() -> None:
+    (body,) = yaml.safe_load_all((MANIFESTS / "tools" / "init-container.yaml").read_text())
+    text = body["data"]["initContainer.yaml"]
+    for name, value in (("InitContainerImage", "alpine:3.10"), ("MaxTries", "100"), ("MasterAddr", "vlm-master-0")):
+        assert f"{{{{.{name}}}}}" in text
+        text = text.replace(f"{{{{.{name}}}}}", value)
+    containers = yaml.safe_load(text)
+    check_pod({}, {"initContainers": containers, "containers": [{"name": "pytorch"}]})
+    assert violations({**GOOD, "initContainers": containers}) == []
 
 
 def test_locked_memory_is_the_exception() -> None:

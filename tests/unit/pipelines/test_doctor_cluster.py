@@ -252,9 +252,13 @@ def test_what_a_namespace_enforces(cluster: ClusterObjects) -> None:
     assert "refuses pods that lock memory" in rows["namespace"][0]
     level["pod-security.kubernetes.io/enforce"] = "restricted"
     assert table(cluster)[1]["namespace"] == ["✓ vlm-pipelines enforces pod security restricted"]
-    wide = table(cluster, "pretrain.launch.nodes=2")[1]["namespace"][0]
-    assert wide.startswith("? ")
-    assert "init container" in wide
+    two = "pretrain.launch.nodes=2"
+    assert table(cluster, two)[1]["namespace"][1].startswith("✗ the operator's init container is refused")
+    operator = cluster.objects["/apis/apps/v1/deployments"]["items"][0]["spec"]["template"]["spec"]["containers"][0]
+    operator["args"] = ["--pytorch-init-container-template-file=/etc/vlm/initContainer.yaml"]
+    assert table(cluster, two)[1]["namespace"][1].startswith("· the operator has a template of its own")
+    cluster.forbidden = {"/apis/apps/"}
+    assert table(cluster, two)[1]["namespace"][1].startswith("? whether the operator's init container passes")
     del cluster.objects[NAMESPACED]
     assert table(cluster)[1]["namespace"][0].startswith("✗ no vlm-pipelines")
 
