@@ -119,6 +119,7 @@ def _generate_in_processes(spec: GenerationSpec, work: StageWork) -> None:
     from components.launch.run import run_job
 
     launch_folder = work.folder / "launch"
+    shutil.rmtree(launch_folder, ignore_errors=True)  # another run counts its own attempts
     path = launch_folder / "spec.json"
     write_text(path, spec.model_dump_json(indent=2))
     config = spec.config

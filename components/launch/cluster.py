@@ -141,7 +141,7 @@ class _Following:
         if status.phase == "suspended":
             dying.forget()
             return None
-        never = hopeless(job, pods, self._api.events) if status.phase == "pending" else None
+        never = None if self._all_run(status, pods) else hopeless(job, pods, self._api.events)
         self._hopeless = self._hopeless + 1 if never else 0
         if never and (never.image or self._hopeless >= _LOOKS):
             return failed(f"{self._what} can't start: {never.image or never.refused}.", never)

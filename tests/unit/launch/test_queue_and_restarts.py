@@ -155,9 +155,12 @@ def test_reason_of_pods_that_are_gone_comes_from_the_lines_that_were_followed(
     assert "rank 3 on node 1 (pod job-worker-0) ended with exit code 1.\nERROR: The loss of step 7 is nan" in str(error)
 
 
-def test_image_that_is_not_there_ends_at_once(server: KubernetesServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["Pending", "Running"])
+def test_image_that_is_not_there_ends_at_once(server: KubernetesServer, tmp_path: Path, phase: str) -> None:
+    """Also where the other pods run: one node may not pull it."""
     launcher = Launcher(make_job(tmp_path), server.client())
-    _, worker = start_pods(server, phase="Pending")
+    _, worker = start_pods(server, phase=phase)
+    server.pods[worker]["status"]["phase"] = "Pending"
     message = (
         'failed to pull and unpack image "registry.example/vlm/gpu:nope": failed to resolve reference '
         '"registry.example/vlm/gpu:nope": registry.example/vlm/gpu:nope: not found'
