@@ -3,12 +3,10 @@
 torch's own checkpointing, on CPUs and GPUs alike; megatron-core's replays the random numbers of GPUs alone.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch.utils.checkpoint import checkpoint
 
@@ -45,24 +43,10 @@ LAYERS: dict[Recompute, type[TransformerLayer]] = {
 def _recomputed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
-    return checkpoint(function, *args, use_reentrant=False, context_fn=_same_tracker, **kwargs)
 
+    def called(*values: Any) -> Any:
+        return function(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
 
-def _same_tracker() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Return contexts for the forward pass and its repetition: both see the same state of megatron's generators.
-
-    torch restores its own generators; Transformer Engine's attention dropout draws from megatron's tracker.
-    """
-    states = get_cuda_rng_tracker().get_states()
-    return contextlib.nullcontext(), _tracker_at(states) if states else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _tracker_at(states: dict[str, torch.Tensor]) -> Iterator[None]:
-    tracker = get_cuda_rng_tracker()
-    now = tracker.get_states()
-    tracker.set_states(states)
-    try:
-        yield
-    finally:
-        tracker.set_states(now)
+    # All by position: torch restores the random numbers of those devices alone that it finds among positional arguments, and
+    # megatron-core names them. Dropout would draw another mask in the repetition.
+    return checkpoint(called, *args, *kwargs.values(), use_reentrant=False)

@@ -1,7 +1,7 @@
 """The whole model against transformers, in float32 and one process."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -184,6 +184,26 @@ def test_recomputed_layers_give_the_same_bits_from_fewer_kept_tensors(world: Wor
         assert torch.equal(losses[recompute], losses["none"])
         for name, gradient in gradients["none"].items():
             assert torch.equal(gradients[recompute][name], gradient), name
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputed_layers_show_torch_their_tensors(
+    world: World, recompute: Recompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch restores the generators of the devices of positional arguments alone; tests/gpu compares the gradients."""
+    seen = []
+
+    def checkpoint(function: Callable[..., object], *args: object, **kwargs: object) -> object:
+        seen.append((args, kwargs))
+        return function(*args)
+
+    monkeypatch.setattr("components.model.recompute.checkpoint", checkpoint)
+    batch = packed(samples())
+    loaded(world, recompute=recompute).train()(batch, pixel_values(batch), compute_loss=True)
+    assert len(seen) == 3  # layers
+    for args, kwargs in seen:
+        assert any(isinstance(value, torch.Tensor) and value.shape[-1] == 48 for value in args)
+        assert kwargs == {"use_reentrant": False}
 
 
 class KeptElements:
