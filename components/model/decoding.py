@@ -144,7 +144,8 @@ class Decoder:
         self._language = language
         self._layers = list(language.decoder.layers)
         self._width = architecture.kv_channels
-        embedded = model.embed_inputs(batch, pixel_values, pictures).squeeze(1)
+        features = model.vision_features(pixel_values) if pixel_values is not None else None
+        embedded = model.embed_inputs(batch, features, pictures).squeeze(1)
         lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).to(torch.int64)
         samples, device = lengths.numel(), lengths.device
         self._capacity, self._filled = longest, batch.max_seqlen

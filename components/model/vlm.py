@@ -81,12 +81,20 @@ class VisionLanguageModel(MegatronModule):
         for part in parts:
             modules[part].requires_grad_(False)
 
-    def forward(self, batch: TokenBatch, pixel_values: Tensor | None = None, *, compute_loss: bool = False) -> Tensor:
+    def forward(
+        self,
+        batch: TokenBatch,
+        pixel_values: Tensor | None = None,
+        *,
+        features: Tensor | None = None,
+        compute_loss: bool = False,
+    ) -> Tensor:
         """Run the model over a packed batch.
 
         Args:
             batch: Tokens [T] of S samples, with `image_token_id` for every patch.
             pixel_values: [N, 3, size, size], normalised, in the order of the image tokens; None without pictures.
+            features: What `vision_features` gave for the pictures, in place of `pixel_values`.
             compute_loss: Return the loss per token instead of logits.
 
         Returns:
@@ -97,27 +105,42 @@ class VisionLanguageModel(MegatronModule):
             StageError: Image tokens and pictures don't match, or a sample is longer than the model's positions.
         """
         layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen)
-        hidden = self.language_model.run_packed(self.embed_inputs(batch, pixel_values), batch.positions, layout)
+        if features is None and pixel_values is not None:
+            features = self.vision_features(pixel_values)
+        hidden = self.language_model.run_packed(self.embed_inputs(batch, features), batch.positions, layout)
         if compute_loss:
             return self.language_model.token_losses(hidden, batch.labels)
         return self.language_model.logits(hidden)
 
-    def embed_inputs(
-        self, batch: TokenBatch, pixel_values: Tensor | None = None, pictures: Tensor | None = None
-    ) -> Tensor:
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Return what the tower sees, [N, patches, hidden of the tower]; a frozen tower runs without autograd.
+
+        Args:
+            pixel_values: [N, 3, size, size], normalised.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_vision):
+            features: Tensor = self.vision_model(pixel_values)
+        return features
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether any of the tower's parameters has a gradient."""
+        return any(parameter.requires_grad for parameter in self.vision_model.parameters())
+
+    def embed_inputs(self, batch: TokenBatch, features: Tensor | None, pictures: Tensor | None = None) -> Tensor:
         """Return the language model's input, [T, 1, hidden]: embedded text, and projected features for image tokens.
 
         Args:
             batch: The packed batch.
-            pixel_values: Pictures, as in `forward`.
-            pictures: int64, for every picture of the batch its row of `pixel_values`, where some are shown several times;
-                None where `pixel_values` holds each as often as it is shown.
+            features: What `vision_features` gave; None without pictures.
+            pictures: int64, for every picture of the batch its row of `features`, where some are shown several times;
+                None where `features` holds each as often as it is shown.
 
         Raises:
             StageError: Image tokens and pictures don't match.
         """
         image_places = (batch.tokens == self.architecture.image_token_id).nonzero().flatten()
-        images = 0 if pixel_values is None else pixel_values.shape[0] if pictures is None else pictures.numel()
+        images = 0 if features is None else features.shape[0] if pictures is None else pictures.numel()
         if image_places.numel() != images * self.architecture.image.tokens:
             raise StageError(
                 f"A batch has {image_places.numel()} image tokens, but {images} pictures of "
@@ -125,20 +148,12 @@ class VisionLanguageModel(MegatronModule):
             )
         # The image token has no row of its own: any row stands in until the features replace it.
         embedded = self.language_model.embed(batch.tokens.index_fill(0, image_places, 0))
-        if pixel_values is not None and images:
-            features = self._image_features(pixel_values)
+        if features is not None and images:
+            projected: Tensor = self.vision_projection(features.reshape(-1, 1, features.shape[-1]))
             if pictures is not None:
-                features = features.unflatten(0, (pixel_values.shape[0], -1))[pictures].flatten(0, 1)
-            embedded = embedded.index_copy(0, image_places, features.to(embedded.dtype))
+                projected = projected.unflatten(0, (features.shape[0], -1))[pictures].flatten(0, 1)
+            embedded = embedded.index_copy(0, image_places, projected.to(embedded.dtype))
         return embedded
-
-    def _image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return the projected features of all patches, [N x patches, 1, hidden of the language model]."""
-        trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            features = self.vision_model(pixel_values)
-        projected: Tensor = self.vision_projection(features.reshape(-1, 1, features.shape[-1]))
-        return projected
 
 
 def build_model(
