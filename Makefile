@@ -10,6 +10,8 @@
 #
 # make stage NAME=deduplicate  write a new stage's skeleton, with its test, into components/ and tests/unit/
 #
+# make test-gpu  the tests that need an NVIDIA GPU (and use Transformer Engine where it is installed)
+#
 # make images  build the CPU and the GPU image with docker or podman; make cpu-image, make gpu-image build one
 # make test-images  build both images, look into them, and run the pipeline in them; make test-cpu-image: the CPU image alone
 #
@@ -34,13 +36,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := components pipelines tests
 
-.PHONY: demo test lint install stage images cpu-image gpu-image test-cpu-image test-images test-cluster clean
+.PHONY: demo test test-gpu lint install stage images cpu-image gpu-image test-cpu-image test-images test-cluster clean
 
 demo: install
 	$(BIN)/vlm run --preset laptop $(RUN_ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-gpu: install
+	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from components.device import DEVICE_VARIABLE
 from components.errors import ConfigurationError, StageError, VlmError
@@ -99,12 +98,10 @@ def seed_everything(seed: int) -> None:
     """Seed torch's generators: dropout is equal on tensor-parallel ranks and differs between data-parallel ranks.
 
     One generator serves the dropout of activations that every tensor-parallel rank holds whole; attention draws from
-    `numbers_of_this_rank`. On GPUs megatron's tracker adds the generator of Transformer Engine's attention.
+    `numbers_of_this_rank`.
     """
     own_seed = seed + _SEED_STEP_PER_DATA_RANK * parallel_state.get_data_parallel_rank()
     torch.manual_seed(own_seed)
-    if torch.cuda.is_available():
-        model_parallel_cuda_manual_seed(own_seed)
 
 
 @contextlib.contextmanager
@@ -143,6 +140,19 @@ def on_every_rank(action: Callable[[], _Result]) -> list[_Result]:
         StageError: What other ranks met. A rank that has failed itself raises its own error as it is.
     """
     return _on_ranks(action, first_alone=False)
+
+
+def make_repeatable(device: torch.device) -> None:
+    """Let a GPU add in a fixed order, so that a run that goes on gives the bits of one that was never stopped.
+
+    An operation that can't is an error from here on. CPUs have nothing of the kind.
+    """
+    if device.type != "cuda":
+        return
+    # cuBLAS chooses its kernels by the workspace that it finds: two of 4 MB for every stream, says NVIDIA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a write of every tensor
 
 
 def destroy() -> None:

@@ -54,6 +54,9 @@ class LanguageModel(GPTModel):
         )
         self.architecture = architecture
         self.backend = settings.backend
+        # On a GPU the usual gradient of a look-up adds in no fixed order: a run that goes on would not equal one that was
+        # never stopped. This one sorts first.
+        self.embedding.word_embeddings.deterministic_mode = settings.device.type == "cuda"
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look tokens [T] up; return [T, 1, hidden]."""

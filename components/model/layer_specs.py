@@ -82,7 +82,6 @@ def _local_layer(mask: AttnMaskType) -> ModuleSpec:
     return _layer(
         mask,
         ColumnParallelLinear,
-        SdpaCoreAttention,
         RowParallelLinear,
         input_layernorm=WrappedTorchNorm,
         pre_mlp_layernorm=WrappedTorchNorm,
@@ -91,26 +90,24 @@ def _local_layer(mask: AttnMaskType) -> ModuleSpec:
 
 
 def _engine_layer(mask: AttnMaskType) -> tuple[ModuleSpec, type]:
-    from megatron.core.extensions.transformer_engine import (
-        TEDotProductAttention,
-        TELayerNormColumnParallelLinear,
-        TENorm,
-        TERowParallelLinear,
-    )
+    from megatron.core.extensions.transformer_engine import TELayerNormColumnParallelLinear, TENorm, TERowParallelLinear
 
-    # The norms are part of the linear layers that follow them.
-    return _layer(mask, TELayerNormColumnParallelLinear, TEDotProductAttention, TERowParallelLinear), TENorm
+    # The norms are part of the linear layers that follow them. The attention is the plain layers': Transformer Engine's adds
+    # the gradients of packed samples in no fixed order, and is no faster (tests/benchmarks/RESULTS.md).
+    return _layer(mask, TELayerNormColumnParallelLinear, TERowParallelLinear), TENorm
 
 
-def _layer(mask: AttnMaskType, column: type, attention: type, row: type, **norms: Any) -> ModuleSpec:
-    """Return a transformer layer of an implementation's linear layers and attention; `norms` are further submodules."""
+def _layer(mask: AttnMaskType, column: type, row: type, **norms: Any) -> ModuleSpec:
+    """Return a transformer layer of an implementation's linear layers; `norms` are further submodules."""
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(linear_qkv=column, core_attention=attention, linear_proj=row),
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=column, core_attention=SdpaCoreAttention, linear_proj=row
+                ),
             ),
             self_attn_bda=get_bias_dropout_add,
             mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)),

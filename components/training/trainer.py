@@ -4,7 +4,7 @@ import gc
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
@@ -31,6 +31,7 @@ from components.model.distributed import (
     ParallelState,
     destroy,
     initialize,
+    make_repeatable,
     on_every_rank,
     on_first_rank,
     seed_everything,
@@ -53,6 +54,7 @@ from components.training.config import Recipe
 from components.training.curves import CURVES_NAME, curves_picture
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
+from components.training.frozen_tower import features_of
 from components.training.metrics import MetricsLog
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
@@ -79,6 +81,7 @@ def train(spec: TrainingSpec) -> bool:
             that there are can be restored.
     """
     parallel = initialize(spec.tensor_parallel)
+    make_repeatable(parallel.device)
     try:
         training = _Training(spec, parallel)
         try:
@@ -226,8 +229,8 @@ class _Training:
         if answer_tokens == 0:
             raise StageError("A whole global batch has no answer token to train on. Is the dataset's text empty?")
         loss = torch.zeros((), device=self.device)
-        for batch in micro_batches:
-            micro_loss = self._loss_sum(batch) / answer_tokens
+        for batch, features in zip(micro_batches, self._frozen_features(micro_batches), strict=True):
+            micro_loss = self._loss_sum(batch, features) / answer_tokens
             if micro_loss.requires_grad:  # texts alone do not touch a projector that trains alone
                 micro_loss.backward()
             loss += micro_loss.detach()
@@ -252,9 +255,18 @@ class _Training:
         self.throughput.add(work, waited)
         return _StepResult(float(loss), norm)
 
-    def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
-        pixels = normalise(batch.pixels, batch.valid, self.config.image).to(self.dtype) if len(batch.pixels) else None
-        loss: torch.Tensor = self.model(batch, pixels, compute_loss=True)
+    def _frozen_features(self, batches: Sequence[PackedBatch]) -> Iterator[torch.Tensor | None]:
+        """Yield, batch by batch, what a frozen tower sees; None where there is no picture, or where the tower trains."""
+        if self.model.trains_vision:
+            return (None for _ in batches)
+        return features_of(batches, lambda *pictures: self.model.vision_features(self._pixels(*pictures)))
+
+    def _pixels(self, pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return normalise(pixels, valid, self.config.image).to(self.dtype)
+
+    def _loss_sum(self, batch: PackedBatch, features: torch.Tensor | None) -> torch.Tensor:
+        pixels = self._pixels(batch.pixels, batch.valid) if features is None and len(batch.pixels) else None
+        loss: torch.Tensor = self.model(batch, pixels, features=features, compute_loss=True)
         return loss.sum()
 
     def _measure_validation_loss(self) -> float:
@@ -263,8 +275,9 @@ class _Training:
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         with torch.no_grad():
             local = self._validation_batches() if self.loads_data else None
-            for batch in share_batches(local, self.device):
-                total[0] += self._loss_sum(batch)
+            batches = share_batches(local, self.device)
+            for batch, features in zip(batches, self._frozen_features(batches), strict=True):
+                total[0] += self._loss_sum(batch, features)
                 total[1] += (batch.labels != IGNORED_LABEL).sum()
         self.model.train()
         _sum_over_data_parallel(total)
@@ -404,7 +417,7 @@ class _Training:
             "samples_fingerprint": f"{self.counters.fingerprint:016x}",
             "tensor_parallel": self.spec.tensor_parallel,
             "data_parallel": self.parallel.data_parallel,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": torch.cuda.get_device_name() if self.parallel.device.type == "cuda" else "cpu",
             "parameters_per_rank": count_parameters(self.model),
             "skipped_samples": counts.skipped,
             "truncated_samples": counts.truncated,

@@ -1,6 +1,7 @@
 """Our training step against transformers' `LlavaForConditionalGeneration`, trained the plain way.
 
-    python -m tests.benchmarks.against_transformers [--shape auto|small|7b] [--steps 8] [--batch 8] [--layers N] [--recompute]
+    python -m tests.benchmarks.against_transformers [--shape auto|small|7b] [--recipe NAME] [--steps 8] [--batch 8]
+                                                    [--layers N] [--recompute]
 
 Both train the same weights on the same samples, on the same device with the same threads: transformers on a padded batch
 with its SDPA attention and torch's fused AdamW, ours on a packed sequence with the engine's own model, counts and optimizer.
@@ -74,7 +75,7 @@ def main() -> None:
     device = initialize(1).device
     full = arguments.shape == "7b" or (arguments.shape == "auto" and device.type == "cuda")
     dtype = torch.bfloat16 if full else torch.float32
-    config = _full(arguments.layers or 32) if full else _small(arguments.layers or 8)
+    config = full_config(arguments.layers or 32) if full else _small(arguments.layers or 8)
     ceiling = _ceiling(device, dtype)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
@@ -85,8 +86,9 @@ def main() -> None:
         "| recipe | transformers, samples/s | ours, samples/s | ratio | useful tokens in the padded batch | "
         "transformers, share of ceiling | ours, share of ceiling | largest loss difference |\n" + "|---" * 8 + "|"
     )
-    for recipe, trained in RECIPES.items():
-        batches = [_samples(config, recipe, arguments.batch, seed) for seed in range(_WARM_UP_STEPS + arguments.steps)]
+    for recipe in arguments.recipe:
+        trained = RECIPES[recipe]
+        batches = [samples(config, recipe, arguments.batch, seed) for seed in range(_WARM_UP_STEPS + arguments.steps)]
         ours = build_model(
             config,
             dtype=dtype,
@@ -98,7 +100,7 @@ def main() -> None:
         )
         weights = _exported(config, ours)
         own = _measure_ours(config, ours, trained, batches, device)
-        works = [step_work([_packed(batch).to(device)], trained, device) for batch in batches[_WARM_UP_STEPS:]]
+        works = [step_work([packed(batch).to(device)], trained, device) for batch in batches[_WARM_UP_STEPS:]]
         del ours
         _free()
         theirs = _measure_theirs(
@@ -125,6 +127,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["auto", "small", "7b"], default="auto")
+    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, default=0, help="language layers; 0 for the shape's own")
@@ -144,7 +147,7 @@ def _measure_ours(
     optimizer = MasterWeightAdamW(model, _recipe(trained))
 
     def loss(samples: list[EncodedSample]) -> torch.Tensor:
-        batch = _packed(samples).to(device)
+        batch = packed(samples).to(device)
         answers = step_work([batch], trained, device).forward.answers
         pixels = normalise(batch.pixels, batch.valid, config.image).to(model.config.params_dtype)
         return model(batch, pixels, compute_loss=True).sum() / answers
@@ -219,7 +222,7 @@ def _measure(
     return Measured(losses, statistics.median(times[_WARM_UP_STEPS:]))
 
 
-def _packed(samples: list[EncodedSample]) -> PackedBatch:
+def packed(samples: list[EncodedSample]) -> PackedBatch:
     (batch,) = pack(samples, sum(sample.length for sample in samples))
     return batch
 
@@ -245,7 +248,7 @@ def _padded(
     }
 
 
-def _samples(config: ModelConfig, recipe: str, count: int, seed: int) -> list[EncodedSample]:
+def samples(config: ModelConfig, recipe: str, count: int, seed: int) -> list[EncodedSample]:
     """Draw samples whose texts are as long as captions (pretraining) or conversations of three turns (SFT).
 
     The lengths are log-normal, scaled with the number of image tokens: captions have about 20 tokens at 576 image tokens,
@@ -335,7 +338,7 @@ def _recipe(trained: set[Part]) -> Recipe:
     )
 
 
-def _full(layers: int) -> ModelConfig:
+def full_config(layers: int) -> ModelConfig:
     """Mistral 7B and CLIP ViT-L/14@336; the projector as wide as transformers' own Llava has it."""
     return ModelConfig(
         language=changed(MISTRAL_7B, num_layers=layers),

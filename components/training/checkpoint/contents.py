@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
@@ -23,8 +22,6 @@ from components.training.checkpoint.retention import Mark
 from components.training.optimizer import MasterWeightAdamW
 
 TENSORS_FOLDER = "checkpoint"
-TRACKED_PREFIX = "tracked."
-"""Before the names of megatron-core's own generators within a random-number state."""
 
 
 class Counters(BaseModel):
@@ -119,9 +116,6 @@ def random_state() -> bytes:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-        # Transformer Engine's attention dropout draws from megatron's own generators.
-        tracked = get_cuda_rng_tracker().get_states()
-        state |= {f"{TRACKED_PREFIX}{name}": generator for name, generator in tracked.items()}
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from components.errors import StageError
 from components.model.checkpoint.sharded import load_sharded
@@ -15,7 +14,6 @@ from components.model.vlm import VisionLanguageModel
 from components.storage.volume import read_bytes
 from components.training.checkpoint.contents import (
     TENSORS_FOLDER,
-    TRACKED_PREFIX,
     CheckpointFacts,
     loader_name,
     random_name,
@@ -63,7 +61,7 @@ def load_checkpoint(
         same_split = facts.tensor_parallel == parallel_state.get_tensor_model_parallel_world_size()
         tensor_rank = parallel_state.get_tensor_model_parallel_rank() if same_split else 0
         name = random_name(parallel_state.get_data_parallel_rank(), tensor_rank)
-        _restore_random_state(torch.load(io.BytesIO(_read(path / name)), weights_only=True), split=same_split)
+        _restore_random_state(torch.load(io.BytesIO(_read(path / name)), weights_only=True))
     return facts, loader_states
 
 
@@ -88,15 +86,7 @@ def _read(path: Path) -> bytes:
         raise StageError(f"The training checkpoint {path.parent} is not whole: {path.name} is missing.") from error
 
 
-def _restore_random_state(state: dict[str, Any], *, split: bool) -> None:
-    """Restore the generators; those of split activations only where the split is the same."""
+def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-        if split:
-            tracked = {
-                name.removeprefix(TRACKED_PREFIX): value
-                for name, value in state.items()
-                if name.startswith(TRACKED_PREFIX)
-            }
-            get_cuda_rng_tracker().set_states(tracked)
