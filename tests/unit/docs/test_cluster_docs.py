@@ -46,7 +46,19 @@ def test_quoted_messages_are_in_the_code() -> None:
         quote for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for quote in re.findall(r"`([^`]+)`", row)
     ]
     assert len(quotes) > 12
-    spoken_by_kubernetes = {"Unschedulable", "exceeded quota", "no endpoints available"}
+    spoken_by_kubernetes = {
+        "Unschedulable",
+        "exceeded quota",
+        "violates PodSecurity",
+        "must specify limits.memory",
+        "persistentvolumeclaim",
+        "not found",
+        "no such host",
+        "manifest unknown",
+        "failed to pull and unpack image",
+        "No writable volumes",
+        "no endpoints available",
+    }
     composed = {"ended with signal 9": 'f"signal {', "ended with exit code 75": 'f"exit code {'}
     for quote in quotes:
         assert composed.get(quote, quote) in code or quote in spoken_by_kubernetes, quote
