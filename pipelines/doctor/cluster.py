@@ -22,6 +22,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("training runtime", runtime.runtime),
     ("Kueue", apis.kueue),
     ("queue", queue.queue),
+    ("queue", queue.controller),
     ("KFP retries", kfp.retries),
     ("namespace", namespace.namespace),
     ("quota", namespace.quotas),

@@ -1,7 +1,10 @@
 """Kueue's queue: whether it is there, admits anything, covers what pods ask for, and may preempt."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
+
+import yaml
 
 from pipelines.doctor.apis import kueue_version
 from pipelines.doctor.finding import Finding, Mark
@@ -9,6 +12,9 @@ from pipelines.doctor.question import Question
 from pipelines.doctor.reader import Object, Reader, Unreadable
 
 _SUBJECT = "queue"
+_KUEUE_NAMESPACE = "kueue-system"
+_FRAMEWORKS = {"pytorchjob": "kubeflow.org/pytorchjob", "trainjob": "trainer.kubeflow.org/trainjob"}
+_ASK = "see that integrations.frameworks has the kind of your jobs"
 _MANIFEST = "manifests/overlays/kueue"
 
 
@@ -30,6 +36,47 @@ def queue(reader: Reader, question: Question) -> Iterator[Finding]:
     if priority and reader.get(f"{api}/workloadpriorityclasses/{priority}") is None:
         text = f"no WorkloadPriorityClass {priority}"
         yield Finding(_SUBJECT, Mark.BAD, text, f"make it ({_MANIFEST}), or set cluster.job.priority_class")
+
+
+def controller(reader: Reader, question: Question) -> Iterator[Finding]:
+    """Tell whether Kueue takes this kind of job, and how long it waits for a job's pods."""
+    if not question.config.cluster.job.queue or not kueue_version(reader):
+        return
+    path = f"/api/v1/namespaces/{_KUEUE_NAMESPACE}/configmaps/kueue-manager-config"
+    found = reader.get(path)
+    if found is None:
+        yield Finding(_SUBJECT, Mark.UNKNOWN, f"Kueue's configuration is not in the namespace {_KUEUE_NAMESPACE}", _ASK)
+        return
+    config = yaml.safe_load(found["data"]["controller_manager_config.yaml"]) or {}
+    frameworks = (config.get("integrations") or {}).get("frameworks")
+    if frameworks is None:
+        yield Finding(_SUBJECT, Mark.UNKNOWN, "Kueue's configuration names no integrations.frameworks", _ASK)
+    else:
+        wanted = {name for backend, name in _FRAMEWORKS.items() if question.uses(backend)}
+        missing = sorted(wanted - set(frameworks))
+        if missing:
+            advice = "add it to integrations.frameworks of Kueue's configuration: such a job waits for ever"
+            yield Finding(_SUBJECT, Mark.BAD, f"Kueue does not take {', '.join(missing)}", advice)
+        else:
+            yield Finding(_SUBJECT, Mark.GOOD, f"Kueue takes {', '.join(sorted(wanted))}")
+    patience = question.config.cluster.job.rendezvous_timeout_s
+    eviction = _seconds(str((config.get("waitForPodsReady") or {}).get("timeout", "")))
+    if eviction is not None and eviction > patience:
+        text = f"Kueue waits {eviction:.0f} s for a job's pods, nodes that are there wait {patience} s"
+        yield Finding(
+            _SUBJECT,
+            Mark.BAD,
+            text,
+            "set cluster.job.rendezvous_timeout_s to more than Kueue's waitForPodsReady.timeout",
+        )
+
+
+def _seconds(duration: str) -> float | None:
+    """Return what a duration of Go's means, as "1h30m"; None where there is none."""
+    if not re.fullmatch(r"(\d+(\.\d+)?(h|m|s))+", duration):
+        return None
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
 
 
 def _cluster_queue(reader: Reader, question: Question, api: str, name: str) -> Iterator[Finding]:

@@ -94,7 +94,7 @@ def of_user(reader: Reader, question: Question) -> Iterator[Finding]:
     jobs = [Right("delete", *_JOBS[backend]) for backend in _JOBS if question.uses(backend)]
     for rights, use in ((_PODS, "see why pods wait, and their logs"), (jobs, "end training jobs")):
         missing = [
-            right for right in rights if not _may(reader, "selfsubjectaccessreviews", {}, right, question.namespace)
+            right for right in rights if not _may(reader, "selfsubjectaccessreviews", {}, right, question.job_namespace)
         ]
         if missing:
             text = f"you may not {', '.join(right.words for right in missing)}"

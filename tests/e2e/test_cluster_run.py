@@ -199,7 +199,7 @@ def _survives(trial: Trial, runs: Runs) -> None:
         said.append(run_id)
     with trial.step("two nodes train"):
         job = wait_until("a training job with two pods", lambda: runs.training(run_id), START_S)
-    _note_pod_security(trial)
+    _note_what_is_enforced(trial)
     with trial.step("launcher killed") as said:
         killed = runs.stages(run_id)
         assert killed, "no launcher runs"
@@ -223,8 +223,15 @@ def _survives(trial: Trial, runs: Runs) -> None:
         wait_until(f"the run {run_id} to succeed", lambda: runs.succeeded(run_id), RUN_S)
 
 
-def _note_pod_security(trial: Trial) -> None:
-    """Tell whether the namespace enforces `restricted`, else what it would say to the pods that run now."""
+def _note_what_is_enforced(trial: Trial) -> None:
+    """Tell which quotas and network policies are here, and whether the namespace enforces `restricted`.
+
+    Where it does not, the server is asked what it would say to the pods that run now.
+    """
+    quotas = [quota["metadata"]["name"] for quota in items("resourcequotas")]
+    policies = [policy["metadata"]["name"] for policy in items("networkpolicies")]
+    trial.note("quotas", Mark.FACT, ", ".join(quotas) or "none")
+    trial.note("network policies", Mark.FACT, ", ".join(policies) or "none")
     space = json.loads(kubectl("get", "namespace", NAMESPACE, "--output", "json").stdout)
     level = (space["metadata"].get("labels") or {}).get(ENFORCE, "privileged")
     if level == "restricted":

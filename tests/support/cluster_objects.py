@@ -17,6 +17,7 @@ NAMESPACED = f"{CORE}/namespaces/vlm-pipelines"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
 ARGO = f"{CORE}/namespaces/kubeflow/configmaps/workflow-controller-configmap"
+KUEUE_CONFIG = f"{CORE}/namespaces/kueue-system/configmaps/kueue-manager-config"
 REVIEWS = "/apis/authorization.k8s.io/v1"
 
 
@@ -157,6 +158,16 @@ def argo(defaults: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"workflowDefaults": defaults}}
 
 
+def kueue_config(text: str) -> Object:
+    metadata = {"name": "kueue-manager-config", "namespace": "kueue-system"}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata,
+        "data": {"controller_manager_config.yaml": text},
+    }
+
+
 def deployment(name: str, image: str) -> Object:
     labels = {"app": name}
     spec = {"containers": [{"name": "main", "image": image}]}
@@ -229,6 +240,7 @@ def healthy() -> dict[str, Object]:
         KUEUE: resources("localqueues", "clusterqueues", "workloads"),
         f"{KUEUE}/namespaces/vlm-pipelines/localqueues/vlm": kueue("LocalQueue", {"clusterQueue": "vlm"}),
         f"{KUEUE}/clusterqueues/vlm": kueue("ClusterQueue", {"resourceGroups": [group]}),
+        KUEUE_CONFIG: kueue_config("integrations: {frameworks: [batch/job, kubeflow.org/pytorchjob]}"),
         ARGO: argo(KFP_DEFAULTS),
         NAMESPACED: space,
         f"{NAMESPACED}/serviceaccounts/default-editor": account,

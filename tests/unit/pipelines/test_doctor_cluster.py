@@ -24,12 +24,14 @@ from tests.support.cluster_objects import (
     ARGO,
     CORE,
     KUEUE,
+    KUEUE_CONFIG,
     LEASES,
     NAMESPACED,
     ClusterObjects,
     active,
     argo,
     claim,
+    kueue_config,
     lease,
     node,
     resources,
@@ -75,7 +77,11 @@ def test_a_cluster_with_everything(cluster: ClusterObjects) -> None:
     assert rows["PyTorchJob"] == ["✓ kubeflow.org/v1, operator v1.9.2"]
     assert rows["TrainJob"] == ["· not here, and not asked for"]
     assert rows["Kueue"] == ["✓ kueue.x-k8s.io/v1beta2, operator v0.17.0"]
-    assert rows["queue"] == ["✓ LocalQueue vlm is active", "✓ ClusterQueue vlm is active"]
+    assert rows["queue"] == [
+        "✓ LocalQueue vlm is active",
+        "✓ ClusterQueue vlm is active",
+        "✓ Kueue takes kubeflow.org/pytorchjob",
+    ]
     assert rows["KFP"] == ["✓ 2.17.0; pass --endpoint to see whether it answers"]
     assert "retryPolicy OnError" in rows["KFP retries"][0]
     assert rows["service account"] == ["✓ default-editor may launch and follow training jobs"]
@@ -210,6 +216,24 @@ def test_a_queue_that_can_not_admit(cluster: ClusterObjects) -> None:
     assert "no WorkloadPriorityClass urgent" in rows["queue"][3]
     del cluster.objects[local]
     assert table(cluster)[1]["queue"][0].startswith("✗ no LocalQueue vlm in the namespace vlm-pipelines")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("integrations: {frameworks: [batch/job]}", "✗ Kueue does not take kubeflow.org/pytorchjob"),
+        ("{}", "? Kueue's configuration names no integrations.frameworks"),
+        (
+            "waitForPodsReady: {timeout: 1h0m1s}",
+            "✗ Kueue waits 3601 s for a job's pods, nodes that are there wait 3600 s",
+        ),
+    ],
+)
+def test_what_kueue_is_told(cluster: ClusterObjects, text: str, said: str) -> None:
+    cluster.put(KUEUE_CONFIG, kueue_config(text))
+    assert table(cluster)[1]["queue"][-1].startswith(said)
+    del cluster.objects[KUEUE_CONFIG]
+    assert table(cluster)[1]["queue"][-1].startswith("? Kueue's configuration is not in the namespace kueue-system")
 
 
 def test_rights_that_are_missing_are_named(cluster: ClusterObjects) -> None:
