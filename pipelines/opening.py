@@ -16,7 +16,15 @@ from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
-from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, FINISHED_STAGE, RUN_ID_VARIABLE, RunFolder, timestamp
+from components.runs.folder import (
+    CONFIG_NAME,
+    CONTEXT_NAME,
+    FINISHED_STAGE,
+    RUN_ID_VARIABLE,
+    RunFolder,
+    StageRow,
+    timestamp,
+)
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
@@ -24,7 +32,17 @@ from pipelines.config import RunConfig, apply_overrides, put, setting, validate,
 from pipelines.parameters import OVERRIDES, UI_PARAMETERS
 from pipelines.stages import training_stages
 
-_MLFLOW_STATUS = {"SUCCEEDED": "FINISHED", "COMPLETE": "FINISHED", "CANCELLED": "KILLED"}
+_MLFLOW_STATUS = {
+    # How KFP's local runner says that a run has ended.
+    "SUCCEEDED": "FINISHED",
+    "FAILED": "FAILED",
+    "CANCELLED": "KILLED",
+    # How a cluster says it: in the words of ML Metadata. What still runs when the last task begins was cut off.
+    "COMPLETE": "FINISHED",
+    "CACHED": "FINISHED",
+    "CANCELED": "KILLED",
+    "RUNNING": "KILLED",
+}
 _RUN_STATE = {"FINISHED": "succeeded", "FAILED": "failed", "KILLED": "interrupted"}
 
 
@@ -156,7 +174,8 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     Args:
         workspace: Root folder of all stage outputs.
         run_id: Identifier of the pipeline run.
-        state: KFP's final state: "SUCCEEDED" ("COMPLETE" on a cluster), "FAILED" or "CANCELLED".
+        state: KFP's final state: "SUCCEEDED", "FAILED" or "CANCELLED" of a local run, on a cluster a state of ML Metadata
+            ("COMPLETE", "CACHED", "FAILED", "CANCELED" or "RUNNING"). Of an unknown one the stages say what it means.
     """
     run = RunFolder(workspace.absolute(), run_id)
     rows = run.stages(over=True)
@@ -166,10 +185,17 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
         if row.state in ("failed", "interrupted"):
             print(f"{row.stage} {row.state}: {row.message}", flush=True)
     context = run.context()  # empty when open_run has failed: then there is no run in MLflow
-    status = _MLFLOW_STATUS.get(state, "FAILED")
+    status = _MLFLOW_STATUS.get(state) or _status_of(rows, state)
     if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
         run.update_record(state=_RUN_STATE[status], ended=timestamp())
     close_pipeline_run(context.get("tracking_uri", ""), context.get("mlflow_run_id", ""), status)
+
+
+def _status_of(rows: Sequence[StageRow], state: str) -> str:
+    """Return how a run has ended whose final state is a word that we don't know: no stage failed, no failed run."""
+    status = "FAILED" if any(row.state == "failed" for row in rows) else "KILLED"
+    print(f"WARNING: KFP's final state {state!r} is not known; by its stages the run is {_RUN_STATE[status]}", flush=True)
+    return status
 
 
 def run_identifier(job_id: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.progress import Progress
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
 from components.tracking.tracker import connect
@@ -28,9 +29,14 @@ def opened(workspace: Path, uri: str, run_id: str) -> RunFolder:
     ("told", "state", "status"),
     [
         ("SUCCEEDED", "succeeded", "FINISHED"),
-        ("COMPLETE", "succeeded", "FINISHED"),  # what KFP 2.17 says on a cluster
         ("FAILED", "failed", "FAILED"),
         ("CANCELLED", "interrupted", "KILLED"),
+        # What KFP 2.17 says on a cluster: states of ML Metadata.
+        ("COMPLETE", "succeeded", "FINISHED"),
+        ("CACHED", "succeeded", "FINISHED"),
+        ("CANCELED", "interrupted", "KILLED"),
+        ("RUNNING", "interrupted", "KILLED"),
+        ("A_NEW_WORD", "interrupted", "KILLED"),
     ],
 )
 def test_a_run_records_its_name_its_start_and_its_end(
@@ -53,6 +59,16 @@ def test_a_run_records_its_name_its_start_and_its_end(
     assert run.state() == state
     assert client.get_run(mlflow_run_id).info.status == status
     assert find_run("on-a-cluster", Places(tmp_path)).run_id == run.run_id
+
+
+def test_an_unknown_end_is_a_failure_where_a_stage_failed(
+    tmp_path: Path, tracking_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(tmp_path, tracking_uri, f"{tmp_path.name}-1")
+    Progress("sft", run.path / "progress" / "sft-1.json").finish("failed", "shard 7 is broken")
+    close_pipeline(tmp_path, run.run_id, "A_NEW_WORD")
+    assert run.state() == "failed"
+    assert "final state 'A_NEW_WORD' is not known; by its stages the run is failed" in capsys.readouterr().out
 
 
 def test_the_end_of_a_local_run_is_left_to_the_command_that_runs_it(tmp_path: Path) -> None:
