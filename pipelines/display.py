@@ -1,32 +1,50 @@
-"""What a person sees of a local run: a live table in a terminal, plain lines elsewhere, a summary at the end."""
+"""What people see of a run, here or on a cluster: a live table in a terminal, plain lines elsewhere."""
 
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from components.evaluate.config import EVALUATION_PREFIX
-from components.runs.folder import FINISHED_STAGE, RunFolder, StageRow
+from components.runs.folder import RunFolder
+from components.runs.rows import StageRow
 
 _LIVE_POLL_S = 0.5
 _PLAIN_POLL_S = 1.0
 _PLAIN_LINE_S = 20.0
 _MARKS = {
     "waiting": ("·", "dim"),
+    "queued": ("○", "yellow"),
     "running": ("▶", "bold cyan"),
     "done": ("✓", "green"),
     "reused": ("↺", "green"),
     "failed": ("✗", "bold red"),
     "interrupted": ("■", "yellow"),
+    "not reached": ("·", "dim"),
 }
+_UNTIMED = ("waiting", "reused", "not reached")
+_ENDED = ("done", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class View:
+    """How a run stands at one moment.
+
+    Attributes:
+        title: What it is called, and how it stands.
+        rows: Its stages, in DAG order.
+        notes: What else there is to say, a line each.
+        over: Nothing will change any more.
+    """
+
+    title: str
+    rows: list[StageRow]
+    notes: tuple[str, ...] = ()
+    over: bool = False
 
 
 class Child(Protocol):
@@ -37,33 +55,78 @@ class Child(Protocol):
 
 
 def follow(run: RunFolder, child: Child, console: Console) -> int:
-    """Show a run until its process ends, and return the exit status."""
+    """Show a run of this machine until its process ends, and return the exit status."""
+    status: int | None = None
+
+    def look() -> View:
+        nonlocal status
+        status = child.poll()
+        return local_view(run, status is not None)
+
+    watch(look, console)
+    return 1 if status is None else status
+
+
+def local_view(run: RunFolder, over: bool) -> View:
+    """Return how a run of this machine stands."""
+    return View(f"{run.run_id}   {run.path}", run.stages(over=over), over=over)
+
+
+def watch(look: Callable[[], View], console: Console, poll_s: float = 0.0) -> View:
+    """Show a run until it is over.
+
+    Args:
+        look: Tells how it stands.
+        console: Where it is shown.
+        poll_s: Seconds between two looks; 0 for what looks cost that read files.
+
+    Returns:
+        Its last view.
+    """
     if console.is_terminal:
-        return _follow_live(run, child, console)
-    return _follow_plainly(run, child, lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False))
+        return _watch_live(look, console, poll_s or _LIVE_POLL_S)
+    return _watch_plainly(
+        look, lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False), poll_s or _PLAIN_POLL_S
+    )
 
 
-def stage_table(run: RunFolder, rows: list[StageRow]) -> RenderableType:
-    """Return the table of a run's stages."""
+def screen(view: View) -> RenderableType:
+    """Return the table of a run's stages, what is said of it above and below."""
     table = Table(box=None, padding=(0, 1), show_header=False)
-    for _ in range(4):
+    for _ in range(3):
         table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.columns[2].justify = "right"
-    for row in rows:
+    for row in view.rows:
         mark, style = _MARKS.get(row.state, ("?", ""))
-        took = duration(row.seconds) if row.state not in ("waiting", "reused") else ""
+        took = duration(row.seconds) if row.state not in _UNTIMED and row.seconds else ""
         table.add_row(
             Text(mark, style), Text(row.stage, style), took, Text(what(row), "" if row.state == "running" else "dim")
         )
-    return Group(Text(f"{run.run_id}   {run.path}", "bold"), table)
+    return Group(Text(view.title, "bold"), table, *(Text(note) for note in view.notes))
 
 
 def what(row: StageRow) -> str:
     """Return what a stage is doing, or how it ended, in one line."""
-    if row.state != "running":
-        return {"waiting": "", "done": "", "reused": "finished before"}.get(
-            row.state, row.message.splitlines()[0] if row.message else row.state
-        )
+    said = row.message.splitlines()[0] if row.message else ""
+    texts = {
+        "waiting": "",
+        "done": "",
+        "reused": "finished before",
+        "running": _progress(row),
+        "queued": f"queued: {said}" if said else "queued",
+        "failed": said or "failed",
+    }
+    parts = [texts.get(row.state, said or row.state)]
+    if row.parts is not None and row.state in ("running", "queued", "failed", "interrupted", "done"):
+        over, all_ = row.parts
+        parts.append(f"{all_} partitions" if row.state == "done" else f"{over} of {all_} partitions")
+    if row.tries > 1:
+        parts.append(f"{row.tries} tries")
+    return ", ".join(part for part in parts if part)
+
+
+def _progress(row: StageRow) -> str:
     parts = []
     if row.activity:
         total = f"/{row.total}" if row.total is not None else ""
@@ -73,6 +136,8 @@ def what(row: StageRow) -> str:
     parts += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.fields]
     if row.left_s:
         parts.append(f"{duration(row.left_s)} left")
+    if row.message:
+        parts.append(row.message.splitlines()[0])
     return ", ".join(parts)
 
 
@@ -85,136 +150,44 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def print_summary(run: RunFolder, console: Console) -> None:
-    """Print the scores of a finished run beside their controls, and where the rest lies."""
-    rows = run.stages(over=True)
-    for scores in (found for row in rows if row.stage.startswith(EVALUATION_PREFIX) and (found := _scores(row))):
-        console.print(score_table(scores))
-        for gate in scores.get("gates", []):
-            verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
-            console.print(
-                f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}"
-                f"{'; ' + escape(gate['note']) if gate.get('note') else ''}",
-                highlight=False,
-                soft_wrap=True,
-            )
-    slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
-    reused = sum(row.state == "reused" for row in rows)
-    times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
-    if reused:
-        times.append(f"{reused} stages finished before")
-    for label, value in {"time": duration(run.seconds()), "stages": ", ".join(times), **locations(run)}.items():
-        console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
-
-
-def locations(run: RunFolder) -> dict[str, str]:
-    """Return where a run's report, exported model, log and tracking are."""
-    places = {}
-    report = _finished_folder(run, "report")
-    if report is not None:
-        places["report"] = str(report / "report.html")
-    exported = _finished_folder(run, "export")
-    if exported is not None:
-        places["model"] = str(exported)
-    places["log"] = str(run.log)
-    uri = run.context().get("tracking_uri", "")
-    if uri.startswith("sqlite:"):
-        places["MLflow"] = f"{_program('mlflow')} ui --backend-store-uri {uri} --port {free_port(5000)}"
-    elif uri:
-        places["MLflow"] = uri
-    return places
-
-
-def _program(name: str) -> str:
-    """Return how to call a program of this environment from here, activated or not."""
-    path = Path(sys.executable).with_name(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _finished_folder(run: RunFolder, stage: str) -> Path | None:
-    rows = (row for row in run.stages() if row.stage == stage and row.state in FINISHED_STAGE)
-    return next((row.folder for row in rows), None)
-
-
-def free_port(first: int) -> int:
-    """Return the first free TCP port of this machine from `first` on."""
-    import socket
-
-    for port in range(first, first + 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    return first
-
-
-def _follow_live(run: RunFolder, child: Child, console: Console) -> int:
+def _watch_live(look: Callable[[], View], console: Console, poll_s: float) -> View:
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            status = child.poll()
-            live.update(stage_table(run, run.stages(over=status is not None)), refresh=True)
-            if status is not None:
-                return status
-            time.sleep(_LIVE_POLL_S)
+            view = look()
+            live.update(screen(view), refresh=True)
+            if view.over:
+                return view
+            time.sleep(poll_s)
 
 
-def _follow_plainly(run: RunFolder, child: Child, say: Callable[[str], None]) -> int:
+def _watch_plainly(look: Callable[[], View], say: Callable[[str], None], poll_s: float) -> View:
     """Say a line when a stage starts or ends, and one every 20 seconds while it runs."""
-    states: dict[str, str] = {}
+    told: dict[str, str] = {}
     spoke: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
     while True:
-        status = child.poll()
+        view = look()
         now = time.monotonic()
-        for row in run.stages(over=status is not None):
-            if row.state == "waiting":
+        for note in view.notes:
+            if note not in notes:
+                say(note)
+        notes = view.notes
+        for row in view.rows:
+            if row.state in ("waiting", "not reached"):
                 continue
-            if states.get(row.stage) != row.state:
+            # Why a stage waits, and that it is tried again, are news too.
+            news = f"{row.state} {row.tries} {row.message if row.state == 'queued' else ''}"
+            if told.get(row.stage) != news:
                 # A stage that was over before it was seen gets one line.
-                states[row.stage] = row.state
+                first = not told.get(row.stage, "").startswith("running")
+                told[row.stage] = news
                 spoke[row.stage] = now
-                took = f" ({duration(row.seconds)})" if row.state in ("done", "failed", "interrupted") else ""
-                started = "started" if row.state == "running" else what(row) or row.state
+                took = f" ({duration(row.seconds)})" if row.state in _ENDED and row.seconds else ""
+                started = ("started" if first else what(row)) if row.state == "running" else what(row) or row.state
                 say(f"{row.stage}: {started}{took}")
             elif row.state == "running" and now - spoke[row.stage] >= _PLAIN_LINE_S:
                 spoke[row.stage] = now
                 say(f"{row.stage}: {what(row)}")
-        if status is not None:
-            return status
-        time.sleep(_PLAIN_POLL_S)
-
-
-def _scores(row: StageRow) -> dict[str, Any] | None:
-    """Return what an evaluation has written, if it has."""
-    path = row.folder / "scores.json" if row.folder is not None else None
-    if path is None or not path.is_file():
-        return None
-    scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return scores
-
-
-def score_table(scores: dict[str, Any]) -> Table:
-    """Return the scores of one task as a table, the controls beside them."""
-    controls: dict[str, Any] = scores.get("controls", {})
-    title = f"{scores['task']}: {scores['n_scored']} of {scores['n_expected']} scored"
-    if scores.get("partial"):
-        title += f"; PARTIAL: {scores['partial']}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("metric")
-    for heading in ("model", "95 % interval", *controls):
-        table.add_column(heading, justify="right")
-    for name, metric in scores["metrics"].items():
-        others = [_number(values.get(name)) for values in controls.values()]
-        interval = ""
-        if isinstance(metric, dict) and metric.get("low") is not None:
-            interval = f"{metric['low']:.4g} to {metric['high']:.4g}"
-        style = "bold" if name == scores.get("headline") else ""
-        table.add_row(name, _number(metric), interval, *others, style=style)
-    return table
-
-
-def _number(metric: Any) -> str:
-    value = metric.get("value") if isinstance(metric, dict) else metric
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
+        if view.over:
+            return view
+        time.sleep(poll_s)

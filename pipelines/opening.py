@@ -16,15 +16,8 @@ from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
-from components.runs.folder import (
-    CONFIG_NAME,
-    CONTEXT_NAME,
-    FINISHED_STAGE,
-    RUN_ID_VARIABLE,
-    RunFolder,
-    StageRow,
-    timestamp,
-)
+from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder, timestamp
+from components.runs.rows import FINISHED_STAGE, StageRow
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.tracker import close_pipeline_run, open_pipeline_run
@@ -194,7 +187,9 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
 def _status_of(rows: Sequence[StageRow], state: str) -> str:
     """Return how a run has ended whose final state is a word that we don't know: no stage failed, no failed run."""
     status = "FAILED" if any(row.state == "failed" for row in rows) else "KILLED"
-    print(f"WARNING: KFP's final state {state!r} is not known; by its stages the run is {_RUN_STATE[status]}", flush=True)
+    print(
+        f"WARNING: KFP's final state {state!r} is not known; by its stages the run is {_RUN_STATE[status]}", flush=True
+    )
     return status
 
 

@@ -14,9 +14,10 @@ from components.evaluate.config import EVALUATION_PREFIX
 from components.evaluate.sample_scores import SAMPLE_SCORES_FILE, SampleScores, read_sample_scores
 from components.evaluate.scores import SCORES_FILE, Scores, read_scores
 from components.runs.find import Places, Run, find_run
-from components.runs.folder import CONFIG_NAME, FINISHED_STAGE, RunFolder
+from components.runs.folder import CONFIG_NAME, RunFolder
 from components.runs.mlflow import fetch_artifact, stage_key, stage_runs
 from components.runs.reference import newest_first
+from components.runs.rows import FINISHED_STAGE
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.tracking.tracker import COMMIT_TAG, STAGE_TAG, as_stage_error, connect, flatten

@@ -60,7 +60,7 @@ def reasons(
         return warnings[-_SHOWN_PODS:] or ["no pods yet: the operator has not made any (does it run?)"]
     lines: dict[str, list[str]] = {}  # the same reason is told once, with all pods that have it
     for pod in pending:
-        lines.setdefault(_of_pod(pod, events if len(lines) < _SHOWN_PODS else lambda _: []), []).append(
+        lines.setdefault(pod_reason(pod, events if len(lines) < _SHOWN_PODS else lambda _: []), []).append(
             pod["metadata"]["name"]
         )
     return [f"{_names(names)}: {reason}" for reason, names in lines.items()]
@@ -137,7 +137,13 @@ def _preemptor(message: str, workloads: Callable[[str | None], list[dict[str, An
     return " (by a job of another namespace)"
 
 
-def _of_pod(pod: Object, events: Callable[[str], list[dict[str, Any]]]) -> str:
+def pod_reason(pod: Object, events: Callable[[str], list[dict[str, Any]]]) -> str:
+    """Return why a pod does not run yet.
+
+    Args:
+        pod: The pod.
+        events: Returns the events of an object by its uid.
+    """
     status = pod["status"]
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     for container in statuses:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import InputError, StageError
-from components.runs.folder import FINISHED_STAGE, RunFolder, is_run_folder, run_folders
+from components.runs.folder import RunFolder, is_run_folder, run_folders
 from components.runs.mlflow import (
     TrackedRun,
     fetch_artifact,
@@ -29,6 +29,7 @@ from components.runs.mlflow import (
     stage_runs,
 )
 from components.runs.reference import matching_run, newest_first
+from components.runs.rows import FINISHED_STAGE
 from components.stage.manifest import MANIFEST_NAME
 from components.tracking.tracker import as_stage_error, connect
 

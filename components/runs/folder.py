@@ -14,7 +14,6 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import yaml
 from components.errors import InputError
 from components.files import read_hint
 from components.progress import progress_folder
+from components.runs.rows import StageRow, merged
 from components.storage.atomic import write_json
 
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
@@ -32,44 +32,8 @@ LOG_NAME = "log.txt"
 RECORD_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
 CONTEXT_NAME = "context.json"
-FINISHED_STAGE = ("done", "reused")  # states of a stage that left what it should
 KFP_WORKSPACE = "workspace"  # in kfp/: KFP would make a folder in /tmp, and leave it there
 _OPENING = "open_run.json"  # progress of the task that every run begins with
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """What is known of one stage of a run.
-
-    Attributes:
-        stage: Stage name.
-        state: "waiting", "running", "done", "reused", "failed" or "interrupted".
-        key: Key of its stage folder; empty while it has none, and for the opening of the run.
-        folder: Its stage folder, or None while it has none.
-        seconds: How long it took or has taken.
-        activity: What it is doing.
-        unit: Name of one unit of the activity.
-        done: Units finished.
-        total: Units in all, if known.
-        rate: Units per second.
-        left_s: Seconds left of the activity, if known.
-        fields: Other numbers that the stage shows (a loss).
-        message: Why it failed.
-    """
-
-    stage: str
-    state: str = "waiting"
-    key: str = ""
-    folder: Path | None = None
-    seconds: float = 0.0
-    activity: str = ""
-    unit: str = ""
-    done: int = 0
-    total: int | None = None
-    rate: float = 0.0
-    left_s: float | None = None
-    fields: tuple[tuple[str, Any], ...] = ()
-    message: str = ""
 
 
 class RunFolder:
@@ -145,7 +109,7 @@ class RunFolder:
         rows: dict[str, StageRow] = {}
         for row in self.parts(over):
             other = rows.get(row.stage)
-            rows[row.stage] = row if other is None else _merged(other, row)
+            rows[row.stage] = row if other is None else merged(other, row)
         known = [rows.pop(stage, StageRow(stage)) for stage in self.record().get("stages", [])]
         return known + list(rows.values())
 
@@ -226,13 +190,6 @@ def is_run_folder(path: Path) -> bool:
 def run_folders(workspace: Path) -> list[RunFolder]:
     """Return the runs of a workspace, in no order."""
     return [RunFolder(workspace, path.name) for path in (workspace / "runs").glob("*") if is_run_folder(path)]
-
-
-def _merged(first: StageRow, second: StageRow) -> StageRow:
-    """Return one row for the partitions of a stage: the one that needs attention, else the later one."""
-    order = ("failed", "running", "interrupted", "done", "reused")
-    worst, other = sorted((first, second), key=lambda row: order.index(row.state) if row.state in order else len(order))
-    return StageRow(**{**vars(worst), "seconds": max(worst.seconds, other.seconds)})
 
 
 def _message_lines(lines: Sequence[str]) -> list[str]:

@@ -1,9 +1,8 @@
-"""Runs of a Kubeflow Pipelines installation: find, look, follow, cancel."""
+"""Runs of a Kubeflow Pipelines installation: find, look, cancel, read logs."""
 
 import datetime
 import json
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,10 +15,21 @@ from components.errors import ConfigurationError, InputError, StageError
 from components.runs.reference import matching_run
 
 T = TypeVar("T")
-_FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-_POLL_S = 10.0
+_STATES = {
+    "PENDING": "queued",
+    "CANCELING": "cancelling",
+    "PAUSED": "paused",
+    "SUCCEEDED": "succeeded",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
+    "SKIPPED": "skipped",
+}
+OVER = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+"""States of a run, as `run_state` tells them, that don't change any more."""
+
 _REACH_TIMEOUT_S = 15.0
-_PATIENCE_S = 900.0
+_LOG_TIMEOUT_S = 60.0
+_MESSAGE_LIMIT = 600
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _NEWEST_FIRST = "created_at desc"
 _PAGE = 100
@@ -56,7 +66,8 @@ class KfpRuns:
         self.endpoint = endpoint.rstrip("/")
         self.namespace = namespace
         token = _read_token(token_file)
-        self.version = self._ask_version(token)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.version = self._ask_version()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # KFP's own deprecations
             import kfp
@@ -99,25 +110,52 @@ class KfpRuns:
         known = ", ".join(f"{run.name} ({run.run_id})" for run in self._newest()) or "none"
         raise InputError(f"There is no run {reference!r} at {self.endpoint}. Its runs, newest first: {known}.")
 
-    def follow(self, run_id: str, say: Callable[[str], None]) -> str:
-        """Say what happens in a run until it is over, through failures of the connection.
-
-        Returns:
-            The final state: "SUCCEEDED", "FAILED", "CANCELED" or "SKIPPED".
+    def specification(self, run: Any) -> dict[str, Any]:
+        """Return the compiled pipeline of a run: KFP's `PipelineSpec`, as its YAML file has it.
 
         Raises:
-            StageError: KFP could not be asked for a quarter of an hour; the run goes on.
+            InputError: KFP does not have it any more.
         """
-        seen: dict[str, str] = {}
-        while True:
-            run = self._patiently(run_id, say)
-            for task_id, name, state, message in tasks(run):
-                if seen.get(task_id) != state:
-                    seen[task_id] = state
-                    say(f"{name}: {state.lower()}{f': {message}' if message else ''}")
-            if str(run.state) in _FINAL_STATES:
-                return str(run.state)
-            time.sleep(_POLL_S)
+        found = run.pipeline_spec
+        version = run.pipeline_version_reference
+        if not found and version is None:
+            raise InputError(f"KFP at {self.endpoint} does not have the pipeline of the run {run.run_id} any more.")
+        if not found:
+            found = self.ask(
+                f"look at the pipeline of the run {run.run_id}",
+                lambda: self.client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id),
+            ).pipeline_spec
+        return dict(found.get("pipeline_spec", found))  # beside a platform_spec, where there is one
+
+    def log(self, run_id: str, pod: str, node: str) -> str | None:
+        """Return the log of a pod of a run, from KFP's archive when the pod is gone; None where KFP has none (any more).
+
+        KFP serves logs beside its typed API, the UI in one place and the API server in another.
+
+        Args:
+            run_id: The run.
+            pod: Name of the pod.
+            node: Id of its node in the workflow, by which the API server's archive knows it.
+
+        Raises:
+            StageError: KFP does not answer.
+        """
+        named = {"podname": pod, **({"podnamespace": self.namespace} if self.namespace else {})}
+        api = f"{self.endpoint}/apis/v1alpha1/runs/{run_id}/nodes"
+        for url, query in (
+            (f"{self.endpoint}/k8s/pod/logs", named),
+            (f"{api}/{pod}/log", {}),
+            (f"{api}/{node}/log", {}),
+        ):
+            try:
+                answer = requests.get(url, query, headers=self._headers, timeout=_LOG_TIMEOUT_S)
+            except requests.RequestException as error:
+                name = type(error).__name__
+                raise PassingError(f"Can't read the log of {pod}: {self.endpoint} does not answer ({name}).") from None
+            # The UI answers an address that it does not know with its own page.
+            if answer.ok and answer.headers.get("Content-Type", "").startswith("text/plain"):
+                return answer.content.decode("utf-8", errors="replace")
+        return None
 
     def cancel(self, run_id: str) -> None:
         """Ask KFP to end a run.
@@ -126,8 +164,8 @@ class KfpRuns:
             InputError: There is no such run, or it is over.
         """
         run = self.get(run_id)
-        if str(run.state) in _FINAL_STATES:
-            raise InputError(f"The run {run_id} is over already: {run.state}.")
+        if run_state(run) in OVER:
+            raise InputError(f"The run {run_id} is over already: it is {run_state(run)}.")
         self.ask(f"cancel the run {run_id}", lambda: self.client.terminate_run(run_id))
 
     def ask(self, what: str, call: Callable[[], T]) -> T:
@@ -148,14 +186,14 @@ class KfpRuns:
         try:
             return call()
         except kfp_server_api.ApiException as error:
-            message = f"Can't {what}: {error.status} {error.reason}. {_first_line(error.body)}".strip()
+            message = f"Can't {what}: {error.status} {error.reason}. {_server_message(error.body)}".strip()
             if error.status == 404:
                 raise InputError(message) from None
             if error.status in (401, 403):
                 raise ConfigurationError(f"{message} Is the token of --token-file valid for --namespace?") from None
-            raise (_Passing if error.status in _PASSING_STATUS else StageError)(message) from None
+            raise (PassingError if error.status in _PASSING_STATUS else StageError)(message) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Passing(f"Can't {what}: {self.endpoint} does not answer ({type(error).__name__}).") from None
+            raise PassingError(f"Can't {what}: {self.endpoint} does not answer ({type(error).__name__}).") from None
 
     def _newest(self) -> list[_Listed]:
         return next(self._pages("", size=_SHOWN))
@@ -182,23 +220,11 @@ class KfpRuns:
             ),
         )
 
-    def _patiently(self, run_id: str, say: Callable[[str], None]) -> Any:
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return self.get(run_id)
-            except _Passing as error:
-                if time.monotonic() > deadline:
-                    raise StageError(f"{error} The run goes on: {self.link(run_id)}") from None
-                say(f"{error} Trying again.")
-                time.sleep(_POLL_S)
-
-    def _ask_version(self, token: str) -> str:
+    def _ask_version(self) -> str:
         """Ask for KFP's health once: its client tries for half a minute, with a traceback each time, and drops the version."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = f"{self.endpoint}/apis/v2beta1/healthz"
         try:
-            answer = requests.get(url, headers=headers, timeout=_REACH_TIMEOUT_S, allow_redirects=False)
+            answer = requests.get(url, headers=self._headers, timeout=_REACH_TIMEOUT_S, allow_redirects=False)
         except requests.RequestException as error:
             raise ConfigurationError(
                 f"There is no Kubeflow Pipelines at {self.endpoint} ({type(error).__name__}). Forward its port "
@@ -216,24 +242,33 @@ class KfpRuns:
             raise ConfigurationError(f"{url} answers something else than JSON: is this Kubeflow Pipelines 2?") from None
 
 
-class _Passing(StageError):
+class PassingError(StageError):
     """KFP did not answer this time."""
 
 
-def tasks(run: Any) -> Iterator[tuple[str, str, str, str]]:
-    """Yield id, name, state and error message of the tasks of a run that have begun."""
-    details = run.run_details.task_details if run.run_details else None
-    for task in sorted(details or [], key=lambda task: str(task.start_time or task.create_time or "")):
-        if task.state:
-            yield task.task_id, task.display_name or task.task_id, str(task.state), _message(task.error)
+def run_state(run: Any) -> str:
+    """Return how a run stands: "queued", "running", "cancelling", "paused", "succeeded", "failed", "cancelled" or "skipped".
+
+    KFP calls a run that was cancelled FAILED; its history has what came before.
+    """
+    state = str(run.state or "")
+    before = [str(entry.state) for entry in run.state_history or [] if entry.state and str(entry.state) != state]
+    if state == "FAILED" and before and before[-1] == "CANCELING":
+        return "cancelled"
+    return _STATES.get(state, "running")
 
 
-def _message(error: Any) -> str:
-    return str(error.message or "") if error else ""
-
-
-def _first_line(body: Any) -> str:
-    return str(body or "").strip().splitlines()[0][:500] if body else ""
+def _server_message(body: Any) -> str:
+    """Return what a server says in the body of an error: JSON with a message, or text."""
+    text = str(body or "").strip()
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        said = [answer.get(name) for name in ("message", "error", "error_message")]
+        text = next((entry for entry in said if isinstance(entry, str) and entry), text)
+    return " ".join(text.split())[:_MESSAGE_LIMIT]
 
 
 def _read_token(path: Path | None) -> str:

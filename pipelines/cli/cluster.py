@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_preset, add_tracking_uri, quoted
+
+if TYPE_CHECKING:  # `vlm --help` does not wait for it
+    from pipelines.cluster_view import ClusterRun
 
 
 def add_commands(group: CommandGroup) -> None:
@@ -14,6 +18,7 @@ def add_commands(group: CommandGroup) -> None:
     submit.add_argument("--name", help="name of the run (default: the preset's)")
     submit.add_argument("--service-account", default="", help="of the run's pods (default: KFP's own)")
     submit.add_argument("--detach", action="store_true", help="print the links and return")
+    add_tracking_uri(submit)
     add_endpoint(submit, required=True)
 
     cancel = group.add("cancel", _cancel, "end a run of a cluster; its training job is deleted")
@@ -32,7 +37,9 @@ def add_commands(group: CommandGroup) -> None:
 
 def _submit(options: argparse.Namespace) -> int:
     from components.runs.kfp import KfpRuns
+    from pipelines.cluster_pods import RunPods
     from pipelines.cluster_run import submit
+    from pipelines.cluster_view import ClusterRun
     from pipelines.config import load_preset
     from pipelines.kfp_version import warnings
 
@@ -45,17 +52,27 @@ def _submit(options: argparse.Namespace) -> int:
     print(f"run      {run_id}\npage     {runs.link(run_id)}\nMLflow   {config.tracking.uri}", flush=True)
     if options.detach:
         return 0
+    return _follow(ClusterRun(runs, run_id, options.tracking_uri, RunPods.reached_from_here(run_id, options.namespace)))
+
+
+def _follow(run: "ClusterRun") -> int:
+    """Show a run until it is over, and return 0 if it succeeded."""
+    from rich.console import Console
+
+    from pipelines.cluster_view import POLL_S
+    from pipelines.display import watch
+
     try:
-        state = runs.follow(run_id, lambda line: print(line, flush=True))
+        watch(run.look, Console(), POLL_S)
     except KeyboardInterrupt:
         print(
-            f"no longer followed; the run goes on. vlm status {run_id} shows it, vlm cancel {run_id} ends it "
-            f"(both with --endpoint {runs.endpoint})",
+            f"no longer followed; the run goes on. vlm status {run.run_id} shows it, vlm cancel {run.run_id} ends it "
+            f"(both with --endpoint {run.runs.endpoint})",
             file=sys.stderr,
         )
         raise
-    print(f"run {run_id}: {state.lower()}\npage     {runs.link(run_id)}")
-    return 0 if state == "SUCCEEDED" else 1
+    print(f"run {run.run_id}: {run.state}\npage     {run.runs.link(run.run_id)}")
+    return 0 if run.state == "succeeded" else 1
 
 
 def _cancel(options: argparse.Namespace) -> int:

@@ -25,8 +25,8 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pipelines.config import load_preset
-    from pipelines.display import print_summary
     from pipelines.local_run import Interrupted, run_here
+    from pipelines.summary import print_summary
 
     overrides = list(options.overrides)
     if options.workspace:

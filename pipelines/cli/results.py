@@ -3,8 +3,12 @@
 import argparse
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_places, add_run, places_of
+
+if TYPE_CHECKING:  # `vlm --help` does not wait for it
+    from rich.console import Console
 
 
 def add_commands(group: CommandGroup) -> None:
@@ -38,22 +42,38 @@ def add_commands(group: CommandGroup) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    if options.endpoint and options.workspace is None:
-        return _cluster_status(options)
     from rich.console import Console
 
+    console = Console()
+    if options.endpoint and options.workspace is None:
+        return _cluster_status(options, console)
     from components.runs.find import find_run
-    from pipelines.display import locations, stage_table
+    from pipelines.display import local_view, screen
+    from pipelines.summary import locations
 
     run = find_run(options.run, places_of(options)).here()
-    console = Console()
     state = run.state()
-    console.print(stage_table(run, run.stages(over=state != "running")))
-    for label, value in {"state": state, **locations(run)}.items():
-        console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
+    console.print(screen(local_view(run, over=state != "running")))
+    _print_facts(console, {"state": state, **locations(run)})
     if state == "failed":
         console.print(f"ERROR: {run.error()}", soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _cluster_status(options: argparse.Namespace, console: "Console") -> int:
+    from pipelines.cli.cluster_run import cluster_run
+    from pipelines.display import screen
+
+    run = cluster_run(options)
+    run.load()
+    console.print(screen(run.look()))
+    _print_facts(console, {"state": run.state, "page": run.runs.link(run.run_id)})
+    return 0
+
+
+def _print_facts(console: "Console", facts: dict[str, str]) -> None:
+    for label, value in facts.items():
+        console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -102,16 +122,4 @@ def _compare(options: argparse.Namespace) -> int:
     print(f"page     {options.output}")
     if options.open:
         webbrowser.open(options.output.absolute().as_uri())
-    return 0
-
-
-def _cluster_status(options: argparse.Namespace) -> int:
-    from components.runs.find import find_cluster_run
-    from components.runs.kfp import KfpRuns, tasks
-
-    runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
-    run = runs.get(find_cluster_run(options.run, runs, options.tracking_uri))
-    for _, name, state, message in tasks(run):
-        print(f"{state.lower():<10} {name}{f': {message}' if message else ''}")
-    print(f"state    {str(run.state).lower()}\npage     {runs.link(run.run_id)}")
     return 0

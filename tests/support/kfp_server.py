@@ -7,7 +7,10 @@ import uuid
 from collections import deque
 from email.parser import BytesParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import kfp_server_api
 import yaml
 
 from tests.support.json_server import JsonHandler, JsonServer, Object
@@ -20,6 +23,46 @@ def recorded_run(name: str) -> Object:
     """Return what a real server answered for a run."""
     run: Object = json.loads((RECORDED / f"{name}.json").read_text())
     return run
+
+
+def recorded_events() -> list[Object]:
+    """Return what a real cluster told of pods that waited, each event with its pod's name."""
+    events: list[Object] = json.loads((RECORDED / "events_of_waiting_pods.json").read_text())
+    return events
+
+
+def recorded_specification(name: str = "pipeline_spec") -> Object:
+    """Return the compiled pipeline of the recorded runs, cut down to what tells which task is which."""
+    specification: Object = json.loads((RECORDED / f"{name}.json").read_text())
+    return specification
+
+
+def as_of(run: Object, moment: str) -> Object:
+    """Return what a server would have answered for a recorded run at a moment before its end, in the same form.
+
+    The containers that had begun by then are taken to wait for their pods.
+    """
+    tasks = []
+    for task in run["run_details"]["task_details"]:
+        if task["start_time"] > moment or "state" not in task:
+            continue
+        if task["end_time"] > moment:
+            state = "PENDING" if task["display_name"].startswith("executor(") else "RUNNING"
+            task = {**task, "end_time": "0001-01-01T00:00:00Z", "state": state}
+        tasks.append(task)
+    history = [entry for entry in run["state_history"] if entry["update_time"] <= moment]
+    now = {
+        "state": history[-1].get("state", "RUNNING") if history else "PENDING",
+        "state_history": history,
+        "run_details": {"task_details": tasks},
+    }
+    return {**run, **now, "finished_at": "0001-01-01T00:00:00Z"}
+
+
+def deserialized(run: Object) -> Any:
+    """Return a run as KFP's client makes it of a server's answer."""
+    answer = SimpleNamespace(data=json.dumps(run))
+    return kfp_server_api.ApiClient().deserialize(answer, "V2beta1Run")
 
 
 class KfpServer:
@@ -41,6 +84,16 @@ class KfpServer:
     def close(self) -> None:
         self._http.close()
 
+    def add_recorded(self, run: Object, specification: Object) -> str:
+        """Add a recorded run with its pipeline, and return its id."""
+        self.runs[run["run_id"]] = run
+        reference = run.get("pipeline_version_reference")
+        if reference:
+            self.versions[reference["pipeline_version_id"]] = {**reference, "pipeline_spec": specification}
+        else:  # of a run that was started from a file
+            run["pipeline_spec"] = specification
+        return str(run["run_id"])
+
     def add_version(self, pipeline_id: str, name: str, package: bytes) -> Object:
         version = {
             "pipeline_id": pipeline_id,
@@ -48,8 +101,10 @@ class KfpServer:
             "display_name": name,
             "created_at": "2026-01-01T00:00:00Z",
         }
-        self.versions[version["pipeline_version_id"]] = version
-        self.packages[version["pipeline_version_id"]] = list(yaml.safe_load_all(package))
+        documents = list(yaml.safe_load_all(package))
+        self.packages[version["pipeline_version_id"]] = documents
+        specification = dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False))
+        self.versions[version["pipeline_version_id"]] = {**version, "pipeline_spec": specification}
         return version
 
 
@@ -61,7 +116,9 @@ class _Handler(JsonHandler):
         if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
             return self.answer(401, {"error": "who are you?"})
         if state.faults and "/runs/" in path:
-            return self.answer(state.faults.popleft(), {"error": "busy"})
+            return self.answer(
+                state.faults.popleft(), {"error": "busy", "code": 14, "message": "busy: no endpoints available"}
+            )
         return self.answer(*self._dispatch(method, path.removeprefix(API), query, body))
 
     def _dispatch(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
@@ -82,6 +139,9 @@ class _Handler(JsonHandler):
         if match := re.fullmatch(r"/pipelines/([^/]+)/versions", path):
             versions = [one for one in state.versions.values() if one["pipeline_id"] == match.group(1)]
             return 200, {"pipeline_versions": versions}
+        if match := re.fullmatch(r"/pipelines/([^/]+)/versions/([^/]+)", path):
+            version = state.versions.get(match.group(2))
+            return (200, version) if version else (404, {"error": f"Version {match.group(2)} not found"})
         if path == "/experiments" and method == "POST":
             experiment = {**json.loads(body), "experiment_id": str(uuid.uuid4())}
             state.experiments[experiment["experiment_id"]] = experiment

@@ -23,7 +23,7 @@ from components.metrics.registry import OWN_METRICS
 from components.metrics.right_or_wrong import ACCURACY
 from components.metrics.tokenization import WORDS
 from components.tracking.tracker import open_pipeline_run
-from pipelines.display import score_table
+from pipelines.summary import score_table
 from tests.support.evaluation_world import good_caption, good_choice, predictions, raw_dataset, stub_model
 from tests.support.paths import ROOT
 

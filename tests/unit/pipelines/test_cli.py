@@ -67,7 +67,7 @@ def test_summary_shows_scores_beside_controls(run: RunFolder) -> None:
 
     from rich.console import Console
 
-    from pipelines.display import print_summary
+    from pipelines.summary import print_summary
 
     console = Console(file=io.StringIO(), width=150)
     print_summary(run, console)

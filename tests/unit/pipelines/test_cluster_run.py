@@ -2,32 +2,33 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from components.runs import kfp
+from pipelines import cluster_view
 from pipelines.cli import main
-from tests.support.kfp_server import KfpServer
+from tests.support.kfp_server import KfpServer, as_of, recorded_run
 
 Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    monkeypatch.setattr(kfp, "_POLL_S", 0.02)
+    monkeypatch.setattr(cluster_view, "POLL_S", 0.02)
     server = KfpServer()
     yield server
     server.close()
 
 
-def task(name: str, state: str, error: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {"task_id": name, "display_name": name, "state": state}
-    return {**found, "error": {"code": 1, "message": error}} if error else found
+def moments(server: KfpServer, name: str, *times: str) -> None:
+    """Let the next run go through what a real one went through, in a look each, and end as it ended."""
+    recorded = recorded_run(name)
+    for answer in (*(as_of(recorded, f"2026-11-27T{time}Z") for time in times), recorded):
+        server.script.append({part: answer[part] for part in ("state", "state_history", "run_details", "finished_at")})
 
 
-def step(state: str, *tasks: dict[str, Any]) -> dict[str, Any]:
-    return {"state": state, "run_details": {"task_details": list(tasks)}}
+def stages_told(output: str, *stages: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith(stages)]
 
 
 def submit(server: KfpServer, *more: str) -> int:
@@ -35,13 +36,7 @@ def submit(server: KfpServer, *more: str) -> int:
 
 
 def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) -> None:
-    server.script.extend(
-        [
-            step("RUNNING", task("open-run", "RUNNING")),
-            step("RUNNING", task("open-run", "SUCCEEDED"), task("pretrain", "RUNNING")),
-            step("SUCCEEDED", task("open-run", "SUCCEEDED"), task("pretrain", "SUCCEEDED")),
-        ]
-    )
+    moments(server, "succeeded_two_nodes_partitions", "12:08:00", "12:08:45", "12:10:50")
     server.faults.extend([503])
     assert submit(server, "--set", "name=first", "--service-account", "vlm-launcher") == 0
     (run,) = server.runs.values()
@@ -53,9 +48,17 @@ def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) ->
     assert package[0]["root"]["inputDefinitions"]["parameters"]["run_name"]["defaultValue"] == "first"
     lines = capsys.readouterr().out.splitlines()
     assert f"page     {server.url}/#/runs/details/{run['run_id']}" in lines
-    events = [line for line in lines if line.startswith(("open-run", "pretrain"))]
-    assert events == ["open-run: running", "open-run: succeeded", "pretrain: running", "pretrain: succeeded"]
-    assert any("503" in line and "Trying again" in line for line in lines)
+    assert stages_told("\n".join(lines), "open_run", "energon_split", "pretrain") == [
+        "open_run: queued",
+        "open_run: done (10 s)",
+        "energon_split/pretrain: queued",
+        "energon_split/sft: done (20 s)",
+        "energon_split/pretrain: done (21 s)",
+        "pretrain: done",
+    ]
+    assert not [line for line in lines if "driver" in line or "executor" in line]
+    (failure,) = [line for line in lines if "503" in line]
+    assert failure.endswith("503 Service Unavailable. busy: no endpoints available Trying again.")
 
 
 def test_submit_warns_of_an_old_server(server: KfpServer, capsys: Captured) -> None:
@@ -75,26 +78,36 @@ def test_same_pipeline_is_uploaded_once(server: KfpServer) -> None:
 
 
 def test_failed_run_fails_the_command(server: KfpServer, capsys: Captured) -> None:
-    server.script.append(step("FAILED", task("pretrain", "FAILED", "shard 7 is broken")))
+    moments(server, "failed_after_retries")
     assert submit(server) == 1
-    assert "pretrain: failed: shard 7 is broken" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert stages_told(output, "pretrain", "sft", "report") == ["pretrain: failed, 2 tries (6:16)"]
+    assert f"vlm logs {next(iter(server.runs))} pretrain prints what it said." in output
+
+
+def test_cancelled_run_says_so(server: KfpServer, capsys: Captured) -> None:
+    moments(server, "cancelled_bad_image", "12:19:00")
+    assert submit(server) == 1
+    output = capsys.readouterr().out
+    assert stages_told(output, "open_run") == ["open_run: queued", "open_run: interrupted (1:44)"]
+    assert f"run {next(iter(server.runs))}: cancelled" in output
 
 
 def test_status_and_cancel(server: KfpServer, capsys: Captured) -> None:
     assert submit(server, "--detach") == 0
     (run_id,) = server.runs
-    server.script.append(step("RUNNING", task("pretrain", "RUNNING")))
     capsys.readouterr()
     assert main(["status", "--endpoint", server.url]) == 0
     output = capsys.readouterr().out
-    assert "running    pretrain" in output
-    assert "state    running" in output
+    assert f"mistral-clip-7b   {run_id}   queued" in output
+    assert "evaluate/textvqa" in output
+    assert "state    queued" in output
     assert main(["cancel", run_id, "--endpoint", server.url]) == 0
     assert server.runs[run_id]["state"] == "CANCELING"
     assert f"-l vlm-pipelines/run-id={run_id}" in capsys.readouterr().out
     server.runs[run_id]["state"] = "CANCELED"
     assert main(["cancel", run_id, "--endpoint", server.url]) == 1
-    assert "is over already: CANCELED" in capsys.readouterr().err
+    assert "is over already: it is cancelled" in capsys.readouterr().err
 
 
 def test_mistakes_get_a_message(server: KfpServer, tmp_path: Path, capsys: Captured) -> None:

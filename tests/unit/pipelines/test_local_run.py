@@ -19,12 +19,14 @@ from kfp.dsl.base_component import BaseComponent
 from rich.console import Console
 
 from components.runs.find import Places, find_run
-from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, StageRow, new_run
+from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+from components.runs.rows import StageRow
 from pipelines.config import load_preset
-from pipelines.display import duration, follow, free_port, locations, what
+from pipelines.display import duration, follow, what
 from pipelines.local_run import execute
 from pipelines.processes import marked_processes
 from pipelines.stages import listed_names
+from pipelines.summary import free_port, locations
 from tests.support.paths import ROOT
 
 T = TypeVar("T")

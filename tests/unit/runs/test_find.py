@@ -16,7 +16,7 @@ from components.runs.folder import RunFolder
 from components.runs.kfp import KfpRuns
 from components.tracking.tracker import connect, open_pipeline_run
 from pipelines.cli import main
-from tests.support.kfp_server import KfpServer, recorded_run
+from tests.support.kfp_server import KfpServer, recorded_run, recorded_specification
 from tests.support.runs_world import RunsWorld
 
 OLD, NEW, LATER, QUIET = "night-20260101-000000", "night-20260102-000000", "night-2-20260103-000000", "quiet-1"
@@ -257,8 +257,7 @@ def server(world: RunsWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A cluster with the runs of a real one, two of them named "laptop", one of them known to MLflow too."""
     server = KfpServer()
     for name in ("running_resumed", "failed_after_retries", "succeeded_two_nodes_partitions", "cancelled_bad_image"):
-        run = recorded_run(name)
-        server.runs[run["run_id"]] = run
+        server.add_recorded(recorded_run(name), recorded_specification())
     RunsWorld(tmp_path_factory.mktemp("mounted"), world.uri, world.home).run(SMALL, "small-1", 6)
     yield server
     server.close()

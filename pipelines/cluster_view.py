@@ -1,0 +1,131 @@
+"""A run of a cluster as people see it: KFP's tasks, MLflow's last metrics, and why pods wait, on the screen of every run."""
+
+import datetime
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from components.errors import InputError, StageError, VlmError
+from components.runs.kfp import OVER, KfpRuns, PassingError, run_state
+from components.runs.kfp_tasks import Task, tasks
+from components.runs.rows import StageRow
+from components.runs.tracked_stages import TrackedStage, tracked_stages
+from pipelines.cluster_pods import RunPods
+from pipelines.cluster_stages import Plan, plan, plan_of_tasks, stage_pods, stage_rows
+from pipelines.display import View, duration
+
+POLL_S = 10.0
+"""Seconds between two looks: each costs KFP an answer of some 100 kB."""
+
+_PATIENCE_S = 900.0
+
+
+class ClusterRun:
+    """A run that is looked at, again and again.
+
+    Args:
+        runs: Where it is.
+        run_id: KFP's id.
+        tracking_uri: MLflow as it is reached from here; empty for no numbers of the trainings.
+        pods: The run's pods; None where no cluster is reached from here.
+    """
+
+    def __init__(self, runs: KfpRuns, run_id: str, tracking_uri: str = "", pods: RunPods | None = None) -> None:
+        self.runs = runs
+        self.run_id = run_id
+        self.run: Any = None
+        self.tasks: list[Task] = []
+        self._tracking_uri = tracking_uri
+        self._pods = pods
+        self._plan: Plan | None = None
+        self._view = View("", [])
+        self._answered = time.monotonic()
+
+    @property
+    def state(self) -> str:
+        """How it stood when it was last looked at (see `run_state`)."""
+        return run_state(self.run)
+
+    @property
+    def plan(self) -> Plan:
+        """What its pipeline does; of a pipeline that KFP does not have any more, what it did until now."""
+        if self._plan is None:
+            try:
+                self._plan = plan(self.runs.specification(self.run))
+            except InputError:  # its version was deleted
+                return plan_of_tasks(self.tasks)
+        return self._plan
+
+    def load(self) -> None:
+        """Ask KFP how it stands.
+
+        Raises:
+            InputError: There is no such run.
+            StageError: KFP can't be asked.
+        """
+        self.run = self.runs.get(self.run_id)
+        self.tasks = tasks(self.run)
+
+    def look(self) -> View:
+        """Return how it stands; the view before, with a note, when KFP does not answer this time.
+
+        Raises:
+            StageError: KFP could not be asked for a quarter of an hour; the run goes on.
+        """
+        try:
+            self.load()
+            rows, notes = self._rows()
+        except PassingError as error:
+            if time.monotonic() - self._answered > _PATIENCE_S:
+                raise StageError(f"{error} The run goes on: {self.runs.link(self.run_id)}") from None
+            return replace(self._view, notes=(f"{error} Trying again.",), over=False)
+        self._answered = time.monotonic()
+        title = f"{self.run.display_name or self.run_id}   {self.run_id}   {self.state} {duration(self._seconds())}"
+        self._view = View(title, rows, tuple(notes), over=self.state in OVER)
+        return self._view
+
+    def _rows(self) -> tuple[list[StageRow], list[str]]:
+        notes: list[str] = []
+        rows = stage_rows(self.plan, self.tasks, self.state, self._tracked(notes), datetime.datetime.now(datetime.UTC))
+        if self.state in OVER:
+            failed = [row.stage for row in rows if row.state == "failed"]
+            return rows, [*notes, *(f"vlm logs {self.run_id} {stage} prints what it said." for stage in failed[:1])]
+        return [self._with_reason(row, self._reasons(rows, notes)) for row in rows], notes
+
+    def _seconds(self) -> float:
+        """Return how long the run took, or has taken."""
+        ended = self.run.finished_at if self.state in OVER else datetime.datetime.now(datetime.UTC)
+        return max(0.0, (ended - self.run.created_at).total_seconds()) if ended and self.run.created_at else 0.0
+
+    def _tracked(self, notes: list[str]) -> Mapping[str, TrackedStage]:
+        if not self._tracking_uri:
+            notes.append(
+                "No numbers of the trainings: pass --tracking-uri with MLflow's address as it is reached from here."
+            )
+            return {}
+        try:
+            return tracked_stages(self._tracking_uri, self.run_id)
+        except VlmError as error:
+            notes.append(f"No numbers of the trainings: {error}")
+            return {}
+
+    def _reasons(self, rows: list[StageRow], notes: list[str]) -> Mapping[str, str]:
+        """Return why pods of the run wait, by their names."""
+        if not any(row.state == "queued" for row in rows):
+            return {}
+        if self._pods is None:
+            notes.append(
+                f"Why a pod waits is told where kubectl reaches the cluster: kubectl describe pods -A -l pipeline/runid={self.run_id}"
+            )
+            return {}
+        reasons, problem = self._pods.reasons()
+        notes += [problem] if problem else []
+        return reasons
+
+    def _with_reason(self, row: StageRow, reasons: Mapping[str, str]) -> StageRow:
+        if row.state != "queued":
+            return row
+        pods = [pod for task in stage_pods(self.plan, self.tasks, row.stage) for pod in task.pods[-1:]]
+        said = next((reasons[pod] for pod in pods if pod in reasons), "")
+        return replace(row, message=said) if said else row

@@ -1,0 +1,115 @@
+"""What a finished run of this machine has to show: scores beside their controls, times, and where everything lies."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from components.evaluate.config import EVALUATION_PREFIX
+from components.runs.folder import RunFolder
+from components.runs.rows import FINISHED_STAGE, StageRow
+from pipelines.display import duration
+
+
+def print_summary(run: RunFolder, console: Console) -> None:
+    """Print the scores of a finished run beside their controls, and where the rest lies."""
+    rows = run.stages(over=True)
+    for scores in (found for row in rows if row.stage.startswith(EVALUATION_PREFIX) and (found := _scores(row))):
+        console.print(score_table(scores))
+        for gate in scores.get("gates", []):
+            verdict = "[green]✓ passed[/green]" if gate["passed"] else "[red]✗ not passed[/red]"
+            console.print(
+                f"{verdict}: {escape(gate['requirement'])}, measured {gate['measured']}"
+                f"{'; ' + escape(gate['note']) if gate.get('note') else ''}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
+    reused = sum(row.state == "reused" for row in rows)
+    times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
+    if reused:
+        times.append(f"{reused} stages finished before")
+    for label, value in {"time": duration(run.seconds()), "stages": ", ".join(times), **locations(run)}.items():
+        console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def locations(run: RunFolder) -> dict[str, str]:
+    """Return where a run's report, exported model, log and tracking are."""
+    places = {}
+    report = _finished_folder(run, "report")
+    if report is not None:
+        places["report"] = str(report / "report.html")
+    exported = _finished_folder(run, "export")
+    if exported is not None:
+        places["model"] = str(exported)
+    places["log"] = str(run.log)
+    uri = run.context().get("tracking_uri", "")
+    if uri.startswith("sqlite:"):
+        places["MLflow"] = f"{_program('mlflow')} ui --backend-store-uri {uri} --port {free_port(5000)}"
+    elif uri:
+        places["MLflow"] = uri
+    return places
+
+
+def _program(name: str) -> str:
+    """Return how to call a program of this environment from here, activated or not."""
+    path = Path(sys.executable).with_name(name)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _finished_folder(run: RunFolder, stage: str) -> Path | None:
+    rows = (row for row in run.stages() if row.stage == stage and row.state in FINISHED_STAGE)
+    return next((row.folder for row in rows), None)
+
+
+def free_port(first: int) -> int:
+    """Return the first free TCP port of this machine from `first` on."""
+    import socket
+
+    for port in range(first, first + 200):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return first
+
+
+def _scores(row: StageRow) -> dict[str, Any] | None:
+    """Return what an evaluation has written, if it has."""
+    path = row.folder / "scores.json" if row.folder is not None else None
+    if path is None or not path.is_file():
+        return None
+    scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return scores
+
+
+def score_table(scores: dict[str, Any]) -> Table:
+    """Return the scores of one task as a table, the controls beside them."""
+    controls: dict[str, Any] = scores.get("controls", {})
+    title = f"{scores['task']}: {scores['n_scored']} of {scores['n_expected']} scored"
+    if scores.get("partial"):
+        title += f"; PARTIAL: {scores['partial']}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    for heading in ("model", "95 % interval", *controls):
+        table.add_column(heading, justify="right")
+    for name, metric in scores["metrics"].items():
+        others = [_number(values.get(name)) for values in controls.values()]
+        interval = ""
+        if isinstance(metric, dict) and metric.get("low") is not None:
+            interval = f"{metric['low']:.4g} to {metric['high']:.4g}"
+        style = "bold" if name == scores.get("headline") else ""
+        table.add_row(name, _number(metric), interval, *others, style=style)
+    return table
+
+
+def _number(metric: Any) -> str:
+    value = metric.get("value") if isinstance(metric, dict) else metric
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
