@@ -446,6 +446,40 @@ def test_rendered_job_trains_on_two_nodes_with_torchrun(
         assert f"[rank {rank}] sum 1 of 2, argument" in output
 
 
+def test_rank_of_a_second_node_that_is_killed_costs_an_attempt(
+    server: KubernetesServer, tmp_path: Path, capsys: Captured
+) -> None:
+    """Killed with -9 between two collectives, as real processes: both nodes end, and both start again."""
+    (tmp_path / "job_under_test.py").write_text(
+        textwrap.dedent(f"""
+        import os, pathlib, signal, torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        marker = pathlib.Path({str(tmp_path)!r}, "was_killed")
+        for step in range(5):
+            dist.all_reduce(torch.ones(1))
+            if dist.get_rank() == 1 and step == 2 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        print("all steps done", flush=True)
+        dist.barrier()
+        dist.destroy_process_group()
+        """)
+    )
+    server.on_create = lambda job: threading.Thread(target=_run_pods, args=(server, job, tmp_path), daemon=True).start()
+    launcher = Launcher(
+        make_job(tmp_path, processes=1, rendezvous_timeout_s=60, tries=2), server.client(), patience_s=120
+    )
+    assert launcher.result() is None
+    output = capsys.readouterr().out
+    assert "failed: rank 1 on node 1 (pod job-worker-0) ended with signal 9." in output
+    assert (
+        "pretrain starts again from the beginning, for nothing is saved yet: ended by a signal (attempt 1 failed"
+        in output
+    )
+    assert [f"[rank {rank}] all steps done" in output for rank in range(2)] == [True, True]
+    assert len(server.created) == 2
+
+
 def _run_pods(server: KubernetesServer, job: Object, folder: Path) -> None:
     """Play operator and kubelet: a process per pod, its output as the pod's log, its exit code as the pod's."""
     import socket
@@ -477,11 +511,19 @@ def _run_pods(server: KubernetesServer, job: Object, folder: Path) -> None:
     server.set_condition("Running")
     name, process, reader = readers[1]
     reader.join()
-    server.end_pod(name, process.wait())
+    server.end_pod(name, code := process.wait())
+    if code == 0:
+        readers[0][2].join()
+        server.end_pod(readers[0][0], readers[0][1].wait())
+        server.set_condition("Succeeded")
+        return
+    master = server.pods[readers[0][0]]
     server.set_condition("Failed", "PyTorchJobFailed", "worker 0 failed")
     readers[0][1].terminate()  # what cleanPodPolicy Running does
     readers[0][1].wait()
-    del server.pods[readers[0][0]]
+    with server.lock:
+        if server.pods.get(readers[0][0]) is master:  # and not already that of the next attempt
+            del server.pods[readers[0][0]]
 
 
 def _log_process(server: KubernetesServer, name: str, process: "subprocess.Popen[str]") -> None:
