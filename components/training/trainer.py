@@ -40,6 +40,7 @@ from components.model.vlm import Part, build_model, count_parameters
 from components.progress import Progress
 from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
+from components.storage.lease import Lease
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.tracking.tracker import StageTracker, attach
 from components.training.batches import share_batches
@@ -59,6 +60,7 @@ from components.training.metrics import MetricsLog
 from components.training.optimizer import MasterWeightAdamW
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
+from components.training.stuck import StackWatch
 from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
 from components.training.throughput import RATES, Throughput, step_work
 from components.training.zero_shot import ZeroShot
@@ -118,6 +120,8 @@ class _Training:
         self.rank = parallel.rank
         self.device = parallel.device
         self.loads_data = parallel.tensor_rank == 0
+        self.stacks = StackWatch()
+        self.stacks.step()
         self.config: ModelConfig = read_model_config(spec.model_folder)
         self.tokenizer = ChatTokenizer.load(spec.model_folder / TOKENIZER_FOLDER)
         seed_everything(self.recipe.seed)
@@ -136,8 +140,13 @@ class _Training:
         self.validation_loss: float | None = None  # at the step that the counters name, if it was measured there
         self.start = input_identity(spec.model_folder)
         self.retention = Retention(self.recipe.keep_checkpoints, self.recipe.keep_every, self.recipe.keep_best)
+        self.lease = Lease(self.folder / TRAINING_FOLDER)  # the first rank's
         self.saver = CheckpointSaver(
-            self.folder / TRAINING_FOLDER, self.retention, self.start, background=spec.memory.background_saving
+            self.folder / TRAINING_FOLDER,
+            self.retention,
+            self.start,
+            background=spec.memory.background_saving,
+            guard=self.lease.check,
         )
         self.spike_guard = SpikeGuard(self.recipe.divergence_factor, self.recipe.divergence_steps)
         self.loader = self._open_loader() if self.loads_data else None
@@ -169,6 +178,8 @@ class _Training:
         self.model.train()
         speed: dict[str, float] = {}
         while self.counters.step < self.recipe.iterations:
+            self.stacks.step()
+            self.lease.check()
             result = self._step(batches)
             step = self.counters.step
             row: dict[str, float | str] = {}
@@ -214,9 +225,11 @@ class _Training:
         return True
 
     def close(self) -> None:
-        """End the loader's worker processes."""
+        """End the loader's worker processes, and let the folder go."""
+        self.stacks.end()
         if self.loader is not None:
             self.loader.close()
+        self.lease.release()
 
     def _step(self, batches: Iterator[list[PackedBatch]]) -> _StepResult:
         """Consume one global batch and update the weights once."""
@@ -346,6 +359,7 @@ class _Training:
     def _restore(self) -> MasterWeightAdamW:
         """Load the starting weights, and over them everything of the newest whole training checkpoint, if there is one."""
         folder = self.folder / TRAINING_FOLDER
+        on_first_rank(self.lease.acquire)
         on_first_rank(lambda: clear_unfinished(folder))
         newest = newest_whole(folder, self.spec.stage)
         load_model(self.model, self.spec.model_folder / CHECKPOINT_FOLDER)

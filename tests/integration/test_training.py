@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +209,52 @@ def test_terminated_saves_says_so_and_goes_on_exactly(
     assert rows < ITERATIONS
     assert checkpoints(tmp_path / "training")[-1].name == f"iter_{rows:07d}"
     _train(chain, tmp_path, hidden_dropout=0.1)
+    assert _curve(tmp_path) == _curve(uninterrupted)
+
+
+def test_stage_whose_rank_is_killed_goes_on_by_itself(
+    chain: Chain, uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe.model_validate({**RECIPE, "hidden_dropout": 0.1})
+    config = TrainingConfig(recipe=recipe, launch=LaunchConfig(processes_per_node=2, tensor_parallel=2))
+
+    def kill_a_rank() -> None:
+        def checkpoint() -> bool:
+            return any(_rows(path.parents[1]) >= 5 for path in tmp_path.glob("pretrain/*/training/iter_*[0-9]"))
+
+        _wait_for(checkpoint, "checkpoint")
+        (torchrun,) = [one for one in psutil.Process().children() if "torch.distributed.run" in one.cmdline()]
+        torchrun.children()[1].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_rank)
+    killer.start()
+    output = run_training(
+        RunContext(run_id="t", run_name="t", workspace=tmp_path), "pretrain", config, chain.model, chain.dataset
+    )
+    killer.join()
+    assert re.search(
+        r"pretrain starts again after step \d+: ended by a signal \(attempt 1 failed\)", capfd.readouterr().out
+    )
+    assert _curve(output.folder) == _curve(uninterrupted)
+
+
+def test_second_training_of_a_folder_waits_and_goes_on_exactly(
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """A pod that was deleted and its replacement run side by side for a while."""
+    spec = _spec(chain, tmp_path, 2, hidden_dropout=0.1)
+    first = _start(spec)
+    started.append(first)
+    _wait_for_rows(tmp_path, 2)
+    (tmp_path / TORCHRUN_LOG).rename(tmp_path / "first.log")
+    for worker in psutil.Process(first.pid).children():
+        worker.send_signal(signal.SIGSTOP)  # it would be over before the second has begun
+    second = _start(spec)
+    started.append(second)
+    _wait_for(lambda: "is held by process" in (tmp_path / TORCHRUN_LOG).read_text(), "waiting second")
+    assert _rows(tmp_path) < ITERATIONS
+    _kill(first)
+    assert second.wait(timeout=120) == 0, (tmp_path / TORCHRUN_LOG).read_text()
     assert _curve(tmp_path) == _curve(uninterrupted)
 
 

@@ -467,7 +467,7 @@ def test_rank_of_a_second_node_that_is_killed_costs_an_attempt(
     )
     server.on_create = lambda job: threading.Thread(target=_run_pods, args=(server, job, tmp_path), daemon=True).start()
     launcher = Launcher(
-        make_job(tmp_path, processes=1, rendezvous_timeout_s=60, tries=2), server.client(), patience_s=120
+        make_job(tmp_path, processes=1, rendezvous_timeout_s=60, tries=2), server.client(), patience_s=300
     )
     assert launcher.result() is None
     output = capsys.readouterr().out
