@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from rich.console import Console
 
+from components.context import RunContext
 from components.errors import ConfigurationError
 from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, timestamp
-from components.tracking.tracker import close_pipeline_run
+from components.tracking.pipeline_run import finish_pipeline_run
+from components.tracking.sender import SENDER_VARIABLE, sender_process
 from pipelines.display import follow
 from pipelines.processes import end_processes
 
@@ -90,15 +92,22 @@ def execute(run: RunFolder, console: Console, runner: Runner = "process") -> int
         Interrupted: All processes of the run have ended.
     """
     state = "interrupted"
-    try:
-        with _interruptible(), open(run.log, "wb") as log, _worker(run, log.fileno(), runner) as child:
-            status = follow(run, child, console)
-        state = "succeeded" if status == 0 else "failed"
-        return 0 if status == 0 else 1
-    finally:
-        run.update_record(state=state, ended=timestamp())
-        if state != "succeeded":
-            _close_tracking(run, "KILLED" if state == "interrupted" else "FAILED")
+    with open(run.log, "wb") as log, _tracked(run, log, runner):
+        try:
+            with _interruptible(), _worker(run, log.fileno(), runner) as child:
+                status = follow(run, child, console)
+            state = "succeeded" if status == 0 else "failed"
+            return 0 if status == 0 else 1
+        finally:
+            run.update_record(state=state, ended=timestamp())
+            if state != "succeeded" and run.context():
+                context = RunContext.model_validate(run.context())
+                finish_pipeline_run(context, "KILLED" if state == "interrupted" else "FAILED", send=runner == "docker")
+
+
+def _tracked(run: RunFolder, log: BinaryIO, runner: Runner) -> contextlib.AbstractContextManager[None]:
+    """Send to MLflow what the stages of this run log, for all of them in one process; containers do so themselves."""
+    return contextlib.nullcontext() if runner == "docker" else sender_process(run.workspace, run.run_id, log)
 
 
 @contextlib.contextmanager
@@ -111,7 +120,7 @@ def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(run.run_id),
+            env=_environment(run.run_id, runner),
             start_new_session=True,
         )
         yield child
@@ -126,10 +135,12 @@ def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Pop
                 child.wait()
 
 
-def _environment(run_id: str) -> dict[str, str]:
+def _environment(run_id: str, runner: Runner) -> dict[str, str]:
     """Return the child's environment: this Python's tools first, this source tree importable, the run's mark."""
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
     environment[RUN_ID_VARIABLE] = run_id
+    if runner == "process":
+        environment[SENDER_VARIABLE] = "vlm run"
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     paths = [str(_SOURCE_ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -163,9 +174,3 @@ def _uninterruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _close_tracking(run: RunFolder, status: str) -> None:
-    context = run.context()
-    if context.get("mlflow_run_id"):
-        close_pipeline_run(context["tracking_uri"], context["mlflow_run_id"], status)

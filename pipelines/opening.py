@@ -16,15 +16,17 @@ from components.context import RunContext
 from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
+from components.report.stage import REPORT_FILE
 from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder, timestamp
 from components.runs.rows import FINISHED_STAGE, StageRow
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
-from components.tracking.tracker import close_pipeline_run, open_pipeline_run
+from components.tracking.pipeline_run import finish_pipeline_run, open_pipeline_run
 from pipelines.config import RunConfig, apply_overrides, put, setting, validate, value_at
 from pipelines.parameters import OVERRIDES, UI_PARAMETERS
 from pipelines.stages import training_stages
 
+_PIPELINE = "vlm-training"
 _MLFLOW_STATUS = {
     # How KFP's local runner says that a run has ended.
     "SUCCEEDED": "FINISHED",
@@ -181,7 +183,8 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     status = _MLFLOW_STATUS.get(state) or _status_of(rows, state)
     if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
         run.update_record(state=_RUN_STATE[status], ended=timestamp())
-    close_pipeline_run(context.get("tracking_uri", ""), context.get("mlflow_run_id", ""), status)
+    if context:
+        finish_pipeline_run(RunContext.model_validate(context), status)
 
 
 def _status_of(rows: Sequence[StageRow], state: str) -> str:
@@ -233,6 +236,8 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
         settings,
         git_commit=commit,
         started=run.started,
+        source=_PIPELINE,
+        links={"Report": f"report/{REPORT_FILE}"},
     )
     context = RunContext(
         run_id=run_id,

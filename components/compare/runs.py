@@ -19,8 +19,10 @@ from components.runs.mlflow import fetch_artifact, stage_key, stage_runs
 from components.runs.reference import newest_first
 from components.runs.rows import FINISHED_STAGE
 from components.stage.manifest import MANIFEST_NAME, read_manifest
+from components.tracking.client import as_stage_error, connect
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
-from components.tracking.tracker import COMMIT_TAG, STAGE_TAG, as_stage_error, connect, flatten
+from components.tracking.tags import COMMIT_TAG, STAGE_TAG
+from components.tracking.tracker import flatten
 from components.training.curves import curve
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from components.evaluate.gates import enforce_gates
 from components.evaluate.scores import Measure, Scores, read_scores
 from components.stage.manifest import read_manifest
 from components.stage.runner import input_identity
+from components.tracking.pipeline_run import pipeline_tracker
 from components.tracking.registry import RegistryConfig, register
-from components.tracking.tracker import RUN_ID_TAG, StageTracker, connect
+from components.tracking.tags import RUN_ID_TAG
 
 _ORDER = ("fail", "warn", "pass")
 
@@ -31,12 +32,11 @@ def run_quality_gate(context: RunContext, config: RegistryConfig, evaluations: S
         ConfigurationError: A model is to be registered, but tracking is off.
     """
     scores = {read_manifest(folder).stage.partition("/")[2]: read_scores(folder) for folder in evaluations}
-    if context.tracking_uri and context.mlflow_run_id:
-        tracker = StageTracker(connect(context.tracking_uri), context.mlflow_run_id)
+    with pipeline_tracker(context) as tracker:
         for name, found in scores.items():
             if found.gates:
-                tracker.set_tag(f"vlm.gate.{name}", min((gate.outcome for gate in found.gates), key=_ORDER.index))
-                tracker.set_tag(f"vlm.gate.{name}.judged", "\n".join(_gate_lines(found)))
+                worst = min((gate.outcome for gate in found.gates), key=_ORDER.index)
+                tracker.set_tags({f"vlm.gate.{name}": worst, f"vlm.gate.{name}.judged": "\n".join(_gate_lines(found))})
     enforce_gates(evaluations)
     if not config.name:
         return ""

@@ -31,7 +31,7 @@ from components.runs.mlflow import (
 from components.runs.reference import matching_run, newest_first
 from components.runs.rows import FINISHED_STAGE
 from components.stage.manifest import MANIFEST_NAME
-from components.tracking.tracker import as_stage_error, connect
+from components.tracking.client import as_stage_error, connect
 
 if TYPE_CHECKING:
     from components.runs.kfp import KfpRuns

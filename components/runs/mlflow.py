@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import InputError
 from components.runs.reference import matching_run
-from components.tracking.tracker import KIND_TAG, PARENT_TAG, PIPELINE, RUN_ID_TAG, STAGE_TAG, WORKSPACE_TAG
+from components.tracking.tags import KIND_TAG, PARENT_TAG, PIPELINE, RUN_ID_TAG, STAGE_TAG, WORKSPACE_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

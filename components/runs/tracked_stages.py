@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.runs.mlflow import find_tracked_run
-from components.tracking.tracker import PARENT_TAG, REUSED_TAG, STAGE_TAG, as_stage_error, connect
+from components.tracking.client import as_stage_error, connect
+from components.tracking.tags import ERROR_TAG, PARENT_TAG, REUSED_TAG, STAGE_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-ERROR_TAG = "vlm.error"
 _SHOWN_METRICS = {"loss": "loss", "samples_per_s": "samples/s"}
 _STEPS, _BATCH = "recipe.iterations", "recipe.global_batch_size"  # parameters of a training
 

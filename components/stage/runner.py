@@ -78,6 +78,8 @@ def run_stage(
     settings: BaseModel,
     body: Callable[[StageWork], Mapping[str, Any]],
     artifacts: Sequence[str] = (),
+    datasets: Mapping[str, str] | None = None,
+    makes_model: bool = False,
 ) -> StageOutput:
     """Run `body` unless its output exists already.
 
@@ -89,6 +91,8 @@ def run_stage(
         settings: The stage's typed settings. All of them enter the key: leave out what does not change the output.
         body: Does the work in `StageWork.folder` and returns the facts for the manifest (JSON-serialisable).
         artifacts: Names of small files of the finished folder that the tracker stores, also when the folder is reused.
+        datasets: Names of inputs that are datasets, to what they are read for ("training"): the tracker lists them.
+        makes_model: The folder is a model, which the tracker lists.
 
     Returns:
         The finished folder.
@@ -105,17 +109,18 @@ def run_stage(
         stage, progress_folder(context.workspace, context.run_id) / f"{stage.replace('/', '-')}-{key}.json"
     )
     try:
-        with _locked(folder), stage_tracker(context, stage, {"key": key, **settings_json}) as tracker:
+        with _locked(folder), stage_tracker(context, stage, key, settings_json) as tracker:
+            _log_datasets(tracker, inputs, datasets)
             if (folder / MANIFEST_NAME).is_file():
                 output = _reuse(folder)
                 tracker.log_reused(folder, output.manifest.facts)
-                _store(tracker, folder, artifacts)
+                _store(tracker, output, artifacts, makes_model)
                 print(f"{stage}: finished before, reused: {folder}", flush=True)
             else:
                 plan = _Plan(stage, version, key, identities, settings_json)
                 output = _perform(plan, body, StageWork(folder, tracker, progress))
                 tracker.log_facts(output.manifest.facts)
-                _store(tracker, folder, artifacts)
+                _store(tracker, output, artifacts, makes_model)
                 print(f"{stage}: done in {output.manifest.duration_s:.1f} s: {folder}", flush=True)
     except BaseException as error:
         progress.finish("failed", str(error) if isinstance(error, VlmError) else repr(error))
@@ -167,9 +172,21 @@ def _perform(plan: _Plan, body: Callable[[StageWork], Mapping[str, Any]], work: 
     return StageOutput(work.folder, manifest, reused=False)
 
 
-def _store(tracker: StageTracker, folder: Path, artifacts: Sequence[str]) -> None:
+def _log_datasets(tracker: StageTracker, inputs: Mapping[str, Path | str], datasets: Mapping[str, str] | None) -> None:
+    for name, context in (datasets or {}).items():
+        folder = inputs[name]
+        if isinstance(folder, Path):
+            manifest = read_manifest(folder)
+            tracker.log_dataset(manifest.stage, manifest.key, str(folder), manifest.facts, context)
+
+
+def _store(tracker: StageTracker, output: StageOutput, artifacts: Sequence[str], makes_model: bool) -> None:
     for name in artifacts:
-        tracker.log_artifact(folder / name)
+        tracker.log_artifact(output.folder / name)
+    if makes_model:
+        manifest = output.manifest
+        step = manifest.facts.get("step", 0)
+        tracker.log_model(manifest.stage, f"{manifest.stage}/{manifest.key}", output.folder, step)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from components.errors import VlmError
+from components.quiet import ignore_library_warnings
 
 
 @contextmanager
@@ -15,6 +16,7 @@ def reported_errors() -> Iterator[None]:
 
     Any other exception passes through with its traceback: it is a defect.
     """
+    ignore_library_warnings()
     try:
         yield
     except (VlmError, ValidationError) as error:

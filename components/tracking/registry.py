@@ -6,10 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.errors import ConfigurationError, StageError
-from components.tracking.tracker import connect
-
-MODEL_TAG = "vlm.model"
-FOLDER_TAG = "vlm.folder"
+from components.tracking.client import connect
+from components.tracking.models import find_logged_model
+from components.tracking.tags import FOLDER_TAG, MODEL_TAG
 
 _TAG_LIMIT = 5000
 _MOST_VERSIONS = 1000
@@ -78,6 +77,7 @@ def register(
                 run_id=run_id,
                 tags={name: value[:_TAG_LIMIT] for name, value in all_tags.items()},
                 description=description,
+                model_id=find_logged_model(client, client.get_run(run_id).info.experiment_id, identity) or None,
             ).version
         if config.alias:
             client.set_registered_model_alias(config.name, config.alias, number)

@@ -7,17 +7,6 @@ from pydantic import BaseModel, ConfigDict
 from components.training.config import MemoryConfig, Recipe
 
 
-class TrackingTarget(BaseModel):
-    """The MLflow runs that the worker logs its curves to; empty strings for no tracking."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tracking_uri: str = ""
-    stage_run_id: str = ""
-    parent_run_id: str = ""
-    prefix: str = ""
-
-
 class TrainingSpec(BaseModel):
     """One training run, as written to `spec.json` beside its output.
 
@@ -31,7 +20,7 @@ class TrainingSpec(BaseModel):
             `checkpoint/` the final weights.
         memory: How it fits into the devices.
         progress_file: Progress file for displays, or None.
-        tracking: Where curves go beside `metrics.jsonl`.
+        journal: Where curves go beside `metrics.jsonl`, for MLflow; None for no tracking.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,4 +33,4 @@ class TrainingSpec(BaseModel):
     output_folder: Path
     memory: MemoryConfig = MemoryConfig()
     progress_file: Path | None = None
-    tracking: TrackingTarget = TrackingTarget()
+    journal: Path | None = None

@@ -18,7 +18,7 @@ from components.storage.atomic import write_text
 from components.training.checkpoint.layout import KEPT_FOLDER
 from components.training.config import TrainingConfig
 from components.training.job_progress import TrainingProgress
-from components.training.spec import TrackingTarget, TrainingSpec
+from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER, is_finished, read_summary
 
 VERSION = 1
@@ -68,6 +68,8 @@ def run_training(
         inputs={"model": model, "dataset": dataset},
         settings=config.recipe,
         body=body,
+        datasets={"dataset": "training"},
+        makes_model=True,
     )
 
 
@@ -90,12 +92,7 @@ def _train(
         output_folder=work.folder,
         memory=config.memory,
         progress_file=work.progress.path,
-        tracking=TrackingTarget(
-            tracking_uri=context.tracking_uri,
-            stage_run_id=work.tracker.mlflow_run_id,
-            parent_run_id=context.mlflow_run_id,
-            prefix=work.tracker.prefix,
-        ),
+        journal=work.tracker.folder,
     )
     write_text(_spec_path(work.folder), spec.model_dump_json(indent=2) + "\n")
     work.tracker.log_params({"launch": config.launch.model_dump(), "memory": config.memory.model_dump()})

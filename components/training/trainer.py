@@ -42,7 +42,7 @@ from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text
 from components.storage.lease import Lease
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
-from components.tracking.tracker import StageTracker, attach
+from components.tracking.tracker import StageTracker
 from components.training.batches import share_batches
 from components.training.checkpoint.contents import Counters
 from components.training.checkpoint.integrity import newest_whole
@@ -151,7 +151,7 @@ class _Training:
         self.spike_guard = SpikeGuard(self.recipe.divergence_factor, self.recipe.divergence_steps)
         self.loader = self._open_loader() if self.loads_data else None
         self.optimizer = self._restore()
-        self.tracker = self._attach() if self.rank == 0 else StageTracker()
+        self.tracker = StageTracker(spec.journal) if self.rank == 0 else StageTracker()
         self.metrics = (
             MetricsLog(self.folder / METRICS_FILE, self.counters.step, self.tracker) if self.rank == 0 else None
         )
@@ -215,7 +215,6 @@ class _Training:
                 self._save()
                 self.saver.finish()
                 self.saver.close()
-                self.tracker.flush()
                 return False
             if step % self.recipe.save_interval == 0 and step < self.recipe.iterations:
                 self._save()
@@ -415,7 +414,6 @@ class _Training:
         write_json(self.folder / SKIPPED_NAME, counts.reasons)
         write_json(self.folder / SUMMARY_NAME, {**self._summary(rows, counts), **self._best(models)})
         self.tracker.log_artifact(self.folder / CURVES_NAME)
-        self.tracker.flush()
 
     def _loader_counts(self) -> LoaderCounts:
         """Return what became of all samples, on every rank."""
@@ -458,7 +456,7 @@ class _Training:
         folder = self.folder if best.step == self.counters.step else kept_folder(self.folder, best.step)
         found = {"best_step": best.step, "best_validation_loss": best.validation_loss, "best_model": str(folder)}
         for name, value in found.items():
-            self.tracker.set_tag(f"vlm.{name}", str(value))
+            self.tracker.set_tags({f"vlm.{name}": str(value)})
         return found
 
     def _reached(self, step: int, interval: int) -> bool:
@@ -480,10 +478,6 @@ class _Training:
             minimum=recipe.min_learning_rate,
             warmup_fraction=recipe.warmup_fraction,
         )
-
-    def _attach(self) -> StageTracker:
-        target = self.spec.tracking
-        return attach(target.tracking_uri, target.stage_run_id, target.parent_run_id, target.prefix)
 
     def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         self.stop_requested = True

@@ -13,6 +13,9 @@ def main() -> int:
     Returns:
         0 when finished, 75 when stopped by SIGTERM after saving, 1 on an error that the user can act on.
     """
+    from components.quiet import ignore_library_warnings
+
+    ignore_library_warnings()  # before anything is imported: libraries warn as they are
     from components.model.megatron import import_megatron
 
     import_megatron()

@@ -10,7 +10,7 @@ from components.context import RunContext
 from components.runs.folder import RunFolder
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json
-from components.tracking.tracker import close_pipeline_run, open_pipeline_run
+from components.tracking.pipeline_run import close_pipeline_run, open_pipeline_run
 from tests.support.evaluation_world import finished_stage
 
 STAGES = ("sft", "evaluate/captioning", "report")

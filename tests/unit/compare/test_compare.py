@@ -38,8 +38,9 @@ from components.runs.folder import RunFolder
 from components.stage.runner import StageWork
 from components.storage.atomic import write_json, write_text
 from components.tasks.sample import HeldOutSample
+from components.tracking.client import connect
+from components.tracking.pipeline_run import close_pipeline_run, open_pipeline_run
 from components.tracking.registry import RegistryConfig, register
-from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 from pipelines.cli import main
 from tests.support.browser import Browser, find_chromium
 from tests.support.evaluation_world import finished_stage, good_choice, predictions, raw_dataset

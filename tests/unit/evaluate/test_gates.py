@@ -24,8 +24,9 @@ from components.metrics.paired import MCNEMAR, SIGN_FLIP, SWAP, paired_test
 from components.metrics.registry import OWN_METRICS
 from components.metrics.right_or_wrong import ACCURACY
 from components.tasks.sample import HeldOutSample
+from components.tracking.client import connect
+from components.tracking.pipeline_run import close_pipeline_run, open_pipeline_run
 from components.tracking.registry import RegistryConfig
-from components.tracking.tracker import close_pipeline_run, connect, open_pipeline_run
 from tests.support.evaluation_world import Answerer, finished_stage, good_choice, predictions, raw_dataset, stub_model
 
 COUNT = 60
@@ -162,7 +163,8 @@ def test_a_significant_drop_alone_misses_the_gate(
 
 
 def test_another_dataset_is_refused_with_both_named_and_never_passes(world: World) -> None:
-    other = raw_dataset(world.first, COUNT, seed=5, side=16)
+    untracked = RunContext(run_id="r", run_name="r", workspace=world.workspace)
+    other = raw_dataset(untracked, COUNT, seed=5, side=16)
     context = world.opened("second")
     folder = world.evaluated(context, good_choice, Gate(baseline=world.first.mlflow_run_id), other)
     (result,) = read_scores(folder).gates

@@ -22,7 +22,7 @@ from components.metrics import java
 from components.metrics.registry import OWN_METRICS
 from components.metrics.right_or_wrong import ACCURACY
 from components.metrics.tokenization import WORDS
-from components.tracking.tracker import open_pipeline_run
+from components.tracking.pipeline_run import open_pipeline_run
 from pipelines.summary import score_table
 from tests.support.evaluation_world import good_caption, good_choice, predictions, raw_dataset, stub_model
 from tests.support.paths import ROOT

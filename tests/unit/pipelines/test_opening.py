@@ -8,7 +8,7 @@ import pytest
 from components.progress import Progress
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
-from components.tracking.tracker import connect
+from components.tracking.client import connect
 from pipelines.config import load_preset
 from pipelines.opening import close_pipeline, open_pipeline
 

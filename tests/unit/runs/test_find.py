@@ -14,7 +14,8 @@ from components.export import stage as export_stage
 from components.runs.find import Places, find_run, find_stage
 from components.runs.folder import RunFolder
 from components.runs.kfp import KfpRuns
-from components.tracking.tracker import connect, open_pipeline_run
+from components.tracking.client import connect
+from components.tracking.pipeline_run import open_pipeline_run
 from pipelines.cli import main
 from tests.support.kfp_server import KfpServer, recorded_run, recorded_specification
 from tests.support.runs_world import RunsWorld
