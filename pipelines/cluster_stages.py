@@ -13,7 +13,7 @@ from components.runs.tracked_stages import TrackedStage
 from pipelines.config import validate
 from pipelines.stages import training_stages
 
-_OPENING = "open_run"
+_OPENING = "open-run"
 _OVER = ("SUCCEEDED", "SKIPPED")
 _TROUBLE = ("failed", "queued", "running")
 
@@ -26,11 +26,13 @@ class PlannedTask:
         stage: Name of the stage that it does, or does a part of.
         path: Names of the DAGs that it lies in, and its own.
         turns: How often the loops around it make it; 1 outside of loops.
+        component: Name of its component, by which KFP's local runner calls it.
     """
 
     stage: str
     path: tuple[str, ...]
     turns: int = 1
+    component: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,13 @@ def _tasks(
             yield from _tasks(specification, inner, (*path, name), times)
         else:
             given = task.get("inputs", {}).get("parameters", {}).get("stage", {}).get("runtimeValue", {})
-            yield PlannedTask(given.get("constant") or _component(task), (*path, name), times)
+            called = _component(task)
+            # What opens and closes a run is not told its stage.
+            yield PlannedTask(given.get("constant") or called.replace("-", "_"), (*path, name), times, called)
 
 
 def _component(task: Mapping[str, Any]) -> str:
-    """Return the name of a task's component: what opens and closes a run is not told its stage."""
-    return str(task["componentRef"]["name"]).removeprefix("comp-").replace("-", "_")
+    return str(task["componentRef"]["name"]).removeprefix("comp-")
 
 
 def _table(specification: Mapping[str, Any]) -> dict[str, bool]:

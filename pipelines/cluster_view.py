@@ -37,7 +37,7 @@ class ClusterRun:
         self.run: Any = None
         self.tasks: list[Task] = []
         self._tracking_uri = tracking_uri
-        self._pods = pods
+        self.pods = pods
         self._plan: Plan | None = None
         self._view = View("", [])
         self._answered = time.monotonic()
@@ -114,12 +114,12 @@ class ClusterRun:
         """Return why pods of the run wait, by their names."""
         if not any(row.state == "queued" for row in rows):
             return {}
-        if self._pods is None:
+        if self.pods is None:
             notes.append(
                 f"Why a pod waits is told where kubectl reaches the cluster: kubectl describe pods -A -l pipeline/runid={self.run_id}"
             )
             return {}
-        reasons, problem = self._pods.reasons()
+        reasons, problem = self.pods.reasons()
         notes += [problem] if problem else []
         return reasons
 

@@ -156,7 +156,8 @@ def pod_reason(pod: Object, events: Callable[[str], list[dict[str, Any]]]) -> st
             return f"{condition.get('reason', 'Unschedulable')}: {condition.get('message', 'no node fits')}"
     warnings = _warnings(events(pod["metadata"]["uid"]))
     if warnings:
-        return warnings[-1]
+        # "Error: ErrImagePull" comes after the event that names the image.
+        return next((warning for warning in reversed(warnings) if ": Error: " not in warning), warnings[-1])
     return "the image is pulled and volumes are mounted" if status.get("conditions") else "not scheduled yet"
 
 

@@ -1,4 +1,4 @@
-"""Commands that look at runs: status, report, compare."""
+"""Commands that look at runs: status, logs, report, compare."""
 
 import argparse
 import webbrowser
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_places, add_run, places_of
 
-if TYPE_CHECKING:  # `vlm --help` does not wait for it
+if TYPE_CHECKING:  # `vlm --help` does not wait for them
+    from collections.abc import Iterator
+
     from rich.console import Console
 
 
@@ -16,6 +18,20 @@ def add_commands(group: CommandGroup) -> None:
     status = group.add("status", _status, "show the stages of a run")
     add_run(status)
     add_endpoint(status, required=False)
+
+    logs = group.add("logs", _logs, "print what a run, or one of its stages, says")
+    logs.add_argument("run", nargs="?", default="", metavar="RUN", help=f"{RUN_HELP} (default: the newest run)")
+    logs.add_argument(
+        "stage",
+        nargs="?",
+        default="",
+        metavar="STAGE",
+        help="a stage, as sft or generate/captioning (default: all of a run of this machine; on a cluster the one that failed or runs)",
+    )
+    logs.add_argument("--rank", type=int, metavar="N", help="only what this rank of a training printed")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run, or the stage, is over")
+    add_places(logs)
+    add_endpoint(logs, required=False)
 
     report = group.add("report", _report, "print the path of a run's report")
     add_run(report)
@@ -69,6 +85,28 @@ def _cluster_status(options: argparse.Namespace, console: "Console") -> int:
     console.print(screen(run.look()))
     _print_facts(console, {"state": run.state, "page": run.runs.link(run.run_id)})
     return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from pipelines.log_lines import lines_of_rank, readable
+
+    lines = readable(_log_lines(options))
+    for line in lines if options.rank is None else lines_of_rank(lines, options.rank):
+        print(line, flush=options.follow)
+    return 0
+
+
+def _log_lines(options: argparse.Namespace) -> "Iterator[str]":
+    from pipelines.run_logs import cluster_lines, local_lines
+
+    if options.endpoint and options.workspace is None:
+        from pipelines.cli.cluster_run import cluster_run
+
+        run = cluster_run(options)
+        return cluster_lines(run, run.pods, options.stage, options.follow)
+    from components.runs.find import find_run
+
+    return local_lines(find_run(options.run, places_of(options)).here(), options.stage, options.follow)
 
 
 def _print_facts(console: "Console", facts: dict[str, str]) -> None:

@@ -16,6 +16,8 @@ import yaml
 from tests.support.json_server import JsonHandler, JsonServer, Object
 
 API = "/apis/v2beta1"
+UI_LOGS, API_LOGS = "/k8s/pod/logs", "/apis/v1alpha1/runs"
+LOGS = (UI_LOGS, API_LOGS)
 RECORDED = Path(__file__).parent / "recorded" / "kfp"
 
 
@@ -77,6 +79,8 @@ class KfpServer:
         self.script: deque[Object] = deque()
         self.faults: deque[int] = deque()
         self.token = ""
+        self.logs: dict[str, str] = {}
+        """Address of a log, without the server's own, to its text."""
         self.version = "2.17.0"
         self._http = JsonServer(_Handler, self)
         self.url = self._http.url
@@ -119,7 +123,28 @@ class _Handler(JsonHandler):
             return self.answer(
                 state.faults.popleft(), {"error": "busy", "code": 14, "message": "busy: no endpoints available"}
             )
+        if path.startswith(LOGS):
+            return self._log(path, query)
         return self.answer(*self._dispatch(method, path.removeprefix(API), query, body))
+
+    def _log(self, path: str, query: dict[str, str]) -> None:
+        """A log of the UI, or of the API server; what is not there is an error in the words of each."""
+        text = self.state.logs.get(f"{path}?{query['podname']}" if query else path)
+        if text is not None:
+            return self._text(200, text)
+        if query:
+            return self._text(
+                500, "Could not get main container logs: Error: Unable to find pod log archive information"
+            )
+        return self.answer(500, {"error_message": "Failed to read logs for run"})
+
+    def _text(self, code: int, text: str) -> None:
+        data = text.encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _dispatch(self, method: str, path: str, query: Object, body: bytes) -> tuple[int, Object]:
         state = self.state

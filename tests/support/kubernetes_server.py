@@ -21,10 +21,10 @@ from tests.support.json_server import JsonHandler, JsonServer, Object
 from tests.support.kubernetes_schemas import custom_resource_errors
 
 _CUSTOM = re.compile(r"^/apis/([^/]+)/([^/]+)/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?$")
-_PODS = re.compile(r"^/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)/log)?$")
+_PODS = re.compile(r"^/api/v1/(?:namespaces/([^/]+)/)?pods(?:/([^/]+)/log)?$")
 _CLUSTER_OBJECT = re.compile(r"^/apis/trainer\.kubeflow\.org/v1alpha1/clustertrainingruntimes/([^/]+)$")
 _JOB_UID = "kueue.x-k8s.io/job-uid"
-_EVENTS = re.compile(r"^/api/v1/namespaces/([^/]+)/events$")
+_EVENTS = re.compile(r"^/api/v1/(?:namespaces/([^/]+)/)?events$")
 
 
 class KubernetesServer:
