@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # `vlm --help` does not wait for them
 
     from rich.console import Console
 
+    from components.runs.find import Run
+
 
 def add_commands(group: CommandGroup) -> None:
     """Add this group's commands."""
@@ -36,6 +38,13 @@ def add_commands(group: CommandGroup) -> None:
     report = group.add("report", _report, "print the path of a run's report")
     add_run(report)
     report.add_argument("--open", action="store_true", help="open it in the browser")
+    report.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="where MLflow's copy goes when the run's workspace is not here (default: report-RUN.html)",
+    )
 
     compare = group.add("compare", _compare, "show what differs between runs, on one page")
     compare.add_argument(
@@ -122,19 +131,34 @@ def _report(options: argparse.Namespace) -> int:
     run = find_run(options.run, places_of(options))
     report = find_stage(run, STAGE)
     if report is None:
-        raise InputError(
-            f"The run {run.run_id} has no report yet: it is {run.here().state()}. `vlm status {run.run_id}` shows its stages."
-        )
-    if report.folder is None:
-        raise InputError(
-            f"The report of the run {run.run_id} is not here any more. MLflow at {run.tracking_uri} keeps it: run "
-            f"{run.mlflow_run_id}, artifact report/{REPORT_FILE}."
-        )
-    path = report.folder / REPORT_FILE
+        state = f": it is {run.folder.state()}" if run.folder is not None else ""
+        raise InputError(f"The run {run.run_id} has no report yet{state}. `vlm status {run.run_id}` shows its stages.")
+    path = report.folder / REPORT_FILE if report.folder is not None else _fetched_report(run, options.output)
     print(path)
     if options.open:
         webbrowser.open(path.as_uri())
     return 0
+
+
+def _fetched_report(run: "Run", output: Path | None) -> Path:
+    """Copy a report from MLflow: of a run whose workspace is not here."""
+    import tempfile
+
+    from components.errors import InputError
+    from components.report.stage import REPORT_FILE, STAGE
+    from components.runs.find import fetch_stage_file
+    from components.storage.atomic import write_text
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = fetch_stage_file(run, STAGE, REPORT_FILE, Path(folder))
+        if found is None:
+            looked = " or ".join(map(str, run.workspaces))
+            raise InputError(
+                f"The report of the run {run.run_id} is neither in {looked} nor in MLflow ({run.tracking_uri or 'it is not tracked'})."
+            )
+        path = (output or Path(f"report-{run.run_id}.html")).absolute()
+        write_text(path, found.read_text(encoding="utf-8"))
+    return path
 
 
 def _compare(options: argparse.Namespace) -> int:

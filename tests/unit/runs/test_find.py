@@ -14,6 +14,7 @@ from components.export import stage as export_stage
 from components.runs.find import Places, find_run, find_stage
 from components.runs.folder import RunFolder
 from components.runs.kfp import KfpRuns
+from components.runs.mlflow import stage_runs
 from components.tracking.client import connect
 from components.tracking.pipeline_run import open_pipeline_run
 from pipelines.cli import main
@@ -247,6 +248,23 @@ def test_export_of_a_run_without_a_tuned_model(tmp_path: Path, capsys: pytest.Ca
     RunFolder(tmp_path, "early-1").update_record(name="early", started="2026-01-01T00:00:00+00:00", state="failed")
     assert main(["export", "early", "-o", str(tmp_path / "x"), "--workspace", str(tmp_path)]) == 1
     assert "early-1 has no tuned model: its stage sft has not finished" in capsys.readouterr().err
+
+
+def test_a_report_comes_from_mlflow_where_the_workspace_is_not_here(
+    world: RunsWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--workspace", str(tmp_path), "--tracking-uri", world.uri]
+    assert main(["report", "away", *options]) == 1
+    assert f"The report of the run {AWAY} is neither in {tmp_path} or " in capsys.readouterr().err
+    client = connect(world.uri)
+    stages = stage_runs(client, client.get_run(mlflow_run_of(world, AWAY)))
+    client.log_text(stages["report"].info.run_id, "<p>the report</p>", "report.html")
+    assert main(["report", "away", *options]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert (path, path.read_text()) == (tmp_path / f"report-{AWAY}.html", "<p>the report</p>")
+    assert main(["report", "away", *options, "-o", "mine.html"]) == 0
+    assert (tmp_path / "mine.html").read_text() == "<p>the report</p>"
 
 
 RESUMED, RETRIED = "26261be5-cdb5-4bfa-b908-3c1c9f5216e4", "b6a386ac-8315-4a47-8030-3167b4510a25"
