@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from components.context import RunContext
-from components.errors import ConfigurationError
+from components.errors import ConfigurationError, StageError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
 from components.report.stage import REPORT_FILE
@@ -75,6 +75,7 @@ def open_pipeline(config: Mapping[str, Any], parameters: Mapping[str, Any], run_
         context = _open(settled, workspace, run_id)
     except Exception as error:
         progress.finish("failed", str(error))
+        _close_unopened(RunFolder(workspace, run_id))
         raise
     progress.finish("done")
     return Opened(stored_settings(context), stage_settings(settled), stored_settings(settled.cluster))
@@ -179,12 +180,7 @@ def close_pipeline(workspace: Path, run_id: str, state: str) -> None:
     for row in rows:
         if row.state in ("failed", "interrupted"):
             print(f"{row.stage} {row.state}: {row.message}", flush=True)
-    context = run.context()  # empty when open_run has failed: then there is no run in MLflow
-    status = _MLFLOW_STATUS.get(state) or _status_of(rows, state)
-    if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
-        run.update_record(state=_RUN_STATE[status], ended=timestamp())
-    if context:
-        finish_pipeline_run(RunContext.model_validate(context), status)
+    _close(run, _MLFLOW_STATUS.get(state) or _status_of(rows, state))
 
 
 def _status_of(rows: Sequence[StageRow], state: str) -> str:
@@ -194,6 +190,23 @@ def _status_of(rows: Sequence[StageRow], state: str) -> str:
         f"WARNING: KFP's final state {state!r} is not known; by its stages the run is {_RUN_STATE[status]}", flush=True
     )
     return status
+
+
+def _close_unopened(run: RunFolder) -> None:
+    """End a run whose opening failed; no other task begins, so that none else would."""
+    try:
+        _close(run, "FAILED")
+    except StageError as error:  # what failed is told, not this
+        print(f"WARNING: {error}", flush=True)
+
+
+def _close(run: RunFolder, status: str) -> None:
+    """End a run in its record and in MLflow."""
+    context = run.context()  # empty when open_run has failed before there was a run in MLflow
+    if "pid" not in run.record():  # `vlm run` keeps the record of its own runs
+        run.update_record(state=_RUN_STATE[status], ended=timestamp())
+    if context:
+        finish_pipeline_run(RunContext.model_validate(context), status)
 
 
 def run_identifier(job_id: str) -> str:
@@ -224,8 +237,9 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
     commit = code_commit()
     settings = config.model_dump(mode="json")
     run = RunFolder(workspace, run_id)
-    if not run.record():  # `vlm run` has made it already; a task that is tried again finds its own
-        run.update_record(name=config.name, started=timestamp(), state="running")
+    record = run.record()  # `vlm run` has made it already; a task that is tried again finds its own
+    if "pid" not in record:
+        run.update_record(name=config.name, started=record.get("started", timestamp()), state="running")
     write_text(run.path / CONFIG_NAME, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     mlflow_run_id = open_pipeline_run(
         tracking_uri,

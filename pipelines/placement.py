@@ -23,12 +23,17 @@ def place(task: dsl.PipelineTask, stage: Stage, config: RunConfig, label: str = 
         label: The task's name in the UI; without one the stage's.
     """
     task.set_display_name(label or stage.label)
-    if stage.place is Place.CPU:
-        _place(task, config, config.cluster.cpu_image, config.cluster.cpu, config.cluster.memory)
+    cluster = config.cluster
+    if stage.place is Place.BOOKS:
+        _place(task, config, cluster.cpu_image, cluster.launcher_cpu, cluster.launcher_memory)
+    elif stage.place is Place.CPU:
+        _place(task, config, cluster.cpu_image, cluster.cpu, cluster.memory)
     elif stage.place is Place.TRAINING and setting(config, f"{stage.settings}.launch.backend") != "local":
         _on_launcher(task, config)
     else:
         _on_gpu(task, config)
+    if stage.deadline_s is not None and cluster.pvc:
+        kubernetes.set_timeout(task, stage.deadline_s)
     return task
 
 

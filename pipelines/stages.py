@@ -13,11 +13,15 @@ from pipelines.config import RunConfig, TrainingStage
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
+_CLOSING_DEADLINE_S = 900  # it needs seconds: an image that does not come must not keep a run from ending
+
 
 class Place(Enum):
     """Where a stage's task runs on a cluster: image, resources, and whether KFP tries it again.
 
     Attributes:
+        BOOKS: In the CPU image, with `cluster.launcher_cpu` and `cluster.launcher_memory`, since it reads and writes little
+            but settings and states; not tried again.
         CPU: In the CPU image, with `cluster.cpu` and `cluster.memory`; not tried again.
         GPU: In the training image on GPU nodes, with `cluster.gpus`, `cluster.gpu_cpu` and `cluster.gpu_memory`; tried
             again. Where `cluster.gpus` is 0: in the CPU image on any node, not tried again.
@@ -25,6 +29,7 @@ class Place(Enum):
             `cluster.launcher_memory`, to submit and follow a job that has the GPUs; tried again.
     """
 
+    BOOKS = "books"
     CPU = "cpu"
     GPU = "gpu"
     TRAINING = "training"
@@ -40,6 +45,7 @@ class Stage:
         settings: Dotted key of its settings in `RunConfig`; empty for none.
         follows: Names of the stages whose output it takes, or for whose end it waits.
         place: Where its task runs on a cluster.
+        deadline_s: Seconds after which a cluster ends its pod, from when a node has it; None for never.
         compiled: Those of its settings that decide the tasks of a compiled pipeline: a run can't change them.
         listed: It reports its progress, and so has a line wherever stages are listed.
     """
@@ -49,6 +55,7 @@ class Stage:
     settings: str = ""
     follows: tuple[str, ...] = ()
     place: Place = Place.CPU
+    deadline_s: int | None = None
     compiled: tuple[str, ...] = ()
     listed: bool = True
 
@@ -72,7 +79,7 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
     pretrain_scores = _evaluations(config, "pretrain")
     sft_scores = _evaluations(config, "sft")
     return (
-        Stage("open_run", "pipelines.open_run:open_run"),
+        Stage("open_run", "pipelines.open_run:open_run", place=Place.BOOKS),
         Stage("download/dataset", "components.download.component:download_dataset", "data"),
         Stage("download/weights", "components.download.component:download_weights", "weights", ("download/dataset",)),
         _conversion("pretrain"),
@@ -105,7 +112,13 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
             follows=(*pretrain_scores, *sft_scores, "report", "export"),
             listed=False,
         ),
-        Stage("close_run", "pipelines.open_run:close_run", listed=False),
+        Stage(
+            "close_run",
+            "pipelines.open_run:close_run",
+            place=Place.BOOKS,
+            deadline_s=_CLOSING_DEADLINE_S,
+            listed=False,
+        ),
     )
 
 

@@ -25,6 +25,8 @@ from pipelines.parameters import takes_parameters
 from pipelines.placement import place
 from pipelines.stages import Stage, training_stages
 
+STAGES_LABEL = "train and evaluate"  # of the box in KFP's UI that holds the stages
+
 
 def build_pipeline(config: RunConfig) -> BaseComponent:
     """Return the pipeline with a configuration's values as the defaults of its UI parameters."""
@@ -47,9 +49,11 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
         """Train and evaluate a vision-language model."""
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         closing = place(close_run(job_id=job_id, workspace=parameters["workspace"]), stages["close_run"], config)
-        with dsl.ExitHandler(closing, name="train and evaluate"):
-            opening = open_run(config=stored_settings(config), job_id=job_id, **parameters)
-            run = place(opening, stages["open_run"], config).outputs
+        opening = open_run(config=stored_settings(config), job_id=job_id, **parameters)
+        run = place(opening, stages["open_run"], config).outputs
+        # The opening stands outside: what a run can't begin without, image and volume, the closing can't do without either.
+        # And the stages take what it gives as inputs of the handler, so that their graph is not full of its arrows.
+        with dsl.ExitHandler(closing, name=STAGES_LABEL):
             given = {"context": run["context"], "settings": run["settings"]}
 
             def add(name: str, **inputs: Any) -> dsl.PipelineTask:
@@ -59,7 +63,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             def examine(stage: TrainingStage, model: PipelineChannel) -> list[PipelineChannel]:
                 """Ask a training stage's model everything that it is to be asked; return where the scores lie."""
                 return [
-                    examinations[name](**given, model=model, raw=raw).set_caching_options(False).output
+                    _shown(examinations[name](**given, model=model, raw=raw), f"{name}: generate, evaluate").output
                     for name in config.evaluations_of(stage)
                 ]
 
@@ -118,7 +122,7 @@ def build_conversion(config: RunConfig, stage: Stage) -> Callable[..., PipelineC
         return place(wds_conversion_merge(parts=parts, **given), stage, config, label).outputs["shards"]
 
     def in_several_tasks(**inputs: Any) -> PipelineChannel:
-        return parallel_conversion(**inputs).set_caching_options(False).output
+        return _shown(parallel_conversion(**inputs), stage.label).output
 
     return in_several_tasks
 
@@ -143,6 +147,11 @@ def _build_examination(config: RunConfig, name: str, generation: Stage, evaluati
         return scored.outputs["folder"]
 
     return examination
+
+
+def _shown(pipeline: dsl.PipelineTask, label: str) -> dsl.PipelineTask:
+    """Name a pipeline that is a task of another one for the UI, and return it; KFP's cache is off for it."""
+    return pipeline.set_caching_options(False).set_display_name(label)
 
 
 # What `kfp dsl compile --py` finds.

@@ -166,7 +166,7 @@ class ClusterConfig(BaseModel):
         gpu_memory (bytes): Memory request of a training or generation pod.
         shared_memory (bytes): Size of the memory-backed /dev/shm of a training or generation pod; Docker's 64 MB kill NCCL and
             loader workers.
-        launcher_cpu (cores): CPU request of a task that submits and follows a training job.
+        launcher_cpu (cores): CPU request of a task that submits and follows a training job, or opens or closes a run.
         launcher_memory (bytes): Memory request of such a task.
         node_selector: Labels of the nodes for training and generation.
         tolerations: Taints that training and generation tolerate.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import ConfigurationError
 from components.progress import Progress
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
@@ -13,12 +14,13 @@ from pipelines.config import load_preset
 from pipelines.opening import close_pipeline, open_pipeline
 
 
-def opened(workspace: Path, uri: str, run_id: str) -> RunFolder:
+def opened(workspace: Path, uri: str, run_id: str, *more: str) -> RunFolder:
     overrides = [
         f"workspace='{workspace}'",
         f"tracking.uri='{uri}'",
         "tracking.experiment=opening",
         "name=on-a-cluster",
+        *more,
     ]
     config = load_preset("laptop", overrides).model_dump(mode="json")
     open_pipeline(config, {}, run_id)
@@ -69,6 +71,19 @@ def test_an_unknown_end_is_a_failure_where_a_stage_failed(
     close_pipeline(tmp_path, run.run_id, "A_NEW_WORD")
     assert run.state() == "failed"
     assert "final state 'A_NEW_WORD' is not known; by its stages the run is failed" in capsys.readouterr().out
+
+
+def test_a_run_that_can_not_be_opened_is_closed(tmp_path: Path, tracking_uri: str) -> None:
+    gate = "evaluations.captioning.evaluate.gates=[{metric: cider, minimum: 0.0, baseline: nowhere}]"
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        opened(tmp_path, tracking_uri, "unopened", gate)
+    run = RunFolder(tmp_path, "unopened")
+    assert run.state() == "failed"
+    mlflow_run_id = run.context()["mlflow_run_id"]
+    assert connect(tracking_uri).get_run(mlflow_run_id).info.status == "FAILED"
+    # Tried again, it is the same run, and runs.
+    again = opened(tmp_path, tracking_uri, "unopened")
+    assert (again.state(), again.context()["mlflow_run_id"]) == ("running", mlflow_run_id)
 
 
 def test_the_end_of_a_local_run_is_left_to_the_command_that_runs_it(tmp_path: Path) -> None:
