@@ -230,9 +230,6 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = ""
 
 
 def _svg(kind: str, title: str, width: int, height: int, parts: Sequence[str]) -> Markup:
-    """Return the element; the style sheet of a page lets it fill its place, whatever its own size."""
-    start = (
-        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}">'
-    )
+    """Return the element: it is as wide as its place by itself, also in a frame that does not let a page's style in."""
+    start = f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="{escape(title)}">'
     return Markup("".join([start, *parts, "</svg>"]))

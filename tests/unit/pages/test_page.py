@@ -80,7 +80,7 @@ def test_a_picture_file_stands_alone() -> None:
     space = "{http://www.w3.org/2000/svg}"
     assert root.tag == f"{space}svg"
     assert root.findtext(f"{space}title") == HOSTILE
-    assert len(list(root.iter(f"{space}svg"))) == 3
+    assert len([one for one in root.iter(f"{space}svg") if one.get("class", "").startswith("chart")]) == 2
     assert not list(root.iter(f"{space}script"))
     assert "--accent" in (root.findtext(f"{space}style") or "")
 
@@ -119,3 +119,29 @@ def test_nothing_is_cut_at_the_side(browser: Browser, page: Path) -> None:
         "rgb(59, 91, 219)"
     )
     assert browser.errors == []
+
+
+WIDEST = "Math.max(...[...document.querySelectorAll('svg')].map(chart => chart.getBoundingClientRect().right))"
+
+
+def test_a_frame_that_lets_no_style_in_does_not_cut_charts(browser: Browser, page: Path, tmp_path: Path) -> None:
+    content = page.read_text()
+    assert "style-src 'unsafe-inline'" in content
+    (tmp_path / "bare.html").write_text(content.replace("style-src 'unsafe-inline'", "style-src 'none'"))
+    browser.open((tmp_path / "bare.html").as_uri())
+    browser.wait_for("document.readyState == 'complete' && document.querySelector('svg.chart')")
+    assert browser.evaluate(f"{WIDEST} <= innerWidth")
+    assert browser.evaluate(
+        "[...document.querySelectorAll('svg.chart')].every(chart => chart.getBoundingClientRect().width == chart.parentElement.clientWidth)"
+    )
+
+
+def test_a_picture_file_fits_its_frame(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "picture.svg").write_text(render_picture("t", [figures()[0]] * 2))
+    browser.open((tmp_path / "picture.svg").as_uri())
+    browser.wait_for("document.readyState == 'complete' && document.querySelector('svg.chart')")
+    assert browser.evaluate(f"{WIDEST} <= innerWidth")
+    # One below the other, all in the same scale.
+    tops = browser.evaluate("[...document.querySelectorAll('svg.chart')].map(one => one.getBoundingClientRect().top)")
+    width = browser.evaluate("document.documentElement.getBoundingClientRect().width")
+    assert tops[1] - tops[0] == pytest.approx(300 / 540 * width, rel=0.01)
