@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from components.context import RunContext
-from components.errors import ConfigurationError, StageError
+from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
 from components.report.stage import REPORT_FILE
@@ -75,7 +75,7 @@ def open_pipeline(config: Mapping[str, Any], parameters: Mapping[str, Any], run_
         context = _open(settled, workspace, run_id)
     except Exception as error:
         progress.finish("failed", str(error))
-        _close_unopened(RunFolder(workspace, run_id))
+        _close(RunFolder(workspace, run_id), "FAILED")  # no other task begins, so that none else would
         raise
     progress.finish("done")
     return Opened(stored_settings(context), stage_settings(settled), stored_settings(settled.cluster))
@@ -190,14 +190,6 @@ def _status_of(rows: Sequence[StageRow], state: str) -> str:
         f"WARNING: KFP's final state {state!r} is not known; by its stages the run is {_RUN_STATE[status]}", flush=True
     )
     return status
-
-
-def _close_unopened(run: RunFolder) -> None:
-    """End a run whose opening failed; no other task begins, so that none else would."""
-    try:
-        _close(run, "FAILED")
-    except StageError as error:  # what failed is told, not this
-        print(f"WARNING: {error}", flush=True)
 
 
 def _close(run: RunFolder, status: str) -> None:

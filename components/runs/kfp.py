@@ -246,6 +246,11 @@ class PassingError(StageError):
     """KFP did not answer this time."""
 
 
+def is_kfp_id(reference: str) -> bool:
+    """Tell whether a reference is a whole id as KFP gives them."""
+    return _KFP_ID.fullmatch(reference) is not None
+
+
 def run_state(run: Any) -> str:
     """Return how a run stands: "queued", "running", "cancelling", "paused", "succeeded", "failed", "cancelled" or "skipped".
 

@@ -1,11 +1,11 @@
-"""Commands for a cluster: submit, cancel, compile, job."""
+"""Commands for a cluster: submit, compile, job."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cli.arguments import RUN_HELP, CommandGroup, add_endpoint, add_preset, add_tracking_uri, quoted
+from pipelines.cli.arguments import CommandGroup, add_endpoint, add_preset, add_tracking_uri, quoted
 
 if TYPE_CHECKING:  # `vlm --help` does not wait for it
     from pipelines.cluster_view import ClusterRun
@@ -20,11 +20,6 @@ def add_commands(group: CommandGroup) -> None:
     submit.add_argument("--detach", action="store_true", help="print the links and return")
     add_tracking_uri(submit)
     add_endpoint(submit, required=True)
-
-    cancel = group.add("cancel", _cancel, "end a run of a cluster; its training job is deleted")
-    cancel.add_argument("run", metavar="RUN", help=RUN_HELP)
-    add_tracking_uri(cancel)
-    add_endpoint(cancel, required=True)
 
     compile_ = group.add("compile", _compile, "write the pipeline as a KFP package for a cluster")
     add_preset(compile_)
@@ -73,21 +68,6 @@ def _follow(run: "ClusterRun") -> int:
         raise
     print(f"run {run.run_id}: {run.state}\npage     {run.runs.link(run.run_id)}")
     return 0 if run.state == "succeeded" else 1
-
-
-def _cancel(options: argparse.Namespace) -> int:
-    from components.errors import InputError
-    from components.runs.find import find_cluster_run
-    from components.runs.kfp import KfpRuns
-
-    if not options.run.strip():  # an empty variable of a script must not end the newest run
-        raise InputError("Name the run that is to be cancelled.")
-    runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
-    run_id = find_cluster_run(options.run, runs, options.tracking_uri)
-    runs.cancel(run_id)
-    print(f"run {run_id} is being cancelled: {runs.link(run_id)}")
-    print(f"left training jobs, if any: kubectl get pytorchjobs,trainjobs -A -l vlm-pipelines/run-id={run_id}")
-    return 0
 
 
 def _compile(options: argparse.Namespace) -> int:
