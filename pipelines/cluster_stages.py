@@ -11,7 +11,7 @@ from components.runs.kfp_tasks import Task
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage
 from pipelines.config import validate
-from pipelines.stages import training_stages
+from pipelines.stages import Place, Stage, training_stages
 
 _OPENING = "open-run"
 _OVER = ("SUCCEEDED", "SKIPPED")
@@ -43,11 +43,13 @@ class Plan:
         tasks: Its tasks.
         stages: Names of its stages, in the order in which people see them.
         unlisted: Those of them that are shown only when they need attention.
+        trainings: Those of them whose task may submit a job and follow it.
     """
 
     tasks: tuple[PlannedTask, ...]
     stages: tuple[str, ...]
-    unlisted: frozenset[str]
+    unlisted: frozenset[str] = frozenset()
+    trainings: frozenset[str] = frozenset()
 
 
 def plan(specification: Mapping[str, Any]) -> Plan:
@@ -60,14 +62,19 @@ def plan(specification: Mapping[str, Any]) -> Plan:
     names = list(dict.fromkeys(task.stage for task in found))
     table = _table(specification)
     order = [name for name in table if name in names] + [name for name in names if name not in table]
-    return Plan(found, tuple(order), frozenset(name for name, listed in table.items() if not listed))
+    return Plan(
+        found,
+        tuple(order),
+        unlisted=frozenset(name for name, stage in table.items() if not stage.listed),
+        trainings=frozenset(name for name, stage in table.items() if stage.place is Place.TRAINING),
+    )
 
 
 def plan_of_tasks(tasks: Sequence[Task]) -> Plan:
     """Return what a run did whose compiled pipeline is gone: its tasks by their own names."""
     paths = dict.fromkeys(task.path for task in sorted(tasks, key=lambda task: str(task.started)) if task.nodes)
     found = tuple(PlannedTask("/".join(path[1:] or path), path) for path in paths)
-    return Plan(found, tuple(task.stage for task in found), frozenset())
+    return Plan(found, tuple(task.stage for task in found))
 
 
 def stage_rows(
@@ -118,8 +125,8 @@ def _component(task: Mapping[str, Any]) -> str:
     return str(task["componentRef"]["name"]).removeprefix("comp-")
 
 
-def _table(specification: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the rows of the table of stages, each with whether it is listed; of another version's settings none."""
+def _table(specification: Mapping[str, Any]) -> dict[str, Stage]:
+    """Return the rows of the table of stages by their names; of another version's settings none."""
     for component in (specification["root"], *specification["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             if _component(task) == _OPENING:
@@ -128,7 +135,7 @@ def _table(specification: Mapping[str, Any]) -> dict[str, bool]:
                     config = validate(given, "this pipeline's preset")
                 except ConfigurationError:
                     return {}
-                return {stage.name: stage.listed for stage in training_stages(config)}
+                return {stage.name: stage for stage in training_stages(config)}
     return {}
 
 

@@ -1,8 +1,10 @@
 """A run of a cluster as people see it: KFP's tasks, MLflow's last metrics, and why pods wait, on the screen of every run."""
 
 import datetime
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,7 @@ POLL_S = 10.0
 """Seconds between two looks: each costs KFP an answer of some 100 kB."""
 
 _PATIENCE_S = 900.0
+_WAITS = re.compile(r"\S+ waits: (.+)")  # components/launch/waiting.py
 
 
 class ClusterRun:
@@ -91,7 +94,8 @@ class ClusterRun:
         if self.state in OVER:
             failed = [row.stage for row in rows if row.state == "failed"]
             return rows, [*notes, *(f"vlm logs {self.run_id} {stage} prints what it said." for stage in failed[:1])]
-        return [self._with_reason(row, self._reasons(rows, notes)) for row in rows], notes
+        reasons = self._reasons(rows, notes)
+        return [self._with_reason(row, reasons) for row in rows], notes
 
     def _seconds(self) -> float:
         """Return how long the run took, or has taken."""
@@ -124,8 +128,22 @@ class ClusterRun:
         return reasons
 
     def _with_reason(self, row: StageRow, reasons: Mapping[str, str]) -> StageRow:
-        if row.state != "queued":
-            return row
-        pods = [pod for task in stage_pods(self.plan, self.tasks, row.stage) for pod in task.pods[-1:]]
-        said = next((reasons[pod] for pod in pods if pod in reasons), "")
+        """Return a row with what its pod waits for, or the job that its pod follows."""
+        begun = [task for task in stage_pods(self.plan, self.tasks, row.stage) if task.ended is None]
+        said = ""
+        if row.state == "queued":
+            said = next((reasons[task.pods[-1]] for task in begun if task.pods[-1] in reasons), "")
+        elif row.state == "running" and row.stage in self.plan.trainings and not row.done:
+            with suppress(StageError):
+                said = next((_waits(self.runs.log(self.run_id, task.pods[-1], task.nodes[-1])) for task in begun), "")
         return replace(row, message=said) if said else row
+
+
+def _waits(log: str | None) -> str:
+    """Return what a training's job waits for, as the log of its launcher has it; empty when its ranks have spoken since."""
+    for line in reversed((log or "").splitlines()):
+        if line.startswith("[rank "):
+            return ""
+        if found := _WAITS.match(line):
+            return f"waits: {found[1]}"
+    return ""

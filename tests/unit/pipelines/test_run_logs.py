@@ -16,6 +16,7 @@ from pipelines import run_logs
 from pipelines.cli import main
 from pipelines.cluster_pods import RunPods
 from pipelines.cluster_view import ClusterRun
+from pipelines.display import what
 from tests.support.kfp_server import (
     API_LOGS,
     UI_LOGS,
@@ -237,6 +238,23 @@ def test_why_a_pod_waits(
     assert f"does not run yet: {reason}" in capsys.readouterr().err
 
 
+QUEUE = "in queue vlm: insufficient unused quota for nvidia.com/gpu, 8 more needed"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"PyTorchJob created\nsft waits: no pods yet\nsft waits: {QUEUE}\n", f"waits: {QUEUE}"),
+        (f"sft waits: {QUEUE}\n[rank 0] sft: training 1/400 steps\n", ""),
+    ],
+)
+def test_what_a_trainings_job_waits_for(kfp: KfpServer, said: str, told: str) -> None:
+    _, run_id, *_ = add(kfp, "running_resumed")
+    kfp.logs[f"{UI_LOGS}?{SFT}"] = said
+    (row,) = [row for row in ClusterRun(KfpRuns(kfp.url), run_id).look().rows if row.stage == "sft"]
+    assert (row.state, what(row)) == ("running", told)
+
+
 def test_where_to_look_when_no_cluster_is_reached(
     kfp: KfpServer, cluster: KubernetesServer, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +262,7 @@ def test_where_to_look_when_no_cluster_is_reached(
     options = waiting(kfp, cluster, "pgv2h")
     monkeypatch.setattr(RunPods, "reached_from_here", lambda run_id, namespace: None)
     assert main(["status", *options]) == 0
-    assert "kubectl describe pods -A -l pipeline/runid=4d764573" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("kubectl describe pods -A -l pipeline/runid=4d764573") == 1
 
 
 def test_a_cluster_that_does_not_answer_is_named(
