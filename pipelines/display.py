@@ -26,6 +26,7 @@ _MARKS = {
     "interrupted": ("■", "yellow"),
     "not reached": ("·", "dim"),
 }
+_LONGEST = 160
 _UNTIMED = ("waiting", "reused", "not reached")
 _ENDED = ("done", "failed", "interrupted")
 
@@ -108,7 +109,7 @@ def screen(view: View) -> RenderableType:
 
 def what(row: StageRow) -> str:
     """Return what a stage is doing, or how it ended, in one line."""
-    said = row.message.splitlines()[0] if row.message else ""
+    said = _said(row)
     texts = {
         "waiting": "",
         "done": "",
@@ -136,9 +137,13 @@ def _progress(row: StageRow) -> str:
     parts += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.fields]
     if row.left_s:
         parts.append(f"{duration(row.left_s)} left")
-    if row.message:
-        parts.append(row.message.splitlines()[0])
-    return ", ".join(parts)
+    return ", ".join(part for part in [*parts, _said(row)] if part)
+
+
+def _said(row: StageRow) -> str:
+    """Return a row's message in a few lines of a screen: what is refused stands first, and the cause comes last."""
+    said = row.message.splitlines()[0] if row.message else ""
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
 
 
 def duration(seconds: float) -> str:
