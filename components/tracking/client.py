@@ -22,8 +22,9 @@ _EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
-    """Return an MLflow client without MLflow's own chatter: its telemetry, and its database migrations' log lines."""
+    """Return an MLflow client without MLflow's own chatter: telemetry, links to runs, log lines of its database's migrations."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # MLflow waits minutes for a server that is gone; we try again ourselves.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -5,6 +5,7 @@ python -m tests.benchmarks.mlflow_server [--workers 2] [--jobs]
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from pathlib import Path
 import psutil
 import requests
 
-PORT = 15123
 SETTLE_S = 25.0
 
 
@@ -24,13 +24,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="MLflow's own number by default")
     parser.add_argument("--jobs", action="store_true", help="leave job execution on, as MLflow does")
     options = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as name:
         command = [
             sys.executable,
             "-m",
             "mlflow",
             "server",
-            f"--port={PORT}",
+            f"--port={port}",
             f"--backend-store-uri=sqlite:///{name}/m.db",
         ]
         command += [f"--artifacts-destination={name}/artifacts"]
@@ -39,7 +42,7 @@ def main() -> None:
         with open(Path(name) / "log", "wb") as log:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            _wait(server)
+            _wait(server, port)
             tree = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
             memory = sum(process.memory_full_info().pss for process in tree)
             print(
@@ -52,10 +55,10 @@ def main() -> None:
             server.wait()
 
 
-def _wait(server: subprocess.Popen[bytes]) -> None:
+def _wait(server: subprocess.Popen[bytes], port: int) -> None:
     while server.poll() is None:
         try:
-            if requests.get(f"http://127.0.0.1:{PORT}/health", timeout=1).ok:
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok:
                 time.sleep(SETTLE_S)
                 return
         except requests.RequestException:
