@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -136,24 +137,36 @@ def sender_process(workspace: Path, run_id: str, log: IO[bytes] | None = None) -
         _end(process)
 
 
+@dataclass
+class Sending:
+    """What becomes of what a block writes.
+
+    Attributes:
+        later: It is left to whoever sends for the run next, at the latest its last task.
+    """
+
+    later: bool = False
+
+
 @contextmanager
-def sending(workspace: Path, run_id: str) -> Iterator[None]:
+def sending(workspace: Path, run_id: str) -> Iterator[Sending]:
     """See to it that what the block writes into journals of a run is sent, unless another process does."""
+    what = Sending()
     if os.environ.get(SENDER_VARIABLE):
-        yield
+        yield what
         return
     processes: list[subprocess.Popen[bytes]] = []
     timer = threading.Timer(_SHORT_STAGE_S, lambda: processes.append(_start(workspace, run_id, None)))
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield what
     finally:
         timer.cancel()
         timer.join()
         if processes:
             _end(processes[0])
-        else:
+        elif not what.later:
             Sender(workspace, run_id).finish()
 
 

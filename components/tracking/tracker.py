@@ -47,12 +47,16 @@ class StageTracker:
     Args:
         folder: The journal's folder, or None for no tracking.
         stage: Name of the stage, for tags of the pipeline's run.
+
+    Attributes:
+        reused: The stage has reused a finished folder.
     """
 
     def __init__(self, folder: Path | None = None, stage: str = "") -> None:
         self.folder = folder
         self._journal = Journal(folder) if folder is not None else None
         self._stage = stage.replace("/", ".")
+        self.reused = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters on the stage's run; nested ones are flattened with dots, long values are cut."""
@@ -104,6 +108,7 @@ class StageTracker:
                 to about 1,000 points a curve (MLflow draws fewer).
             facts: The facts of its manifest.
         """
+        self.reused = True
         if self._journal is None:
             return
         self.set_tags({REUSED_TAG: "true"})
@@ -202,7 +207,7 @@ def stage_tracker(context: RunContext, stage: str, key: str, parameters: Mapping
         return
     folder = journal_folder(context.workspace, context.run_id, stage, key)
     write_header(folder, _header(context, stage, key))
-    with sending(context.workspace, context.run_id):
+    with sending(context.workspace, context.run_id) as what:
         tracker = StageTracker(folder, stage)
         tracker.start()
         tracker.log_params({"key": key, **parameters})
@@ -214,6 +219,7 @@ def stage_tracker(context: RunContext, stage: str, key: str, parameters: Mapping
             tracker.end("FAILED" if isinstance(error, Exception | SystemExit) else "KILLED")
             raise
         tracker.end("FINISHED")
+        what.later = tracker.reused  # to import MLflow costs more than all else that a reused stage does
 
 
 def parameter_texts(params: Mapping[str, Any]) -> dict[str, str]:

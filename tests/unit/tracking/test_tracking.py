@@ -19,7 +19,7 @@ from components.errors import InputError, StageError
 from components.stage.runner import StageWork, run_stage
 from components.tracking.client import connect
 from components.tracking.journal import journal_folder
-from components.tracking.pipeline_run import close_pipeline_run, open_pipeline_run
+from components.tracking.pipeline_run import close_pipeline_run, finish_pipeline_run, open_pipeline_run
 from components.tracking.sender import SENDER_VARIABLE, Sender
 from components.tracking.sending import mlflow_run_of
 from components.tracking.tags import REUSED_TAG
@@ -110,7 +110,10 @@ def test_reused_stage_replays_its_curves(
     (first,) = stage_runs(client, context)
     again = opened(tracking_uri, tracking_workspace, tmp_path, f"{tmp_path.name}-again")
     assert run_training(again)
+    assert not stage_runs(client, again)  # left to the next sender: the run's end, here
+    finish_pipeline_run(again, "FINISHED")
     (second,) = stage_runs(client, again)
+    assert (second.info.status, client.get_run(again.mlflow_run_id).info.status) == ("FINISHED", "FINISHED")
     assert second.data.tags[REUSED_TAG] == "true"
     assert points(client, second.info.run_id, "loss") == points(client, first.info.run_id, "loss")
     assert points(client, again.mlflow_run_id, "pretrain.loss") == points(client, first.info.run_id, "loss")
@@ -123,6 +126,7 @@ def test_replay_thins_long_curves_and_keeps_the_last_point(
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {step}}}\n' for step in range(1, 2502)))
     with stage_tracker(context, "sft", "k", {}) as tracker:
         tracker.log_reused(tmp_path, {})
+    finish_pipeline_run(context, "FINISHED")
     curve = points(client, mlflow_run(context, "sft"), "loss")
     assert 800 < len(curve) < 1002
     assert curve[-1] == (2501, 2501.0)
