@@ -90,9 +90,7 @@ class ClusterCancel:
             for workflow in objects.workflows():
                 objects.stop_workflow(workflow)
                 self._tell("pods", f"{workflow} stopped, so that it makes no new ones")
-            for pod in objects.pods():
-                objects.delete_pod(pod)
-                self._tell("pods", f"{pod} deleted")
+            self._delete("pods", objects.pods(), objects.delete_pod)
             self._wait("pods", objects.pods)
 
     def _end_jobs(self, objects: "RunObjects") -> None:
@@ -101,18 +99,24 @@ class ClusterCancel:
             if not jobs:
                 self._tell("jobs", f"none is left{objects.scope}")
                 return
-            for job in jobs:
-                objects.delete_job(job)
-                self._tell("jobs", f"{job} deleted, and its pods with it")
+            self._delete("jobs", jobs, objects.delete_job)
             self._wait("jobs", objects.jobs)
+
+    def _delete(self, what: str, found: "list[Found]", delete: "Callable[[Found], None]") -> None:
+        for one in found:
+            if not one.going:
+                delete(one)
+            self._tell(what, f"{one} {'is being deleted' if one.going else 'deleted'}")
 
     def _wait(self, what: str, left: "Callable[[], list[Found]]") -> None:
         deadline = time.monotonic() + _GONE_S
         while found := left():
             if time.monotonic() > deadline:
                 names = ", ".join(map(str, found))
-                self._tell(what, f"{names} still there after {_GONE_S:.0f} s, on the way out")
-                self._left = True
+                if all(one.going for one in found):
+                    self._tell(what, f"{names} on the way out: pods have their time to save")
+                else:
+                    self._leave(what, f"{names} still there after {_GONE_S:.0f} s", "vlm cancel again")
                 return
             time.sleep(_POLL_S)
 

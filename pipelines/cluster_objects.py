@@ -33,12 +33,14 @@ class Found:
         namespace: Its namespace.
         name: Its name.
         uid: Its uid.
+        going: It is being deleted, in the time that its pods have to end.
     """
 
     kind: str
     namespace: str
     name: str
     uid: str
+    going: bool = False
 
     def __str__(self) -> str:
         """Return what people are told: kind, namespace and name."""
@@ -172,7 +174,8 @@ class RunObjects:
 
 def _found(kind: str, item: Object) -> Found:
     metadata = item["metadata"]
-    return Found(kind, metadata.get("namespace", ""), metadata["name"], metadata["uid"])
+    going = bool(metadata.get("deletionTimestamp"))
+    return Found(kind, metadata.get("namespace", ""), metadata["name"], metadata["uid"], going)
 
 
 def _said(error: ApiException) -> str:

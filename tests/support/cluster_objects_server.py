@@ -38,6 +38,7 @@ class ClusterObjectsServer:
         installed: Plurals of the kinds that there are.
         only: The one namespace that may be seen; empty for all.
         sticky: Names that a deletion does not remove.
+        slow: Names whose deletion takes its time.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class ClusterObjectsServer:
         self.installed = {"pods", "workflows", "pytorchjobs"}
         self.only = ""
         self.sticky: set[str] = set()
+        self.slow: set[str] = set()
         self._http = JsonServer(_Handler, self)
         self.url = self._http.url
 
@@ -119,6 +121,8 @@ class _Handler(JsonHandler):
             if body["preconditions"]["uid"] != item["metadata"]["uid"]:
                 return 409, {"message": "the UID in the precondition does not match"}
             assert key.plural == "pods" or body["propagationPolicy"] == "Foreground"
-            if key.name not in state.sticky:
+            if key.name in state.slow:
+                item["metadata"]["deletionTimestamp"] = "2026-11-27T12:20:07Z"
+            elif key.name not in state.sticky:
                 del state.objects[key]
         return 200, item

@@ -93,7 +93,7 @@ def test_everything_of_a_run_that_hangs_is_ended(
         "KFP      the run has not ended after 0 s",
         "pods     workflow kubeflow/vlm-training-pgv2h stopped, so that it makes no new ones",
         "pods     pod kubeflow/close-run deleted",
-        f"jobs     PyTorchJob vlm/{JOB['metadata']['name']} deleted, and its pods with it",
+        f"jobs     PyTorchJob vlm/{JOB['metadata']['name']} deleted",
         f"MLflow   the run {mlflow_run} is KILLED",
     ]
 
@@ -155,7 +155,19 @@ def test_what_does_not_go_is_named(kfp: KfpServer, cluster: ClusterObjectsServer
     kfp.runs[RUN]["state"] = "FAILED"
     cluster.sticky.add(JOB["metadata"]["name"])
     assert cancel(kfp) == 1
-    assert f"PyTorchJob vlm/{JOB['metadata']['name']} still there" in capsys.readouterr().out
+    assert f"NOT ENDED: PyTorchJob vlm/{JOB['metadata']['name']} still there" in capsys.readouterr().out
+
+
+def test_what_takes_its_time_is_not_left(kfp: KfpServer, cluster: ClusterObjectsServer, capsys: Captured) -> None:
+    """A training pod has two minutes to save what it has."""
+    kfp.runs[RUN]["state"] = "FAILED"
+    cluster.slow.add(JOB["metadata"]["name"])
+    for said in ("deleted", "is being deleted"):
+        assert cancel(kfp) == 0
+        output = capsys.readouterr().out
+        assert f"jobs     PyTorchJob vlm/{JOB['metadata']['name']} {said}\n" in output
+        assert "on the way out: pods have their time to save" in output
+    assert len([line for line in cluster.requests if line.startswith("DELETE pytorchjobs")]) == 1
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
