@@ -1,18 +1,19 @@
-"""Multiple-choice questions: the one prompt format that fine-tuning data and evaluation share."""
+"""Multiple-choice questions: fine-tuning data asks in the words of the task that evaluates."""
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from components.tasks.loading import load_task
+from components.tasks.task import TaskPrompt
 from components.tasks.template import LETTERS, option_lines
 
 AnswerForm = Literal["letter", "text"]
 
-INSTRUCTIONS: dict[AnswerForm, str] = {
-    "letter": "Answer with the option's letter from the given choices directly.",
-    "text": "Answer with the text of the right option.",
-}
+TASKS: dict[AnswerForm, str] = {"letter": "multiple_choice", "text": "multiple_choice_text"}
+"""The task that asks for each form of answer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class MultipleChoice:
 
 
 def multiple_choice_prompt(question: str, options: Sequence[str], form: AnswerForm = "letter") -> str:
-    """Return the text that is put to the model: question, one `(A) ...` line per option, instruction.
+    """Return the text that is put to the model, in the words of the task.
 
     The form "letter" is that of the MMMU benchmark as the reference recipe uses it. "text" is for models that are
     too small to look a letter up: which letter stands before a text takes a two-step circuit that a model of a few
@@ -45,7 +46,13 @@ def multiple_choice_prompt(question: str, options: Sequence[str], form: AnswerFo
     Raises:
         ValueError: There are more options than letters.
     """
-    return f"{question}\n{option_lines('({letter}) {text}', options)}\n\n{INSTRUCTIONS[form]}"
+    prompt = _prompt(form)
+    return prompt.template.format(question=question, options=option_lines(prompt.option, options))
+
+
+@functools.cache
+def _prompt(form: AnswerForm) -> TaskPrompt:
+    return load_task(TASKS[form]).prompt
 
 
 def ask(question: str, right: str, wrong: Sequence[str], letter: str, rng: random.Random) -> MultipleChoice:

@@ -26,7 +26,7 @@ class MultipleChoice(QuestionKind):
     """Questions with lettered options, in JSON lines: `id`, `image`, `question`, `options`, `answer`, `category`.
 
     The prompt's `template` takes `{question}` and `{options}`, its `option` `{letter}` and `{text}`; `answer` says whether
-    the option's letter or its text is asked for.
+    the option's letter or its text is asked for: then `option` may do without `{letter}`.
     """
 
     lead: ClassVar[str] = (
@@ -38,7 +38,8 @@ class MultipleChoice(QuestionKind):
         """Check that the prompt asks the question with its options."""
         super().check(task)
         check_fields("prompt.template", task.prompt.template, ("question", "options"))
-        check_fields("prompt.option", task.prompt.option, ("letter", "text"))
+        lettered_options = task.prompt.answer == "letter" or "{letter}" in task.prompt.option
+        check_fields("prompt.option", task.prompt.option, ("letter", "text") if lettered_options else ("text",))
 
     def load(self, path: Path) -> list[HeldOutSample]:
         """Read the questions; each must have options."""

@@ -17,7 +17,7 @@ from components.context import RunContext
 from components.data.conversation import conversation_pairs
 from components.download.config import DatasetConfig, ScenesConfig
 from components.download.dataset import conversation
-from components.download.multiple_choice import INSTRUCTIONS, ask, balanced_letters, multiple_choice_prompt
+from components.download.multiple_choice import ask, balanced_letters, multiple_choice_prompt
 from components.download.scenes import (
     COLOURS,
     RELATIONS,
@@ -34,6 +34,7 @@ from components.download.stage import run_download_dataset
 from components.errors import ConfigurationError
 from components.tasks.template import LETTERS
 
+LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 SMALL = ScenesConfig(pictures=60, held_out_pictures=24, side=64)
 
 
@@ -99,7 +100,7 @@ def test_questions_are_balanced_and_true_to_form(dataset: Path) -> None:
 
 def test_training_asks_in_the_evaluations_format(dataset: Path) -> None:
     turns = [turn["value"] for entry in load(dataset / "sft.json") for turn in entry["conversations"]]
-    lettered = [turn for turn in turns if turn.endswith(f"\n\n{INSTRUCTIONS['letter']}")]
+    lettered = [turn for turn in turns if turn.endswith(f"\n\n{LETTER_INSTRUCTION}")]
     assert len(lettered) > 60
     assert all(all(f"\n({letter}) " in turn for letter in "ABCD") for turn in lettered)
 
@@ -197,7 +198,8 @@ def test_a_thing_is_drawn_in_its_colour_where_it_is(seed: int) -> None:
 
 
 def test_prompt_format() -> None:
-    assert multiple_choice_prompt("Which?", ["one", "two"]) == f"Which?\n(A) one\n(B) two\n\n{INSTRUCTIONS['letter']}"
+    assert multiple_choice_prompt("Which?", ["one", "two"]) == f"Which?\n(A) one\n(B) two\n\n{LETTER_INSTRUCTION}"
+    assert multiple_choice_prompt("Which?", ["one", "two"], "text") == "Which? Choose one:\none\ntwo"
 
 
 def test_prompt_refuses_more_options_than_letters() -> None:
