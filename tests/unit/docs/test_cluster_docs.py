@@ -18,7 +18,7 @@ SETTINGS = r"`((?:cluster|pretrain\.launch|sft\.launch)\.[\w.]+)(?:=[^`]*)?`"
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("vlm ")])
 def test_command_parses_and_its_settings_are_valid(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://localhost:8080")
-    options = build_parser().parse_args(shlex.split(command.partition(" | ")[0])[1:])
+    options = build_parser().parse_args(shlex.split(command.partition(" | ")[0], comments=True)[1:])
     if hasattr(options, "preset"):
         _check(load_preset(options.preset, options.overrides))
 
