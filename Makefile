@@ -1,9 +1,8 @@
 # make demo    install, then run the whole chain on this machine and show what was learnt
 # make test    install, then check style, types and behaviour
 #
-# PYTHON       the interpreter to build the environment with (3.11 or 3.12)
-# PIP_ARGS     for pip; without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" fetches the
-#              small CPU build of torch instead of the one with CUDA
+# PYTHON       the interpreter to build the environment with (3.11 or 3.12); without, install.py finds one
+# PIP_ARGS     for pip, as PIP_ARGS="--index-url https://pypi.example/simple"; without, install.py chooses torch's build
 # RUN_ARGS     for `vlm run`, as RUN_ARGS="--workspace /data/demo --set pretrain.recipe.iterations=50"
 # PYTEST_ARGS  for pytest
 # TEST_PROCESSES  processes that run the tests, each with a core of its own
@@ -21,7 +20,7 @@
 # REGISTRY     what images are named after, as registry.example/team; TAG their tag
 # BUILD_ARGS   for `docker build`, as BUILD_ARGS="--build-arg BASE_IMAGE=registry.example/python:3.11-slim-bookworm"
 
-PYTHON ?= $(firstword $(shell command -v python3.11 python3.12) python3)
+PYTHON ?=
 PIP_ARGS ?=
 RUN_ARGS ?=
 PYTEST_ARGS ?=
@@ -34,7 +33,9 @@ BUILD_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-SOURCES := components pipelines tests
+SOURCES := components pipelines tests install.py
+# Any Python runs install.py, which finds one that fits.
+ANY_PYTHON := $(firstword $(shell command -v python3 python python3.12 python3.11) $(PYTHON))
 
 .PHONY: demo test test-gpu lint install stage images cpu-image gpu-image test-cpu-image test-images test-cluster clean
 
@@ -54,12 +55,10 @@ lint: install
 
 install: $(STAMP)
 
-# torch first: what is built against it finds it.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt torch
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[dev]"
-	touch $(STAMP)
+$(STAMP): pyproject.toml constraints.txt install.py
+	@test -n "$(ANY_PYTHON)" || { echo "ERROR: Python 3.11 or 3.12 is needed, and there is none here."; exit 1; }
+	@$(ANY_PYTHON) install.py --venv $(VENV) --python '$(PYTHON)' --pip-args='$(PIP_ARGS)'
+	@touch $(STAMP)
 
 stage: install
 	@$(BIN)/python -m pipelines.skeleton '$(NAME)'

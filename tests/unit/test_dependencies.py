@@ -12,7 +12,7 @@ from tests.support.distributions import normalised, owners
 from tests.support.imports import imports_below
 from tests.support.paths import ROOT
 
-OURS = {"components", "pipelines", "tests"}
+OURS = {"components", "pipelines", "tests", "install"}
 
 
 def declared(extra: str = "") -> set[str]:
