@@ -174,6 +174,8 @@ class _Training:
         if progress is not None:
             progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
         batches = self._local_batches()
+        if self.zero_shot is not None and self.counters.step == 0:
+            self.zero_shot.measure(self.model, 0, self.tracker)  # for people, who want to see where it began; no metric
         self.throughput.restart()
         self.model.train()
         speed: dict[str, float] = {}

@@ -23,8 +23,8 @@ from components.pages.pictures import data_uri, thumbnail
 from components.storage.atomic import write_text
 from components.tasks.kind import POINTS
 from components.tracking.tracker import StageTracker
+from components.training.zero_shot_texts import ZERO_SHOT_FOLDER, step_path, write_texts
 
-ZERO_SHOT_FOLDER = "zero_shot"
 METRIC = "zero_shot_cider"
 MAX_NEW_TOKENS = 64
 _BATCH_SIZE = 16
@@ -63,7 +63,7 @@ class ZeroShot:
         count: Pictures over all data-parallel ranks.
         tokenizer: The model's tokenizer.
         parallel: Where this process stands.
-        output: Gets `zero_shot/step_0000500.html`.
+        output: Gets `zero_shot/step_0000500.html`, and the texts alone as `.json`.
         title: Heading of the pages.
 
     Raises:
@@ -113,9 +113,11 @@ class ZeroShot:
             texts += [self._tokenizer.decode(tokens).strip() for tokens in found]
         model.train()
         every = self._gather(texts)
-        score = cider(every, [shown.answer for shown in self._shown])
+        answers = [shown.answer for shown in self._shown]
+        score = cider(every, answers)
         if self._parallel.rank == 0:
-            path = self._output / ZERO_SHOT_FOLDER / f"step_{step:07d}.html"
+            write_texts(self._output, step, answers, every)
+            path = step_path(self._output, step, ".html")
             write_text(path, page(f"{self._title}, step {step}: CIDEr {score:.1f}", self._shown, every))
             tracker.log_artifact(path, ZERO_SHOT_FOLDER)
         return {METRIC: score}

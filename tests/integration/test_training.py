@@ -34,6 +34,7 @@ from components.training.spec import TrainingSpec
 from components.training.stage import run_training
 from components.training.summary import read_summary
 from components.training.zero_shot import METRIC
+from components.training.zero_shot_texts import read_texts
 from tests.integration.conftest import Chain
 from tests.support import data_samples
 from tests.support.layouts import (
@@ -494,3 +495,5 @@ def test_describing_held_out_pictures_changes_nothing_else(chain: Chain, uninter
         content = (folder / "zero_shot" / f"step_{step:07d}.html").read_text()
         assert content.count('<img src="data:image/jpeg;base64,') == 6
         assert f"CIDEr {scores[step]:.1f}" in content
+    # Where it began is shown too, and is no metric.
+    assert [[samples[0].step, len(samples)] for samples in read_texts(folder)] == [[step, 6] for step in (0, *scores)]
