@@ -44,7 +44,7 @@ class FolderConfig(BaseModel):
 
     Attributes:
         held_out_pictures: Pictures that are taken out of training for evaluation, where the source has no evaluation
-            data of its own.
+            data of its own. Where that is more than half of all, a quarter, and at least 4.
         max_reject_share (fraction): Largest share of entries that may be unusable (no caption, no such picture, another layout)
             before the stage fails. Rejected entries are listed in `rejects.jsonl`.
         licence: Licence of the data, for `dataset.json`.

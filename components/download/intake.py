@@ -27,6 +27,7 @@ QUESTION = "Which caption describes the picture?"
 OPTIONS = 4
 
 _SHOWN_REJECTS = 3
+_LEAST_HELD_OUT = OPTIONS  # a question needs as many captions
 
 
 @dataclass(frozen=True)
@@ -299,9 +300,11 @@ def _choose_held_out(
     """
     candidates = sorted({item.image for item in usable} - taken)
     if 2 * count > len(candidates):
+        count = max(len(candidates) // 4, _LEAST_HELD_OUT)
+    if 2 * count > len(candidates):
         raise InputError(
-            f"{annotations} has {len(candidates)} usable pictures; folder.held_out_pictures is {count}, more than half of "
-            "them. Lower it, or give more data."
+            f"{annotations} has {len(candidates)} usable pictures; {2 * _LEAST_HELD_OUT} are needed: {_LEAST_HELD_OUT} are held out for "
+            "evaluation, and as many to learn from. Give more pictures with captions."
         )
     random.Random(f"{seed}/held-out").shuffle(candidates)
     chosen: set[str] = set()

@@ -14,7 +14,8 @@ class WdsConversionConfig(BaseModel):
         annotations: Name of the JSON file in the raw dataset folder, in LLaVA's layout.
         prefix: Start of the shards' names, and the name of this use of the stage: "pretrain" or "sft".
         samples_per_shard (samples): Most samples of a shard.
-        min_shards: Least number of shards. Energon splits by shard: ten give nine parts for training and one for validation.
+        min_shards: Least number of shards; of fewer entries, each is a shard. Energon splits by shard: ten give nine parts for
+            training and one for validation.
         check_images: How broken pictures are found. "decode" decodes them (JPEGs at an eighth of their scale, which reads
             all their data), and finds all that training would stumble over; "header" reads the header and looks for the end,
             and finds what was cut off; "off" only asks for a known format. Checksums in zips are verified in any case.

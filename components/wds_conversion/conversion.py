@@ -133,11 +133,7 @@ def plan(raw: Path, folder: Path, config: WdsConversionConfig, progress: Progres
         places.append(index.find(name) if name else None)
         if row % _PROGRESS_ROWS == 0:
             progress.update(row)
-    count = max(config.min_shards, -(-len(keys) // config.samples_per_shard))
-    if len(keys) < count:
-        raise InputError(
-            f"{config.annotations} has {len(keys)} entries, fewer than the {count} shards that `min_shards` asks for."
-        )
+    count = max(min(config.min_shards, len(keys)), -(-len(keys) // config.samples_per_shard))
     bounds = [number * len(keys) // count for number in range(count + 1)]
     names = [shard_name(config.prefix, number) for number in range(count)]
     return len(keys), [
@@ -230,9 +226,9 @@ def check_shard_count(facts: dict[str, Any], config: WdsConversionConfig, listin
     """Fail if rejects left fewer shards than asked for.
 
     Raises:
-        InputError: Fewer than `min_shards` shards have samples.
+        InputError: Fewer than `min_shards` shards have samples, or than entries, where those are fewer.
     """
-    if facts["shards"] < config.min_shards:
+    if facts["shards"] < min(config.min_shards, facts["entries"]):
         raise InputError(
             f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
         )

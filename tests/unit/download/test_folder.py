@@ -345,9 +345,22 @@ def test_file_instead_of_a_folder(source: Path, tmp_path: Path) -> None:
         download(source / "images.zip", tmp_path)
 
 
-def test_more_held_out_than_half(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="held_out_pictures is 16, more than half"):
-        download(source, tmp_path, held_out=16)
+@pytest.mark.parametrize(("pictures", "held_out"), [(30, 7), (12, 4), (8, 4)])
+def test_of_few_pictures_a_quarter_is_held_out(pictures: int, held_out: int, tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "data", [entry(number) for number in range(pictures)])
+    facts = download(source, tmp_path, held_out=200).manifest.facts
+    assert (facts["held_out_pictures"], facts["pretrain_entries"]) == (held_out, pictures - held_out)
+    assert facts["held_out"].startswith(f"{held_out} pictures chosen")
+
+
+def test_half_may_be_held_out_where_it_is_asked_for(source: Path, tmp_path: Path) -> None:
+    assert download(source, tmp_path, held_out=15).manifest.facts["held_out_pictures"] == 15
+
+
+def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "data", [entry(number) for number in range(7)])
+    with pytest.raises(InputError, match="has 7 usable pictures; 8 are needed: 4 are held out"):
+        download(source, tmp_path, held_out=200)
 
 
 def test_captions_that_are_all_the_same(tmp_path: Path) -> None:

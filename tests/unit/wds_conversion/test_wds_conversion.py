@@ -297,9 +297,17 @@ def test_unusable_inputs_name_the_file_and_the_remedy(raw: Path, tmp_path: Path)
     (tmp_path / "pretrain.json").write_text("{}")
     with pytest.raises(InputError, match="JSON list of entries"):
         _convert(tmp_path, tmp_path / "out")
-    (tmp_path / "pretrain.json").write_text(json.dumps([data_samples.caption_entry(0)] * 9))
-    with pytest.raises(InputError, match="9 entries, fewer than the 10 shards"):
+    (tmp_path / "pretrain.json").write_text("[]")
+    with pytest.raises(InputError, match=r"pretrain\.json holds an empty list"):
         _convert(tmp_path, tmp_path / "out")
+
+
+def test_fewer_entries_than_shards_are_a_shard_each(tmp_path: Path) -> None:
+    entries = [data_samples.caption_entry(number) for number in range(9)]
+    pictures = {entry["image"]: data_samples.picture(number) for number, entry in enumerate(entries)}
+    raw = data_samples.make_raw(tmp_path / "raw", entries, pictures)
+    facts = run_wds_conversion(RunContext(run_id="t", run_name="t", workspace=tmp_path), CONFIG, raw).manifest.facts
+    assert (facts["shards"], facts["samples"]) == (9, 9)
 
 
 @pytest.mark.parametrize(("per_shard", "shards"), [(10_000, 10), (5, 11), (2, 28)])
