@@ -11,7 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from components.runs.folder import RunFolder
-from components.runs.rows import StageRow
+from components.runs.rows import FINISHED_STAGE, StageRow
+from pipelines.data_notes import data_notes
+from pipelines.forecast import forecast
+from pipelines.learning import Learning, drawn, learning, said
 
 _LIVE_POLL_S = 0.5
 _PLAIN_POLL_S = 1.0
@@ -40,12 +43,16 @@ class View:
         rows: Its stages, in DAG order.
         notes: What else there is to say, a line each.
         over: Nothing will change any more.
+        left: About how long the whole run will still take; empty where that is not known.
+        learning: What is seen of its trainings; None before one has begun, or where that is not here.
     """
 
     title: str
     rows: list[StageRow]
     notes: tuple[str, ...] = ()
     over: bool = False
+    left: str = ""
+    learning: Learning | None = None
 
 
 class Child(Protocol):
@@ -58,19 +65,38 @@ class Child(Protocol):
 def follow(run: RunFolder, child: Child, console: Console) -> int:
     """Show a run of this machine until its process ends, and return the exit status."""
     status: int | None = None
+    notes: tuple[str, ...] = ()
 
     def look() -> View:
-        nonlocal status
+        nonlocal status, notes
         status = child.poll()
-        return local_view(run, status is not None)
+        view = local_view(run, status is not None, notes)
+        notes = view.notes
+        return view
 
     watch(look, console)
     return 1 if status is None else status
 
 
-def local_view(run: RunFolder, over: bool) -> View:
-    """Return how a run of this machine stands."""
-    return View(f"{run.run_id}   {run.path}", run.stages(over=over), over=over)
+def local_view(run: RunFolder, over: bool, notes: tuple[str, ...] = ()) -> View:
+    """Return how a run of this machine stands.
+
+    Args:
+        run: The run.
+        over: Its process has ended.
+        notes: What an earlier view said of its data, which stays true.
+    """
+    rows = run.stages(over=over)
+    record, seconds = run.record(), run.seconds()
+    left = None if over else forecast(rows, record.get("expected_s", {}), seconds)
+    return View(
+        f"{run.run_id}   {duration(seconds)}",
+        rows,
+        notes or data_notes(run, rows),
+        over,
+        str(left or ""),
+        learning(rows),
+    )
 
 
 def watch(look: Callable[[], View], console: Console, poll_s: float = 0.0) -> View:
@@ -91,20 +117,44 @@ def watch(look: Callable[[], View], console: Console, poll_s: float = 0.0) -> Vi
     )
 
 
-def screen(view: View) -> RenderableType:
-    """Return the table of a run's stages, what is said of it above and below."""
+def screen(view: View, width: int = 80, height: int = 0) -> RenderableType:
+    """Return the table of a run's stages, what is said of it above and below.
+
+    Args:
+        view: The run.
+        width: Columns there are.
+        height: Lines there are, for which stages that are over or far ahead are counted instead of listed; 0 for all.
+    """
+    below = [*(drawn(view.learning, width) if view.learning is not None else []), *(Text(note) for note in view.notes)]
+    rows = _abridged(view.rows, height - len(below) - 2) if height else view.rows
     table = Table(box=None, padding=(0, 1), show_header=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.columns[2].justify = "right"
-    for row in view.rows:
+    for row in rows:
         mark, style = _MARKS.get(row.state, ("?", ""))
         took = duration(row.seconds) if row.state not in _UNTIMED and row.seconds else ""
-        table.add_row(
-            Text(mark, style), Text(row.stage, style), took, Text(what(row), "" if row.state == "running" else "dim")
+        running = row.state == "running"
+        # What runs keeps to its line, or all others would jump.
+        doing = Text(
+            what(row), "" if running else "dim", no_wrap=running or None, overflow="ellipsis" if running else None
         )
-    return Group(Text(view.title, "bold"), table, *(Text(note) for note in view.notes))
+        table.add_row(Text(mark, style), Text(row.stage, style), took, doing)
+    title = f"{view.title}, {view.left}" if view.left else view.title
+    return Group(Text(title, "bold"), table, *below)
+
+
+def _abridged(rows: list[StageRow], room: int) -> list[StageRow]:
+    """Return rows in which those that are over, and then those far ahead, are one each, as far as there is no room."""
+    over = next((index for index, row in enumerate(rows) if row.state not in FINISHED_STAGE), len(rows))
+    hidden = min(over, len(rows) - room + 1)
+    if hidden > 1:
+        seconds = sum(row.seconds for row in rows[:hidden] if row.state == "done")
+        rows = [StageRow(f"{hidden} stages", "done", seconds=seconds), *rows[hidden:]]
+    ahead = next((index for index, row in enumerate(reversed(rows)) if row.state != "waiting"), len(rows))
+    hidden = min(ahead, len(rows) - room + 1)
+    return [*rows[:-hidden], StageRow(f"{hidden} stages to come")] if hidden > 1 else rows
 
 
 def what(row: StageRow) -> str:
@@ -159,24 +209,32 @@ def _watch_live(look: Callable[[], View], console: Console, poll_s: float) -> Vi
     with Live(console=console, auto_refresh=False) as live:
         while True:
             view = look()
-            live.update(screen(view), refresh=True)
+            # Once it is over nothing moves any more, and the terminal scrolls.
+            height = 0 if view.over else console.height
+            live.update(screen(view, console.width, height), refresh=True)
             if view.over:
                 return view
             time.sleep(poll_s)
 
 
 def _watch_plainly(look: Callable[[], View], say: Callable[[str], None], poll_s: float) -> View:
-    """Say a line when a stage starts or ends, and one every 20 seconds while it runs."""
+    """Say a line when a stage starts or ends, what the model says, and one every 20 seconds while a stage runs."""
     told: dict[str, str] = {}
     spoke: dict[str, float] = {}
     notes: tuple[str, ...] = ()
+    shown: set[str] = set()
     while True:
         view = look()
         now = time.monotonic()
+        left = f"; {view.left}" if view.left else ""
         for note in view.notes:
             if note not in notes:
                 say(note)
         notes = view.notes
+        for line in said(view.learning) if view.learning is not None else []:
+            if line not in shown:
+                shown.add(line)
+                say(line)
         for row in view.rows:
             if row.state in ("waiting", "not reached"):
                 continue
@@ -189,10 +247,10 @@ def _watch_plainly(look: Callable[[], View], say: Callable[[str], None], poll_s:
                 spoke[row.stage] = now
                 took = f" ({duration(row.seconds)})" if row.state in _ENDED and row.seconds else ""
                 started = ("started" if first else what(row)) if row.state == "running" else what(row) or row.state
-                say(f"{row.stage}: {started}{took}")
+                say(f"{row.stage}: {started}{took}{left}")
             elif row.state == "running" and now - spoke[row.stage] >= _PLAIN_LINE_S:
                 spoke[row.stage] = now
-                say(f"{row.stage}: {what(row)}")
+                say(f"{row.stage}: {what(row)}{left}")
         if view.over:
             return view
         time.sleep(poll_s)

@@ -53,6 +53,7 @@ def run_here(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended.
     """
     from pipelines.compile import compile_pipeline
+    from pipelines.forecast import expected_seconds
     from pipelines.stages import listed_names
 
     workspace = config.workspace.absolute()
@@ -70,6 +71,7 @@ def run_here(
         preset=preset,
         overrides=list(overrides),
         stages=listed_names(config),
+        expected_s=expected_seconds(config),
         started=timestamp(),
         state="running",
         pid=os.getpid(),

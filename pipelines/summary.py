@@ -1,22 +1,28 @@
-"""What a finished run of this machine has to show: scores beside their controls, times, and where everything lies."""
+"""What a finished run of this machine has to show: scores beside their controls, captions, where all lies, what to try."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from components.evaluate.config import EVALUATION_PREFIX
+from components.evaluate.samples import read_samples
 from components.runs.folder import RunFolder
 from components.runs.rows import FINISHED_STAGE, StageRow
+from components.tasks.kind import MODEL
 from pipelines.display import duration
+from pipelines.next_steps import next_steps, program
+
+_CAPTIONING = "captioning"
+_CAPTIONS = 3
 
 
 def print_summary(run: RunFolder, console: Console) -> None:
-    """Print the scores of a finished run beside their controls, and where the rest lies."""
+    """Print the scores of a finished run beside their controls, some captions, where the rest lies, and what to try."""
     rows = run.stages(over=True)
     for scores in (found for row in rows if row.stage.startswith(EVALUATION_PREFIX) and (found := _scores(row))):
         console.print(score_table(scores))
@@ -28,6 +34,9 @@ def print_summary(run: RunFolder, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+    for row in rows:
+        for line in _captions(row):
+            console.print(line)
     slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
     reused = sum(row.state == "reused" for row in rows)
     times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]
@@ -35,6 +44,23 @@ def print_summary(run: RunFolder, console: Console) -> None:
         times.append(f"{reused} stages finished before")
     for label, value in {"time": duration(run.seconds()), "stages": ", ".join(times), **locations(run)}.items():
         console.print(f"{label:<8} {value}", soft_wrap=True, highlight=False, markup=False)
+    if _finished_folder(run, "report") is not None:
+        for command, does in next_steps(run):
+            console.print(f"\n{does}:\n  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _captions(row: StageRow) -> list[Text]:
+    """Return what the model says of some held-out pictures, if a stage has scored its captions."""
+    scores = _scores(row) if row.stage.startswith(EVALUATION_PREFIX) and row.state in FINISHED_STAGE else None
+    if scores is None or row.folder is None or scores.get("kind") != _CAPTIONING:
+        return []
+    samples = read_samples(row.folder).samples[:_CAPTIONS]
+    lines = [Text(f"held-out pictures, in {row.folder}", "bold")] if samples else []
+    for sample in samples:
+        said = sample.answers[MODEL].text
+        lines.append(Text.assemble((f"{sample.picture}\n", "dim"), "  the model: ", (said or "(nothing)", "bold")))
+        lines.append(Text(f"  the truth: {sample.references[0] if sample.references else ''}", "dim"))
+    return lines
 
 
 def locations(run: RunFolder) -> dict[str, str]:
@@ -49,16 +75,10 @@ def locations(run: RunFolder) -> dict[str, str]:
     places["log"] = str(run.log)
     uri = run.context().get("tracking_uri", "")
     if uri.startswith("sqlite:"):
-        places["MLflow"] = f"{_program('mlflow')} ui --backend-store-uri {uri} --port {free_port(5000)}"
+        places["MLflow"] = f"{program('mlflow')} ui --backend-store-uri {uri} --port {free_port(5000)}"
     elif uri:
         places["MLflow"] = uri
     return places
-
-
-def _program(name: str) -> str:
-    """Return how to call a program of this environment from here, activated or not."""
-    path = Path(sys.executable).with_name(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _finished_folder(run: RunFolder, stage: str) -> Path | None:

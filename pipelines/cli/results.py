@@ -1,6 +1,7 @@
 """Commands that look at runs: status, logs, report, compare."""
 
 import argparse
+import sys
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def add_commands(group: CommandGroup) -> None:
     add_places(logs)
     add_endpoint(logs, required=False)
 
-    report = group.add("report", _report, "print the path of a run's report")
+    report = group.add("report", _report, "print the path of a run's report, or open it in the browser")
     add_run(report)
     report.add_argument("--open", action="store_true", help="open it in the browser")
     report.add_argument(
@@ -78,7 +79,7 @@ def _status(options: argparse.Namespace) -> int:
 
     run = find_run(options.run, places_of(options)).here()
     state = run.state()
-    console.print(screen(local_view(run, over=state != "running")))
+    console.print(screen(local_view(run, over=state != "running"), console.width))
     _print_facts(console, {"state": state, **locations(run)})
     if state == "failed":
         console.print(f"ERROR: {run.error()}", soft_wrap=True, highlight=False, markup=False)
@@ -91,7 +92,7 @@ def _cluster_status(options: argparse.Namespace, console: "Console") -> int:
 
     run = cluster_run(options)
     run.load()
-    console.print(screen(run.look()))
+    console.print(screen(run.look(), console.width))
     _print_facts(console, {"state": run.state, "page": run.runs.link(run.run_id)})
     return 0
 
@@ -136,8 +137,16 @@ def _report(options: argparse.Namespace) -> int:
     path = report.folder / REPORT_FILE if report.folder is not None else _fetched_report(run, options.output)
     print(path)
     if options.open:
-        webbrowser.open(path.as_uri())
+        _open(path)
     return 0
+
+
+def _open(page: Path) -> None:
+    """Show a page whose path was printed in the browser, where there is one."""
+    if not webbrowser.open(page.absolute().as_uri()):
+        print(
+            "No browser was found here: open the page above in one, or copy it to where there is one.", file=sys.stderr
+        )
 
 
 def _fetched_report(run: "Run", output: Path | None) -> Path:
@@ -183,5 +192,5 @@ def _compare(options: argparse.Namespace) -> int:
         print(f"MLflow   {keep_page(runs, options.output)}")
     print(f"page     {options.output}")
     if options.open:
-        webbrowser.open(options.output.absolute().as_uri())
+        _open(options.output)
     return 0

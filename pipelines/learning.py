@@ -1,0 +1,82 @@
+"""What can be seen of a training on this machine while it learns: its losses, and what the model says of a held-out picture."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from components.runs.rows import StageRow
+from components.tracking.metrics_file import METRICS_FILE, read_metrics
+from components.training.zero_shot_texts import Described, read_texts
+from pipelines.curve import braille_curve
+
+_CURVE_WIDTH = 60
+_CURVE_HEIGHT = 3
+_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a training learns.
+
+    Attributes:
+        stage: The training.
+        losses: Its losses until now, evenly spaced.
+        samples: The same held-out picture at several steps, the earliest first; empty where the recipe asks for none.
+    """
+
+    stage: str
+    losses: tuple[float, ...]
+    samples: tuple[Described, ...]
+
+
+def learning(rows: Sequence[StageRow]) -> Learning | None:
+    """Return what is seen of the last training that this run has begun; None before one has."""
+    for row in reversed(rows):
+        if row.folder is None or row.state == "reused" or not (row.folder / METRICS_FILE).is_file():
+            continue
+        losses = [float(entry["loss"]) for entry in read_metrics(row.folder / METRICS_FILE) if "loss" in entry]
+        said = tuple(samples[0] for samples in read_texts(row.folder) if samples)
+        return Learning(row.stage, tuple(loss for loss in losses if math.isfinite(loss)), said)
+    return None
+
+
+def drawn(seen: Learning, width: int) -> list[Text]:
+    """Return the lines of a screen: the curve of the losses, and what the model said first and last.
+
+    Args:
+        seen: What is seen of the training.
+        width: Columns there are.
+    """
+    lines: list[Text] = []
+    # Logarithms, so that what is learnt late is seen too.
+    heights = [math.log(loss) for loss in seen.losses if loss > 0]
+    curve = braille_curve(heights, min(_CURVE_WIDTH, width - 2), _CURVE_HEIGHT)
+    if curve:
+        lines += [Text(f"{seen.stage}: loss {seen.losses[0]:.3g} to {seen.losses[-1]:.3g}, logarithmic", "dim")]
+        lines += [Text(line, "cyan", no_wrap=True) for line in curve]
+    if seen.samples:
+        first, *later = seen.samples
+        step_width = len(str(seen.samples[-1].step))
+        lines.append(_line(f"a held-out picture: {first.answer}", "dim"))
+        for sample in [first, *later[-(_SAMPLES - 1) :]]:
+            lines.append(_line(f"  step {sample.step:{step_width}} says: {_one_line(sample.said)}", ""))
+    return lines
+
+
+def said(seen: Learning) -> list[str]:
+    """Return a line for each time that the model described the picture, for a log."""
+    return [
+        f'{seen.stage}: step {sample.step} says "{_one_line(sample.said)}" of "{sample.answer}"'
+        for sample in seen.samples
+    ]
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line ends and control characters, which a model that has learnt nothing may say."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split()) or "(nothing)"
