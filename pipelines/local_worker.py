@@ -5,12 +5,29 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_ID_VARIABLE
+from pipelines.fork_server import fork_server, may_fork
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
 
 _PARENT_POLL_S = 1.0
+# What the tasks of a run import: any task, and those of a DAG that trains.
+_IMPORTED = ("kfp.dsl.executor", "components.stage.runner")
+_IMPORTED_BY_TRAINING = (
+    "torch",
+    "megatron.core",
+    "torch.distributed.run",
+    "components.model.checkpoint.sharded",
+    "components.training.trainer",
+    "components.generate.generation",
+    "transformers",
+)
 
 
 def main() -> int:
@@ -24,12 +41,10 @@ def main() -> int:
     # The runner warns about every image whose name has no "python" in it.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # KFP puts this in place of every "python3" in a task's command, paths of artifacts included. Left as it is, the
-    # shell finds this environment's Python by its PATH, and folders may have "python3" and blanks in their names.
-    sys.executable = "python3"
     from kfp import components, local
     from kfp.local import logging_utils
 
+    pipeline = components.load_component_from_file(str(folder / PACKAGE_NAME))
     if runner == "docker":
         from pipelines.docker_runner import use_docker
 
@@ -40,16 +55,39 @@ def main() -> int:
             pipeline_root=str(folder / "kfp"),
             workspace_root=str(folder / "kfp" / KFP_WORKSPACE),
         )
-    pipeline = components.load_component_from_file(str(folder / PACKAGE_NAME))
+    server: AbstractContextManager[Mapping[str, str]] = nullcontext({})
+    if runner == "process" and may_fork():
+        server = fork_server(folder / "kfp" / "bin", _imported(pipeline))
     try:
-        with logging_utils.local_logger_context(), logging_utils.indented_print():
+        with server as variables, _left_alone(), logging_utils.local_logger_context(), logging_utils.indented_print():
             # Every task would set up log and `print` of the whole process, and tasks side by side undo it in any order.
             logging_utils.local_logger_context = logging_utils.indented_print = nullcontext
+            os.environ.update(variables)
             pipeline()
     except RuntimeError as error:  # how KFP reports a failed task
         print(error, flush=True)
         return 1
     return 0
+
+
+def _imported(pipeline: "BaseComponent") -> list[str]:
+    """Return what is worth importing once for all tasks of a pipeline, which may be none of ours."""
+    executors = pipeline.pipeline_spec.deployment_spec["executors"]
+    return [*_IMPORTED, *(_IMPORTED_BY_TRAINING if "exec-pretrain" in executors else ())]
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """Let KFP leave the "python3" of a command as it is.
+
+    It puts `sys.executable` in the place of each, paths of artifacts included. Left as it is, the shell finds the right
+    one by its PATH, and folders may have "python3" and blanks in their names.
+    """
+    executable, sys.executable = sys.executable, "python3"
+    try:
+        yield
+    finally:
+        sys.executable = executable
 
 
 def _end_with_parent(parent: int, runner: str) -> None:

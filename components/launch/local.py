@@ -42,7 +42,7 @@ def run_local(job: TrainingJob) -> None:
     shutil.rmtree(job.log_folder, ignore_errors=True)
     job.log_folder.mkdir(parents=True)
     command = [
-        sys.executable,
+        os.environ.get("PYTHON_EXEC", sys.executable),  # as torchrun itself starts its ranks
         "-m",
         "torch.distributed.run",
         "--standalone",

@@ -21,6 +21,16 @@ SMALL = [
 ]
 """The laptop preset on little data."""
 
+SMALL_RUN = [
+    *SMALL,
+    "pretrain.recipe.iterations=24",
+    "pretrain.recipe.save_interval=4",
+    "pretrain.recipe.log_interval=2",
+    "sft.recipe.iterations=8",
+    "evaluations.captioning.generate.partitions=2",
+]
+"""The same in few steps, with every stage."""
+
 
 class Prepared(NamedTuple):
     """Finished folders.
