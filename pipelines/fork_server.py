@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple, NoReturn
 from uuid import uuid4
 
@@ -104,6 +105,14 @@ class _Server:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._processes: dict[socket.socket, int] = {}
+        self._ending = False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        """End with the last process: whoever ends a run sends SIGTERM to all at once, and a rank needs time to save."""
+        self._ending = True
+        if not self._processes:
+            sys.exit()
 
     def serve(self, patience: float | None) -> Request | None:
         """Serve who is there.
@@ -129,14 +138,19 @@ class _Server:
         if request is None:
             connection.close()
             return None
-        if len(list(_THREADS.iterdir())) > 1:
+        threaded = len(list(_THREADS.iterdir())) > 1
+        if threaded:
             print("The fork server has a second thread; no process is forked any more.", file=sys.stderr)
+        if threaded or self._ending:
             _tell(connection, NO_PROCESS)
             connection.close()
             _close(request.descriptors)
             return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it has its own, or is one to wait for
         process = os.fork()
         if process == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             self._selector.close()
             self._listener.close()
             for other in (connection, *self._processes):
@@ -146,6 +160,7 @@ class _Server:
         _close(request.descriptors)
         ended = os.pidfd_open(process)
         self._processes[connection] = process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         self._selector.register(ended, selectors.EVENT_READ, lambda: self._report(connection, process, ended))
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._pass_on(connection, process))
         _tell(connection, process)
@@ -158,6 +173,8 @@ class _Server:
         if connection in self._processes:
             _tell(connection, os.waitstatus_to_exitcode(status))
             self._forget(connection)
+        if self._ending and not self._processes:
+            sys.exit()
 
     def _pass_on(self, connection: socket.socket, process: int) -> None:
         """Hand a client's signals to its process; when the client is dead, kill it and all that it started."""

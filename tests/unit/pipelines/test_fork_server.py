@@ -165,6 +165,27 @@ def test_signal_reaches_the_process(variables: dict[str, str], tmp_path: Path) -
     assert process.wait(timeout=60) == 75
 
 
+def test_process_has_its_time_to_save_when_all_are_asked_to_end(variables: dict[str, str], tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import os, pathlib, signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit(75)))
+        pathlib.Path("half").write_text(str(os.getppid()))
+        os.rename("half", "server")
+        time.sleep(600)
+        """,
+    )
+    process = subprocess.Popen(["python3", "-m", "work"], cwd=tmp_path, env=variables)
+    wait_for(lambda: (tmp_path / "server").exists())
+    server = psutil.Process(int((tmp_path / "server").read_text()))
+    server.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=60) == 75
+    wait_for(lambda: is_over(server))
+
+
 def test_killed_stand_in_takes_its_process_and_all_below_along(variables: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path, SLEEPER)
     process = subprocess.Popen(["python3", "-m", "work"], cwd=tmp_path, env=variables)
