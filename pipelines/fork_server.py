@@ -5,7 +5,7 @@ share. It is a process of its own all the same: its own session, folder, environ
 client that stands in for it (`fork_client.py`).
 
 A fork is sound while the server has one thread and has touched no GPU. So nothing but imports happens here; with a second thread, each
-process starts by itself; and where there is an NVIDIA driver, whose state no fork survives, there is no server (`may_fork`).
+process starts by itself; and where there is a GPU's driver, whose state no fork survives, there is no server (`may_fork`).
 """
 
 import atexit
@@ -32,7 +32,8 @@ import psutil
 from pipelines import fork_client
 from pipelines.fork_client import ADDRESS_VARIABLE, LENGTH, NO_PROCESS, abstract
 
-_DRIVER = Path("/dev/nvidiactl")
+# NVIDIA's driver, the same below Windows (WSL), AMD's.
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 _THREADS = Path("/proc/self/task")
 # numpy's OpenBLAS starts its pool of threads as it is imported.
 _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
@@ -58,8 +59,8 @@ class Request(NamedTuple):
 
 
 def may_fork() -> bool:
-    """Return whether processes here can be forked after torch was imported: on Linux, without an NVIDIA driver."""
-    return sys.platform == "linux" and not _DRIVER.exists()
+    """Return whether processes here can be forked after torch was imported: on Linux, without a GPU's driver."""
+    return sys.platform == "linux" and not any(driver.exists() for driver in _DRIVERS)
 
 
 @contextmanager

@@ -286,7 +286,7 @@ def test_server_with_a_second_thread_forks_nothing(tmp_path: Path, monkeypatch: 
 
 def test_no_process_is_forked_beside_a_gpu_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = tmp_path / "nvidiactl"
-    monkeypatch.setattr(server_module, "_DRIVER", driver)
+    monkeypatch.setattr(server_module, "_DRIVERS", (tmp_path / "none", driver))
     assert may_fork()
     driver.touch()
     assert not may_fork()
