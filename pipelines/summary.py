@@ -36,7 +36,7 @@ def print_summary(run: RunFolder, console: Console) -> None:
             )
     for row in rows:
         for line in _captions(row):
-            console.print(line)
+            console.print(line, soft_wrap=True)
     slowest = sorted((row for row in rows if row.state == "done"), key=lambda row: -row.seconds)
     reused = sum(row.state == "reused" for row in rows)
     times = [f"{row.stage} {duration(row.seconds)}" for row in slowest[:5]]

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `vlm --help` answers at once.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ from pipelines.cli.parser import build_parser
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 success, 1 an error with a message, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a model says must not end a run where it can't be shown
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -1,8 +1,11 @@
 """The `vlm` command: what it prints and how it exits."""
 
+import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,13 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
+from components.evaluate.samples import Samples, ShownSample, write_samples
 from components.runs.folder import RunFolder, new_run
 from components.storage.atomic import write_json
+from components.tasks.kind import Answer
 from pipelines.cli import main
 from pipelines.cli.parser import build_parser
+from pipelines.config import load_preset
 from pipelines.doctor import machine
+from pipelines.next_steps import OWN_DATA, next_steps
+from pipelines.summary import print_summary
 from tests.support.kubernetes_schemas import custom_resource_errors
+from tests.support.paths import ROOT
 
 Captured = pytest.CaptureFixture[str]
 
@@ -62,13 +72,84 @@ def test_report_prints_the_path(run: RunFolder, capsys: Captured) -> None:
     assert capsys.readouterr().out.strip() == f"{run.workspace}/report/bb/report.html"
 
 
+def browser(folder: Path, status: int) -> tuple[str, Path]:
+    """Return what $BROWSER needs for a browser that notes what it is to open, and where it does."""
+    program, opened = folder / "browser", folder / "opened"
+    program.write_text(f'#!/bin/sh\necho "$1" > {opened}\nexit {status}\n')
+    program.chmod(0o755)
+    return f"{program} %s", opened
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_report_opens_in_the_browser(run: RunFolder, tmp_path: Path, status: int) -> None:
+    program, opened = browser(tmp_path, status)
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "report", "--open", "--workspace", str(run.workspace)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BROWSER": program}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    path = run.workspace / "report" / "bb" / "report.html"
+    assert result.stdout == f"{path}\n"
+    assert opened.read_text() == f"{path.as_uri()}\n"
+    assert ("No browser was found" in result.stderr) == (status != 0)
+
+
+def test_what_to_try_next_can_be_typed_as_it_stands(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.update_record(name="it's mine", preset="laptop")
+    commands = [shlex.split(command) for command, _ in next_steps(run)]
+    assert all(shutil.which(program) for program, *_ in commands)
+    report, export, own_data = (build_parser().parse_args(arguments) for _, *arguments in commands)
+    assert (report.run, report.open, report.workspace) == ("it's mine", True, str(run.workspace))
+    assert (export.model, str(export.output)) == ("it's mine", "my-model")
+    assert load_preset(own_data.preset, own_data.overrides).data.source == OWN_DATA
+    # Where commands look by themselves it need not be said.
+    monkeypatch.chdir(run.workspace.parent)
+    here = RunFolder(run.workspace.parent / "workspace", run.run_id)
+    assert not any("--workspace" in command for command, _ in next_steps(here))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_a_model_says_is_shown_in_every_encoding(run: RunFolder, encoding: str) -> None:
+    record = json.loads((run.path / "progress" / "pretrain-cc.json").read_text())
+    message = "a model says 猫"
+    write_json(run.path / "progress" / "pretrain-cc.json", {**record, "state": "failed", "message": message})
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "status", "--workspace", str(run.workspace)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert (message if encoding == "utf-8" else "a model says ?") in result.stdout.decode(encoding)
+
+
+def test_summary_shows_some_captions_with_their_pictures(run: RunFolder) -> None:
+    folder = run.workspace / "evaluate/captioning" / "aa"
+    write_json(folder / "scores.json", json.loads((folder / "scores.json").read_text()) | {"kind": "captioning"})
+    shown = [
+        ShownSample(
+            id=str(number),
+            picture=f"pictures/{number}.jpg",
+            references=(f"a cat of {number} kilos", "a cat"),
+            answers={"none": Answer(text=f"[a] dog {number}" if number else "")},
+        )
+        for number in range(5)
+    ]
+    write_samples(folder, Samples(task="captioning", samples=shown))
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(run, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    start = lines.index("pictures/0.jpg")
+    assert lines[start : start + 6] == [
+        "pictures/0.jpg",
+        "  the model: (nothing)",
+        "  the truth: a cat of 0 kilos",
+        "pictures/1.jpg",
+        "  the model: [a] dog 1",
+        "  the truth: a cat of 1 kilos",
+    ]
+    assert "pictures/3.jpg" not in lines
+    assert any(line.startswith(f"held-out pictures, in {folder}") for line in lines)
+    assert any("vlm report" in line and "--open" in line for line in lines)
+
+
 def test_summary_shows_scores_beside_controls(run: RunFolder) -> None:
-    import io
-
-    from rich.console import Console
-
-    from pipelines.summary import print_summary
-
     console = Console(file=io.StringIO(), width=150)
     print_summary(run, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
