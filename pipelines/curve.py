@@ -12,7 +12,7 @@ def braille_curve(values: Sequence[float], width: int, height: int) -> list[str]
 
     Args:
         values: Finite numbers, evenly spaced.
-        width: Characters of a line. More values than fit are averaged, fewer fill a part.
+        width: Characters of a line. More values than fit are averaged, between fewer straight lines are drawn.
         height: Lines.
 
     Returns:
@@ -25,7 +25,7 @@ def braille_curve(values: Sequence[float], width: int, height: int) -> list[str]
     low, high = min(points), max(points)
     span = high - low or 1.0
     places = [round((high - point) / span * (rows - 1)) for point in points]
-    cells = [[_BLANK] * ((len(points) + 1) // 2) for _ in range(height)]
+    cells = [[_BLANK] * width for _ in range(height)]
     before = places[0]
     for column, place in enumerate(places):
         # A steep piece is a line, and not two dots far from each other.
@@ -38,6 +38,11 @@ def braille_curve(values: Sequence[float], width: int, height: int) -> list[str]
 
 def _resampled(values: Sequence[float], count: int) -> list[float]:
     if len(values) <= count:
-        return list(values)
+        places = [index * (len(values) - 1) / (count - 1) for index in range(count)]
+        pieces = [min(int(place), len(values) - 2) for place in places]
+        return [
+            values[piece] + (place - piece) * (values[piece + 1] - values[piece])
+            for place, piece in zip(places, pieces, strict=True)
+        ]
     edges = [index * len(values) // count for index in range(count + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]

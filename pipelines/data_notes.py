@@ -30,18 +30,18 @@ def data_notes(run: RunFolder, rows: Sequence[StageRow]) -> tuple[str, ...]:
     for stage in get_args(TrainingStage):
         recipe, entries = settings[stage]["recipe"], facts[f"{stage}_entries"]
         times[stage] = recipe["iterations"] * recipe["global_batch_size"] / max(entries, 1)
-    seen = ", ".join(f"{stage} sees each {_times(count)}" for stage, count in times.items())
+    seen = ", ".join(f"{_times(count)} ({stage})" for stage, count in times.items())
     notes = [
-        f"data: {facts['pictures']:,} pictures, {held_out:,} of them held out; {facts['pretrain_entries']:,} captions to learn from ({seen})"
+        f"data: {facts['pictures']:,} pictures, {held_out:,} held out; {facts['pretrain_entries']:,} captions, seen {seen}"
     ]
     if facts.get("rejected_entries"):
-        notes.append(f"data: {facts['rejected_entries']:,} entries can't be used: {folder / 'rejects.jsonl'} says why")
+        notes.append(f"{facts['rejected_entries']:,} entries can't be used: {folder / 'rejects.jsonl'} says why.")
     if max(times.values()) > _LEARNT_BY_HEART:
         notes.append(
-            "data: so little is learnt by heart and teaches next to nothing about other pictures; expect scores like the controls'"
+            "So little is learnt by heart and teaches next to nothing about other pictures: expect scores like the controls'."
         )
     if held_out < _FEW_HELD_OUT:
-        notes.append(f"data: {held_out:,} held-out pictures measure roughly: mind the intervals")
+        notes.append(f"{held_out:,} held-out pictures measure roughly: mind the intervals.")
     return tuple(notes)
 
 

@@ -125,8 +125,9 @@ def screen(view: View, width: int = 80, height: int = 0) -> RenderableType:
         width: Columns there are.
         height: Lines there are, for which stages that are over or far ahead are counted instead of listed; 0 for all.
     """
-    below = [*(drawn(view.learning, width) if view.learning is not None else []), *(Text(note) for note in view.notes)]
-    rows = _abridged(view.rows, height - len(below) - 2) if height else view.rows
+    below = [*(Text(note) for note in view.notes), *(drawn(view.learning, width) if view.learning is not None else [])]
+    taken = sum(1 if text.no_wrap else -(-max(text.cell_len, 1) // width) for text in below)
+    rows = _abridged(view.rows, height - taken - 2) if height else view.rows
     table = Table(box=None, padding=(0, 1), show_header=False)
     for _ in range(3):
         table.add_column(no_wrap=True)

@@ -23,11 +23,13 @@ class Learning:
     Attributes:
         stage: The training.
         losses: Its losses until now, evenly spaced.
+        share: How much of the training they cover, from 0 to 1.
         samples: The same held-out picture at several steps, the earliest first; empty where the recipe asks for none.
     """
 
     stage: str
     losses: tuple[float, ...]
+    share: float
     samples: tuple[Described, ...]
 
 
@@ -36,9 +38,12 @@ def learning(rows: Sequence[StageRow]) -> Learning | None:
     for row in reversed(rows):
         if row.folder is None or row.state == "reused" or not (row.folder / METRICS_FILE).is_file():
             continue
-        losses = [float(entry["loss"]) for entry in read_metrics(row.folder / METRICS_FILE) if "loss" in entry]
+        measured = [entry for entry in read_metrics(row.folder / METRICS_FILE) if "loss" in entry]
+        losses = [float(entry["loss"]) for entry in measured]
+        total = row.total if row.state == "running" and row.unit == "steps" else None
+        share = min(measured[-1]["step"] / total, 1.0) if total and measured else 1.0
         said = tuple(samples[0] for samples in read_texts(row.folder) if samples)
-        return Learning(row.stage, tuple(loss for loss in losses if math.isfinite(loss)), said)
+        return Learning(row.stage, tuple(loss for loss in losses if math.isfinite(loss)), share, said)
     return None
 
 
@@ -52,7 +57,8 @@ def drawn(seen: Learning, width: int) -> list[Text]:
     lines: list[Text] = []
     # Logarithms, so that what is learnt late is seen too.
     heights = [math.log(loss) for loss in seen.losses if loss > 0]
-    curve = braille_curve(heights, min(_CURVE_WIDTH, width - 2), _CURVE_HEIGHT)
+    curve_width = max(round(seen.share * min(_CURVE_WIDTH, width - 2)), 1)
+    curve = braille_curve(heights, curve_width, _CURVE_HEIGHT)
     if curve:
         lines += [Text(f"{seen.stage}: loss {seen.losses[0]:.3g} to {seen.losses[-1]:.3g}, logarithmic", "dim")]
         lines += [Text(line, "cyan", no_wrap=True) for line in curve]

@@ -1,5 +1,6 @@
 """A program in a terminal of its own, and what can be read on its screen."""
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -32,6 +33,7 @@ class Terminal:
     ) -> None:
         self.output = ""
         self._columns, self._rows = columns, rows
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end within a character
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -51,7 +53,7 @@ class Terminal:
                 piece = b""
             if not piece:
                 return
-            self.output += piece.decode()
+            self.output += self._decoder.decode(piece)
 
     def type(self, text: str) -> None:
         """Type something."""

@@ -41,10 +41,15 @@ def test_every_curve_keeps_to_its_field_and_has_a_dot_in_every_column(
     values: list[float], width: int, height: int
 ) -> None:
     lines = braille_curve(values, width, height)
-    columns = min(len(values), 2 * width)
-    assert [len(line) for line in lines] == [(columns + 1) // 2] * height
+    assert [len(line) for line in lines] == [width] * height
     found = dots(lines)
-    assert {column for column, _ in found} == set(range(columns))
-    if len(values) <= 2 * width and max(values) - min(values) > 1:
+    assert {column for column, _ in found} == set(range(2 * width))
+    assert {row for _, row in found} <= set(range(4 * height))
+    if len(values) == 2 * width and max(values) - min(values) > 1:
         assert (values.index(max(values)), 0) in found
         assert (values.index(min(values)), 4 * height - 1) in found
+
+
+def test_between_few_values_there_are_straight_lines() -> None:
+    found = dots(braille_curve([3, 0], 2, 1))
+    assert {column: row for column, row in sorted(found)} == {0: 0, 1: 1, 2: 2, 3: 3}

@@ -30,17 +30,17 @@ def found(tmp_path: Path, **facts: int) -> tuple[RunFolder, list[StageRow]]:
 def test_a_handful_of_pictures(tmp_path: Path) -> None:
     run, rows = found(tmp_path, pictures=12, held_out_pictures=4, pretrain_entries=8, sft_entries=8, rejected_entries=1)
     assert data_notes(run, rows) == (
-        "data: 12 pictures, 4 of them held out; 8 captions to learn from (pretrain sees each 400 times, sft sees each 400 times)",
-        f"data: 1 entries can't be used: {rows[1].folder}/rejects.jsonl says why",
-        "data: so little is learnt by heart and teaches next to nothing about other pictures; expect scores like the controls'",
-        "data: 4 held-out pictures measure roughly: mind the intervals",
+        "data: 12 pictures, 4 held out; 8 captions, seen 400 times (pretrain), 400 times (sft)",
+        f"1 entries can't be used: {rows[1].folder}/rejects.jsonl says why.",
+        "So little is learnt by heart and teaches next to nothing about other pictures: expect scores like the controls'.",
+        "4 held-out pictures measure roughly: mind the intervals.",
     )
 
 
 def test_enough_pictures_get_one_line(tmp_path: Path) -> None:
     run, rows = found(tmp_path, pictures=8200, held_out_pictures=200, pretrain_entries=8000, sft_entries=4000)
     assert data_notes(run, rows) == (
-        "data: 8,200 pictures, 200 of them held out; 8,000 captions to learn from (pretrain sees each 0.4 times, sft sees each 0.8 times)",
+        "data: 8,200 pictures, 200 held out; 8,000 captions, seen 0.4 times (pretrain), 0.8 times (sft)",
     )
 
 

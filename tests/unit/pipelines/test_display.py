@@ -1,5 +1,6 @@
 """A run on the screen: in a terminal, in a log, without colour, in few lines, and when it is interrupted."""
 
+import io
 import json
 import os
 import re
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from components.runs.folder import RunFolder, new_run
+from components.runs.rows import StageRow
 from components.training.zero_shot_texts import write_texts
 from pipelines.config import load_preset
+from pipelines.display import View, screen
 from pipelines.forecast import expected_seconds
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -104,6 +108,17 @@ def test_screen_of_80_columns_and_24_lines_shows_everything_at_once(run: RunFold
     assert "\x1b[?25h" in terminal.output, "the cursor stays hidden"
     assert "left" not in end.replace("on the left", "")
     assert all(stage in terminal.output for stage in run.record()["stages"])
+
+
+def test_screen_has_room_for_notes_that_take_several_lines() -> None:
+    names = [f"stage {number}" for number in range(30)]
+    rows = [StageRow(name, "done" if number < 5 else "waiting") for number, name in enumerate(names)]
+    console = Console(width=40, file=io.StringIO())
+    console.print(screen(View("title", rows, ("note " * 20,)), 40, 24))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert 18 < len(lines) < 24
+    assert any("stages to come" in line for line in lines)
 
 
 def test_screen_keeps_what_runs_to_its_line(run: RunFolder) -> None:
