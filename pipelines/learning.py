@@ -24,7 +24,8 @@ class Learning:
         stage: The training.
         losses: Its losses until now, evenly spaced.
         share: How much of the training they cover, from 0 to 1.
-        samples: The same held-out picture at several steps, the earliest first; empty where the recipe asks for none.
+        samples: The same held-out picture at several steps, the earliest first: of this training, or of an earlier one where
+            its recipe asks for none.
     """
 
     stage: str
@@ -42,9 +43,17 @@ def learning(rows: Sequence[StageRow]) -> Learning | None:
         losses = [float(entry["loss"]) for entry in measured]
         total = row.total if row.state == "running" and row.unit == "steps" else None
         share = min(measured[-1]["step"] / total, 1.0) if total and measured else 1.0
-        said = tuple(samples[0] for samples in read_texts(row.folder) if samples)
-        return Learning(row.stage, tuple(loss for loss in losses if math.isfinite(loss)), share, said)
+        return Learning(row.stage, tuple(loss for loss in losses if math.isfinite(loss)), share, _samples(rows))
     return None
+
+
+def _samples(rows: Sequence[StageRow]) -> tuple[Described, ...]:
+    """Return what the last training that was asked for it has said of its first held-out picture."""
+    for row in reversed(rows):
+        said = read_texts(row.folder) if row.folder is not None and row.state != "reused" else []
+        if said:
+            return tuple(samples[0] for samples in said if samples)
+    return ()
 
 
 def drawn(seen: Learning, width: int) -> list[Text]:
@@ -73,10 +82,7 @@ def drawn(seen: Learning, width: int) -> list[Text]:
 
 def said(seen: Learning) -> list[str]:
     """Return a line for each time that the model described the picture, for a log."""
-    return [
-        f'{seen.stage}: step {sample.step} says "{_one_line(sample.said)}" of "{sample.answer}"'
-        for sample in seen.samples
-    ]
+    return [f'step {sample.step} says "{_one_line(sample.said)}" of "{sample.answer}"' for sample in seen.samples]
 
 
 def _line(text: str, style: str) -> Text:

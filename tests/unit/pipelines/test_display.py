@@ -149,7 +149,7 @@ def test_log_has_a_line_for_each_event_and_no_control_codes(run: RunFolder) -> N
     assert len(lines) == len(set(lines))
     (started,) = [line for line in lines if line.startswith("pretrain: started")]
     assert re.fullmatch(r"pretrain: started; about \d+ min left", started)
-    assert 'pretrain: step 0 says "a [31mred circle 100" of "a large red circle on the left"' in lines
+    assert 'step 0 says "a [31mred circle 100" of "a large red circle on the left"' in lines
     assert any(re.match(r"download/dataset: finished before", line) for line in lines)
     assert lines[-1].startswith("pretrain: done")
 
