@@ -43,7 +43,9 @@ def cancel_here(run: RunFolder, say: Callable[[str], None]) -> bool:
         )
     if run.record().get("state") == "running" and not left:
         run.update_record(state="interrupted", ended=timestamp())
-    say(f"run       {run.run_id} is {run.state()}; `vlm run` again goes on where it was")
+    state = run.state()
+    more = "" if state == "succeeded" else "; `vlm run` again goes on where it was"
+    say(f"run       {run.run_id} is {state}{more}")
     return _end_in_mlflow(run, say) and not left
 
 
