@@ -10,25 +10,25 @@ from pipelines.stages import training_stages
 
 _RANDOM = "random://"
 _TRAININGS = get_args(TrainingStage)
-_START_S = 2.5
+_START_S = 1.0
 """Seconds before a stage begins: a process, and what it imports."""
 
 # Seconds on two quiet cores with the laptop preset; by the first part of the stage's name. Another machine shows in minutes how
 # much faster or slower it is.
 _STAGE_S = {
-    "open_run": 4.0,
+    "open_run": 8.0,
     "download": 10.0,
-    "wds_conversion": 6.0,
-    "energon_split": 7.0,
-    "weight_conversion": 9.0,
-    "combine": 7.0,
-    "generate": 10.0,
-    "evaluate": 7.0,
-    "report": 2.5,
-    "export": 10.0,
+    "wds_conversion": 3.0,
+    "energon_split": 3.0,
+    "weight_conversion": 3.0,
+    "combine": 2.0,
+    "generate": 5.0,
+    "evaluate": 5.0,
+    "report": 1.0,
+    "export": 5.0,
 }
-_TRAINING_START_S = 15.0
-_SAMPLE_S = {"pretrain": 0.0069, "sft": 0.0207}
+_TRAINING_START_S = 8.0
+_SAMPLE_S = {"pretrain": 0.0062, "sft": 0.0160}
 
 _TRUST_S = 10.0
 """What was measured counts for as much as what was expected when it covers this many seconds."""
