@@ -122,7 +122,7 @@ def _stage_pod(given: dict[str, Any]) -> dict[str, Any]:
     volumes += [{"name": one["volumeName"], "emptyDir": {}} for one in given.get("emptyDirMounts", [])]
     assert set(given) <= {
         "securityContext", "pvcMount", "emptyDirMounts", "secretAsEnv", "nodeSelector", "tolerations", "nodeAffinity",
-        "imagePullPolicy", "imagePullSecret",
+        "imagePullPolicy", "imagePullSecret", "activeDeadlineSeconds",
     }  # fmt: skip
     return {
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},

@@ -35,7 +35,8 @@ def test_probabilities_equal_transformers_warpers(
     torch.testing.assert_close(found, expected.softmax(dim=-1), rtol=1e-9, atol=1e-12)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(any))
+# Shares of a sum that is itself next to nothing have no thousandths.
+@given(st.lists(st.just(0.0) | st.floats(1e-100, 1), min_size=1, max_size=12).filter(any))
 def test_equally_spaced_numbers_draw_every_token_as_often_as_its_probability(weights: list[float]) -> None:
     numbers = 1000
     found = torch.tensor(weights, dtype=torch.float64)

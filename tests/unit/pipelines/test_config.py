@@ -33,6 +33,7 @@ FREE_MAPPINGS = {
     "energon_split.pretrain.subflavors",
     "energon_split.sft.subflavors",
     "cluster.affinity",
+    "cluster.environment",
     "cluster.job.annotations",
     "cluster.job.environment",
     "cluster.job.resources",
@@ -260,9 +261,9 @@ def test_parameters_left_alone_change_nothing() -> None:
 
 
 def test_parameters_reach_every_setting_behind_them() -> None:
-    config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 1, "pretrain_iterations": 7})
-    assert (config.pretrain.launch.tensor_parallel, config.sft.launch.tensor_parallel) == (1, 1)
-    assert [evaluation.generate.tensor_parallel for evaluation in config.evaluations.values()] == [1, 1]
+    config = settle(stored_settings(LAPTOP), {**defaults(LAPTOP), "tensor_parallel": 2, "pretrain_iterations": 7})
+    assert (config.pretrain.launch.tensor_parallel, config.sft.launch.tensor_parallel) == (2, 2)
+    assert [evaluation.generate.tensor_parallel for evaluation in config.evaluations.values()] == [2, 2]
     assert config.pretrain.recipe.iterations == 7
 
 

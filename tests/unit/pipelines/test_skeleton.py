@@ -137,7 +137,9 @@ def test_skeleton_passes_its_test_and_the_checks_and_its_next_steps_put_it_into_
         "pipelines/config.py", "registry: Where a model that passes its gates is registered.", "thin_out: Less."
     )
     copy.insert_after("pipelines/config.py", "registry: RegistryConfig = RegistryConfig()", section)
-    copy.insert_after("pipelines/stages.py", 'Stage("open_run", "pipelines.open_run:open_run"),', row)
+    copy.insert_after(
+        "pipelines/stages.py", 'Stage("open_run", "pipelines.open_run:open_run", place=Place.BOOKS),', row
+    )
     copy.insert_after("pipelines/vlm_training.py", 'raw = add("download/dataset").outputs["raw"]', call)
     copy.python("pipelines.cli", "compile", "--set", "thin_out.limit=7", "--output", "package.yaml")
     assert "thin-out" in (tmp_path / "package.yaml").read_text()
