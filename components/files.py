@@ -1,6 +1,7 @@
 """A file as every room sees it: its size and checksum, and its name while it is being written."""
 
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ def temporary_beside(path: Path) -> Path:
     A process id would not do: containers that share a volume have the same ones, and so have threads.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small UTF-8 file, so that readers see the old one or the new one.
+
+    It does not wait for the disk: what must outlive a power cut is written by `components.storage.atomic`.
+    """
+    temporary = temporary_beside(path)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_hint(path: Path) -> dict[str, Any]:

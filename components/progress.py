@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from components.files import temporary_beside
+from components.files import replace_text
 
 State = Literal["running", "done", "reused", "failed"]
 
@@ -97,6 +97,4 @@ class Progress:
             **values,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(self.path)
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(temporary, self.path)
+        replace_text(self.path, json.dumps(record))

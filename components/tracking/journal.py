@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from components.files import temporary_beside
+from components.files import replace_text
 
 HEADER_NAME = "header.json"
 UNREADABLE = "unreadable"
@@ -95,13 +95,6 @@ class Journal:
             stream.write(line + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file, so that readers see the old one or the new one."""
-    temporary = temporary_beside(path)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def tracking_folder(workspace: Path, run_id: str) -> Path:
     """Return the folder that holds the journals of a pipeline run."""
     return workspace / "runs" / run_id / "tracking"
@@ -117,7 +110,7 @@ def write_header(folder: Path, header: JournalHeader) -> None:
     path = folder / HEADER_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, header.model_dump_json(indent=2) + "\n")
+        replace_text(path, header.model_dump_json(indent=2) + "\n")
 
 
 def read_header(folder: Path) -> JournalHeader:

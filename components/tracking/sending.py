@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from components.files import replace_text
 from components.tracking.client import as_stage_error
-from components.tracking.journal import Entry, JournalHeader, read_entries, read_header, write_whole
+from components.tracking.journal import Entry, JournalHeader, read_entries, read_header
 from components.tracking.mlflow_run import MlflowRun, is_refusal
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class _Sending:
     def _note(self, *entries: Entry) -> None:
         self.sent.mlflow_run_id = self.target.mlflow_run_id
         self.sent.offsets.update({entry.file: entry.end for entry in entries})
-        write_whole(self.folder / _SENT_NAME, self.sent.model_dump_json() + "\n")
+        replace_text(self.folder / _SENT_NAME, self.sent.model_dump_json() + "\n")
 
 
 @contextmanager
