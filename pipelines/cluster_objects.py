@@ -1,9 +1,8 @@
 """What a run has in Kubernetes, found by its labels in all namespaces that may be seen: workflow, pods, training jobs."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from kubernetes import client
@@ -11,6 +10,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
 from components.errors import StageError
+from components.launch.answers import items_of, message_of
 from components.launch.api import own_namespace
 from components.launch.cluster import JOB_KINDS
 from components.launch.pod import OWNER_ANNOTATION, RUN_LABEL, label_value
@@ -22,6 +22,7 @@ _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 30.
 _FORBIDDEN, _MISSING, _CONFLICT = 403, 404, 409
 
 Object = dict[str, Any]
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,31 @@ def pod_selector(run_id: str) -> str:
 def job_selector(run_id: str) -> str:
     """Return the label selector of a run's training jobs."""
     return f"{RUN_LABEL}={label_value(run_id)}"
+
+
+def seen(
+    everywhere: Callable[[], _Answer], within: Callable[[str], _Answer], namespace: str = ""
+) -> tuple[_Answer, str]:
+    """Ask about all namespaces, and where that is forbidden about one.
+
+    Args:
+        everywhere: Asks about all.
+        within: Asks about one.
+        namespace: Which one; empty for that of kubectl's context.
+
+    Returns:
+        The answer, and the namespace that it is about; an empty one for all.
+
+    Raises:
+        ApiException: Another error, or this is forbidden too.
+    """
+    try:
+        return everywhere(), ""
+    except ApiException as error:
+        if error.status != _FORBIDDEN:
+            raise
+    namespace = namespace or own_namespace()
+    return within(namespace), namespace
 
 
 class RunObjects:
@@ -144,17 +170,13 @@ class RunObjects:
         """Return objects of all namespaces, or of one where only that may be seen; none of a kind that is not installed."""
 
         def call() -> Any:
-            try:
-                return everywhere()
-            except ApiException as error:
-                if error.status != _FORBIDDEN:
-                    raise
-            namespace = self._namespace or own_namespace()
-            self.scope = f" in the namespace {namespace}"
-            return within(namespace)
+            answer, namespace = seen(everywhere, within, self._namespace)
+            if namespace:
+                self.scope = f" in the namespace {namespace}"
+            return answer
 
         answer = self._asked(what, call)
-        return list(json.loads(answer.data).get("items") or []) if answer is not None else []
+        return items_of(answer) if answer is not None else []
 
     def _asked(self, what: str, call: Callable[[], Any]) -> Any:
         """Return the API's answer; None where what is asked about is not there.
@@ -167,7 +189,7 @@ class RunObjects:
         except ApiException as error:
             if error.status in (_MISSING, _CONFLICT):
                 return None
-            raise StageError(f"can't {what}: {_said(error)}") from None
+            raise StageError(f"can't {what}: {message_of(error)}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise StageError(f"can't {what}: the Kubernetes API does not answer ({type(error).__name__})") from None
 
@@ -176,10 +198,3 @@ def _found(kind: str, item: Object) -> Found:
     metadata = item["metadata"]
     going = bool(metadata.get("deletionTimestamp"))
     return Found(kind, metadata.get("namespace", ""), metadata["name"], metadata["uid"], going)
-
-
-def _said(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body or "")["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.status} {error.reason}"

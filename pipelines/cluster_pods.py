@@ -1,6 +1,5 @@
 """The pods of a run, where kubectl's configuration reaches its cluster: why they wait, and what they print."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -10,14 +9,14 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from components.errors import ConfigurationError
-from components.launch.api import connect, own_namespace
+from components.launch.answers import items_of, lines_of
+from components.launch.api import connect
 from components.launch.waiting import pod_reason
+from pipelines.cluster_objects import pod_selector, seen
 
-_KFP_LABEL = "pipeline/runid"
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (3.0, 15.0)}  # to connect, to answer
 _FOLLOW_TIMEOUT_S = (3.0, 3600.0)
 _CONTAINER = "main"
-_FORBIDDEN = 403
 _UNREACHABLE = (ApiException, urllib3.exceptions.HTTPError, OSError)
 
 Object = dict[str, Any]
@@ -76,37 +75,27 @@ class RunPods:
             _preload_content=False,
             _request_timeout=_FOLLOW_TIMEOUT_S,
         )
-        rest = b""
-        try:
-            for chunk in answer.stream(amt=None, decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from (line.decode("utf-8", errors="replace") for line in lines)
-            if rest:
-                yield rest.decode("utf-8", errors="replace")
-        finally:
-            answer.release_conn()
+        yield from lines_of(answer)
 
     def _pods(self) -> list[Object]:
         """Return the run's pods: of the namespace, else of all that may be seen."""
-        options = {"label_selector": f"{_KFP_LABEL}={self._run_id}", **_RAW}
-        if not self._namespace:
-            try:
-                return _items(self._core.list_pod_for_all_namespaces(**options))
-            except ApiException as error:
-                if error.status != _FORBIDDEN:
-                    raise
-        return _items(self._core.list_namespaced_pod(self._namespace or own_namespace(), **options))
+        options = {"label_selector": pod_selector(self._run_id), **_RAW}
+
+        def within(namespace: str) -> Any:
+            return self._core.list_namespaced_pod(namespace, **options)
+
+        if self._namespace:
+            return items_of(within(self._namespace))
+        return items_of(seen(lambda: self._core.list_pod_for_all_namespaces(**options), within)[0])
 
     def _events(self, uid: str) -> list[Object]:
         try:
-            found = _items(self._core.list_event_for_all_namespaces(field_selector=f"involvedObject.uid={uid}", **_RAW))
+            found = items_of(
+                self._core.list_event_for_all_namespaces(field_selector=f"involvedObject.uid={uid}", **_RAW)
+            )
         except ApiException:
             return []
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-
-
-def _items(answer: Any) -> list[Object]:
-    return list(json.loads(answer.data).get("items") or [])
 
 
 def _problem(error: Exception) -> str:

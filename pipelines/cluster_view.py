@@ -13,6 +13,7 @@ from components.runs.kfp import OVER, KfpRuns, PassingError, run_state
 from components.runs.kfp_tasks import Task, tasks
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage, tracked_stages
+from pipelines.cluster_objects import pod_selector
 from pipelines.cluster_pods import RunPods
 from pipelines.cluster_stages import Plan, plan, plan_of_tasks, stage_pods, stage_rows
 from pipelines.display import View, duration
@@ -120,7 +121,8 @@ class ClusterRun:
             return {}
         if self.pods is None:
             notes.append(
-                f"Why a pod waits is told where kubectl reaches the cluster: kubectl describe pods -A -l pipeline/runid={self.run_id}"
+                f"Why a pod waits is told where kubectl reaches the cluster: kubectl describe pods -A -l "
+                f"{pod_selector(self.run_id)}"
             )
             return {}
         reasons, problem = self.pods.reasons()

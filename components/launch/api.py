@@ -14,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
 from components.errors import ConfigurationError
+from components.launch.answers import lines_of, message_of
 from components.launch.errors import ClusterFailure, JobRejected
 from components.launch.evidence import shortened
 from components.launch.job_kind import JobKind
@@ -225,15 +226,9 @@ class ClusterApi:
             pod, self.namespace, container=container, follow=True, timestamps=True, **options,
             _preload_content=False, _request_timeout=(10.0, 300.0),
         )  # fmt: skip
-        rest = b""
         try:
-            if self.pod_uid(pod) != uid:  # asked after the log was opened: so it was this pod's then, too
-                return
-            for chunk in answer.stream(amt=None, decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from (line.decode("utf-8", errors="replace") for line in lines)
-            if rest:
-                yield rest.decode("utf-8", errors="replace")
+            if self.pod_uid(pod) == uid:  # asked after the log was opened: so it was this pod's then, too
+                yield from lines_of(answer)
         finally:
             answer.release_conn()
 
@@ -288,7 +283,7 @@ class ClusterApi:
     def _rejection(self, error: ApiException, verb: str, plural: str = "") -> JobRejected:
         """Return what the API said and what to do about it."""
         kind = self._kind
-        said = _message(error)
+        said = message_of(error)
         if error.status == 404:
             advice = f"Install {kind.operator}, or choose another launch.backend."
         elif error.status == 403 and plural:
@@ -310,16 +305,9 @@ class ClusterApi:
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": _TIMEOUT_S}
 
 
-def _message(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body or "")["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.status} {error.reason}"
-
-
 def _shown(error: ApiException) -> str:
     """Return status and message; a proxy's page is left out."""
-    said = _message(error)
+    said = message_of(error)
     return said if said.startswith(str(error.status)) else shortened(f"{error.status} {error.reason}: {said}")
 
 

@@ -12,6 +12,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
 from components.errors import VlmError
+from components.launch.answers import message_of
 
 Object = dict[str, Any]
 
@@ -57,7 +58,7 @@ class Reader:
                 self._seen[path] = json.loads(self._call("GET", path).data)
             except ApiException as error:
                 if error.status != 404:
-                    raise Unreadable(_said(error)) from None
+                    raise Unreadable(message_of(error)) from None
                 self._seen[path] = None
         return self._seen[path]
 
@@ -79,7 +80,7 @@ class Reader:
         try:
             answer: Object = json.loads(self._call("POST", path, body).data)
         except ApiException as error:
-            raise Unreadable(_said(error)) from None
+            raise Unreadable(message_of(error)) from None
         return answer
 
     def delete(self, path: str) -> None:
@@ -92,7 +93,7 @@ class Reader:
             self._call("DELETE", path, {"gracePeriodSeconds": 0})
         except ApiException as error:
             if error.status != 404:
-                raise Unreadable(_said(error)) from None
+                raise Unreadable(message_of(error)) from None
 
     def look_again(self, path: str) -> Object | None:
         """Return what lies at a path now, seen before or not.
@@ -112,7 +113,7 @@ class Reader:
         try:
             content: bytes = self._call("GET", path).data
         except ApiException as error:
-            raise Unreadable(_said(error)) from None
+            raise Unreadable(message_of(error)) from None
         return content.decode("utf-8", errors="replace")
 
     def clock(self) -> Clock:
@@ -125,7 +126,7 @@ class Reader:
         try:
             answer = self._call("GET", "/version")
         except ApiException as error:
-            raise Unreadable(_said(error)) from None
+            raise Unreadable(message_of(error)) from None
         here = (before + time.time()) / 2
         date = answer.headers.get("Date")
         if not date:
@@ -150,10 +151,3 @@ class Reader:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreadable(f"the Kubernetes API does not answer ({type(error).__name__})") from None
-
-
-def _said(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body or "")["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.status} {error.reason}"
