@@ -14,43 +14,15 @@ import torch
 from components.device import DEVICE_VARIABLE
 from components.launch.local import terminate_tree
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
-from components.training.config import Recipe
-from components.training.spec import TrainingSpec
 from tests.support.layouts import read_weights
 from tests.support.small_chain import Prepared
+from tests.support.small_training import ITERATIONS, write_spec
 
-ITERATIONS = 12
-RECIPE = {
-    "train_language": True,
-    "train_vision": True,
-    "prompt_format": "plain",
-    "iterations": ITERATIONS,
-    "global_batch_size": 8,
-    "sequence_length": 512,
-    "learning_rate": 1e-3,
-    "min_learning_rate": 1e-4,
-    "warmup_fraction": 0.1,
-    "evaluation_interval": 6,
-    "evaluation_samples": 8,
-    "save_interval": 3,
-    "log_interval": 1,
-    "shuffle_buffer": 50,
-}
 _TIMES = ("_s", "per_s", "share", "tflops", "mfu", "memory", "time")
 
 
 def _start(chain: Prepared, folder: Path, device: str, **recipe: object) -> subprocess.Popen[bytes]:
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = TrainingSpec(
-        stage="pretrain",
-        recipe=Recipe.model_validate({**RECIPE, **recipe}),
-        tensor_parallel=1,
-        model_folder=chain.model,
-        dataset_folder=chain.dataset,
-        output_folder=folder,
-    )
-    path = folder / "spec.json"
-    path.write_text(spec.model_dump_json())
+    path = write_spec(chain.model, chain.dataset, folder, 1, **recipe)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     command += ["--module", "components.training.worker", str(path)]
     environment = {**os.environ, DEVICE_VARIABLE: device, "PYTHONWARNINGS": "ignore"}

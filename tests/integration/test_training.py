@@ -47,25 +47,9 @@ from tests.support.layouts import (
     same_batches,
     train_in,
 )
+from tests.support.small_training import ITERATIONS, RECIPE, write_spec
 
-ITERATIONS = 12
 TORCHRUN_LOG = "torchrun.log"
-RECIPE = {
-    "train_language": True,
-    "train_vision": True,
-    "prompt_format": "plain",
-    "iterations": ITERATIONS,
-    "global_batch_size": 8,
-    "sequence_length": 512,
-    "learning_rate": 1e-3,
-    "min_learning_rate": 1e-4,
-    "warmup_fraction": 0.1,
-    "evaluation_interval": 6,
-    "evaluation_samples": 8,
-    "save_interval": 3,
-    "log_interval": 1,
-    "shuffle_buffer": 50,
-}
 # What trains, and on which prompts, as the presets of real models have it.
 PRETRAINING: dict[str, object] = {"train_language": False, "train_vision": False, "prompt_format": "plain"}
 SFT: dict[str, object] = {"train_language": True, "train_vision": False, "prompt_format": "instruct"}
@@ -78,18 +62,7 @@ STEADY: dict[str, object] = {
 
 
 def _spec(chain: Chain, folder: Path, tensor_parallel: int, dataset: Path | None = None, **recipe: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = TrainingSpec(
-        stage="pretrain",
-        recipe=Recipe.model_validate({**RECIPE, **recipe}),
-        tensor_parallel=tensor_parallel,
-        model_folder=chain.model,
-        dataset_folder=dataset or chain.dataset,
-        output_folder=folder,
-    )
-    path = folder / "spec.json"
-    path.write_text(spec.model_dump_json())
-    return path
+    return write_spec(chain.model, dataset or chain.dataset, folder, tensor_parallel, **recipe)
 
 
 def _sharded(spec: TrainingSpec) -> TrainingSpec:

@@ -6,8 +6,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tests.support.json_server import JsonHandler, JsonServer, Object
 
 _PATH = re.compile(r"^/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([a-z]+)(?:/([^/]+))?$")
@@ -62,20 +60,6 @@ class ClusterObjectsServer:
 
     def names(self, plural: str) -> set[str]:
         return {key.name for key in self.objects if key.plural == plural}
-
-    def write_kubeconfig(self, path: Path) -> None:
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "test",
-                    "clusters": [{"name": "test", "cluster": {"server": self.url}}],
-                    "users": [{"name": "test", "user": {"token": "t"}}],
-                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "vlm"}}],
-                }
-            )
-        )
 
 
 class _Handler(JsonHandler):

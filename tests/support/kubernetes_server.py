@@ -11,10 +11,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import yaml
 from kubernetes.client import ApiClient, Configuration
 
 from tests.support.json_server import JsonHandler, JsonServer, Object
@@ -62,20 +60,6 @@ class KubernetesServer:
         configuration.connection_pool_maxsize = 20
         configuration.retries = False
         return ApiClient(configuration)
-
-    def write_kubeconfig(self, path: Path) -> None:
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "test",
-                    "clusters": [{"name": "test", "cluster": {"server": self.url}}],
-                    "users": [{"name": "test", "user": {"token": "t"}}],
-                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "vlm"}}],
-                }
-            )
-        )
 
     # Operator and kubelet
 

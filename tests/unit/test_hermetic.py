@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer
 from tests.support.paths import ROOT
 
@@ -37,7 +38,7 @@ def test_the_users_cluster_and_services_are_not_asked(place: str, tmp_path: Path
     home = tmp_path / "home"
     (home / ".kube").mkdir(parents=True)
     kubeconfig = home / ".kube" / "config" if place == "home" else tmp_path / "kubeconfig"
-    server.write_kubeconfig(kubeconfig)
+    write_kubeconfig(kubeconfig, server.url)
     environment = {**os.environ, **USERS, "HOME": str(home), "KUBECONFIG": str(kubeconfig)}
     if place == "home":
         del environment["KUBECONFIG"]

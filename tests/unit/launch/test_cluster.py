@@ -19,6 +19,7 @@ from components.launch.cluster import run_on_cluster
 from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.job import TrainingJob
 from components.launch.pod import OWNER_ANNOTATION
+from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer, Object
 from tests.support.launching import Launcher, finish, make_job, pod_labels, start_pods, wait_for
 from tests.support.paths import ROOT
@@ -360,7 +361,7 @@ def test_no_cluster_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def start_process(job: TrainingJob, server: KubernetesServer, folder: Path) -> "subprocess.Popen[str]":
     """A launcher in a process of its own, with credentials from a kubeconfig."""
-    server.write_kubeconfig(folder / "kubeconfig")
+    write_kubeconfig(folder / "kubeconfig", server.url)
     code = f"""
         import sys
         from pathlib import Path

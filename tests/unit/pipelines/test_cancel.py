@@ -22,6 +22,7 @@ from pipelines.cli import main
 from pipelines.processes import marked_processes
 from tests.support.cluster_objects_server import ClusterObjectsServer, recorded_job
 from tests.support.kfp_server import KfpServer
+from tests.support.kubeconfig import write_kubeconfig
 from tests.unit.pipelines.test_local_run import prepared, sleeper, start_execute, wait_for
 
 Captured = pytest.CaptureFixture[str]
@@ -44,7 +45,7 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterObjectsServer]:
     """A run that hangs in its last task: KFP has ended the others, nothing has told the launcher's job."""
     server = ClusterObjectsServer()
-    server.write_kubeconfig(tmp_path / "kubeconfig")
+    write_kubeconfig(tmp_path / "kubeconfig", server.url)
     # The client reads KUBECONFIG when it is imported.
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     server.add("workflows", "kubeflow", "vlm-training-pgv2h", **POD_LABELS)

@@ -37,6 +37,7 @@ from tests.support.cluster_objects import (
     resources,
 )
 from tests.support.kfp_server import KfpServer
+from tests.support.kubeconfig import write_kubeconfig
 from tests.support.paths import ROOT
 from tests.support.pod_security import violations
 
@@ -384,15 +385,7 @@ def test_tolerations_are_kubernetes_own() -> None:
 def test_the_command(
     cluster: ClusterObjects, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubeconfig = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": cluster.url}}],
-        "users": [{"name": "test", "user": {"token": "t"}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "vlm-pipelines"}}],
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    write_kubeconfig(tmp_path / "kubeconfig", cluster.url, "vlm-pipelines")
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     kfp = KfpServer()
     kfp.version = "2.16.1"

@@ -26,6 +26,7 @@ from tests.support.kfp_server import (
     recorded_run,
     recorded_specification,
 )
+from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer
 
 Captured = pytest.CaptureFixture[str]
@@ -44,7 +45,7 @@ def kfp() -> Iterator[KfpServer]:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesServer]:
     """A cluster that kubectl's configuration reaches."""
     server = KubernetesServer()
-    server.write_kubeconfig(tmp_path / "kubeconfig")
+    write_kubeconfig(tmp_path / "kubeconfig", server.url)
     monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     yield server
     server.close()
