@@ -1,6 +1,5 @@
 """energon's hooks: how a raw sample is encoded, how samples are joined for their way to the trainer, what happens to bad ones."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -10,10 +9,10 @@ import torch
 from megatron.energon import Cooker, Sample, SkipSample, TaskEncoder, basic_sample_keys, edataclass
 from megatron.energon.errors import FatalSampleError
 from megatron.energon.task_encoder.base import stateless
-from PIL import Image
 from torch import Tensor
 
 from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
+from components.data.decode import open_picture
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, truncate
 from components.data.prompt import encode_conversation
@@ -144,7 +143,7 @@ class SampleEncoder(TaskEncoder):
         try:
             encoded = encode_conversation(
                 json.loads(sample.conversation),
-                _open_picture(sample.picture),
+                None if sample.picture is None else open_picture(sample.picture),
                 tokenizer=self._tokenizer,
                 settings=self._image,
                 prompt_format=self._prompt_format,
@@ -196,7 +195,3 @@ def reading_error(error: Exception, blend: Path) -> InputError:
         f"A shard of {blend} can't be read: {text.splitlines()[-1]}. Compare the shards with their folder's manifest.json; "
         "if one is missing or cut off, delete that folder and run the energon split again."
     )
-
-
-def _open_picture(content: bytes | None) -> Image.Image | None:
-    return None if content is None else Image.open(io.BytesIO(content))

@@ -3,23 +3,26 @@
 Pixels travel as uint8 and are normalised on the device: a quarter of the bytes, and none of the loader's CPU time.
 """
 
+import math
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from components.data.decode import to_rgb
 from components.data.image_settings import ImageSettings
 
 _MAX_BYTE = 255.0
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = 1
+_LONG = 64
+"""A picture is cropped before it is resized where one side is more than this many times the other."""
 
 
 def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int]]:
     """Bring a picture to the tower's size.
 
     Args:
-        image: Picture of any size and mode; see `to_rgb`.
+        image: Picture of any size and mode; see `to_rgb`. Memory does not depend on its shape.
         settings: Size and layout.
 
     Returns:
@@ -32,11 +35,7 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tup
     if settings.layout == "squash":
         return _to_tensor(_resize(rgb, size, size)), (size, size)
     if settings.layout == "center_crop":
-        # The longer side is rounded down and the middle is cut as CLIP's processor does it.
-        shorter = min(width, height)
-        resized = _resize(rgb, size * width // shorter, size * height // shorter)
-        left, top = (resized.width - size) // 2, (resized.height - size) // 2
-        return _to_tensor(resized.crop((left, top, left + size, top + size))), (size, size)
+        return _to_tensor(_middle(rgb, size)), (size, size)
     scale = size / max(width, height)
     valid_width, valid_height = max(1, round(width * scale)), max(1, round(height * scale))
     content = _to_tensor(_resize(rgb, valid_width, valid_height))
@@ -45,20 +44,6 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tup
     pixels = torch.zeros(3, size, size, dtype=torch.uint8)
     pixels[:, :valid_height, :valid_width] = content
     return pixels, (valid_height, valid_width)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a picture in RGB and upright, as transformers loads it for its processors.
-
-    An EXIF orientation is applied. Transparency is dropped: hidden colours show. Palettes, grey and CMYK are converted by
-    PIL. Of 16 bit grey the upper eight are kept, as PIL does with 16 bit colour; its own conversion would make all but the
-    darkest values white.
-    """
-    if image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def normalise(pixels: Tensor, valid: Tensor, settings: ImageSettings) -> Tensor:
@@ -85,6 +70,30 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _middle(image: Image.Image, size: int) -> Image.Image:
+    """Return the middle of a picture whose shorter side becomes `size`, as CLIP's processor cuts it.
+
+    Of a very long picture only the middle is resized: 2 x 60,000 pixels would become 336 x 10,080,000. PIL keeps the place of
+    a part in single precision, so that these pixels may be off by one.
+    """
+    shorter = min(image.size)
+    # The longer side is rounded down; what is cut begins at a whole pixel of the resized picture.
+    width, height = (size * side // shorter for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    if max(image.size) <= _LONG * shorter:
+        return _resize(image, width, height).crop((left, top, left + size, top + size))
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    around = (  # the filter reaches two pixels beyond, or two of the result's where that is smaller
+        max(0, math.floor(box[0] - 3 * max(x, 1))),
+        max(0, math.floor(box[1] - 3 * max(y, 1))),
+        min(image.width, math.ceil(box[2] + 3 * max(x, 1))),
+        min(image.height, math.ceil(box[3] + 3 * max(y, 1))),
+    )
+    inner = (box[0] - around[0], box[1] - around[1], box[2] - around[0], box[3] - around[1])
+    return image.crop(around).resize((size, size), Image.Resampling.BICUBIC, box=inner)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ImageLayout = Literal["pad", "squash", "center_crop"]
+ImageCheck = Literal["decode", "header", "off"]
 
 
 class ImageSettings(BaseModel):

@@ -1,11 +1,11 @@
 """The pictures of a raw dataset folder, by name."""
 
-import io
 from pathlib import Path
 from typing import Self
 
 from PIL import Image
 
+from components.data.decode import open_picture
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, ImageReader
 from components.errors import InputError
 
@@ -36,7 +36,7 @@ class Pictures:
         self._reader.__exit__(*error)
 
     def open(self, name: str) -> Image.Image:
-        """Return a picture in RGB.
+        """Return a picture as `open_picture` decodes it.
 
         Raises:
             InputError: The picture is missing, lies outside the dataset, or can't be decoded.
@@ -45,6 +45,6 @@ class Pictures:
         if place is None:
             raise InputError(f"There is no picture {name!r} in {self._raw}, or it lies outside.")
         try:
-            return Image.open(io.BytesIO(self._reader.read(place))).convert("RGB")
-        except (InputError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return open_picture(self._reader.read(place))
+        except InputError as error:
             raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error

@@ -1,15 +1,14 @@
 """The pictures of a dataset in LLaVA's layout: in zips, in folders, or in several of both, told apart by prefixes."""
 
-import io
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
+from components.data.decode import BrokenPicture, check_picture
 from components.download import layout
 from components.errors import InputError
 from components.progress import Progress
@@ -96,9 +95,8 @@ class Pictures:
     def broken(self, name: str) -> str:
         """Return why a picture can't be read or decoded; empty when it can."""
         try:
-            with Image.open(io.BytesIO(self.read(name))) as picture:
-                picture.load()
-        except Exception as error:  # decoders raise whatever they like on broken input
+            check_picture(self.read(name), "decode")
+        except (BrokenPicture, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             return f"picture {name} in {self.origin(name)} is broken: {error}"
         return ""
 

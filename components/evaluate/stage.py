@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from components.tasks.kind import Answer
     from components.tasks.sample import HeldOutSample
 
-VERSION = 3
+VERSION = 4
 PAGE_FILE = "evaluation.html"
 # Kept in MLflow: what people look at, and what a later run is compared with.
 ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)

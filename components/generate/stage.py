@@ -15,7 +15,7 @@ from components.storage.checksum import content_key, sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.task import Task
 
-VERSION = 1
+VERSION = 2
 
 
 def run_generate(

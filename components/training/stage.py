@@ -21,7 +21,7 @@ from components.training.job_progress import TrainingProgress
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER, is_finished, read_summary
 
-VERSION = 1
+VERSION = 2
 _LAUNCH_FOLDER = "launch"
 
 

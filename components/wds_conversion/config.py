@@ -1,10 +1,10 @@
 """Settings of the WebDataset conversion."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-ImageCheck = Literal["decode", "header", "off"]
+from components.data.image_settings import ImageCheck
 
 
 class WdsConversionConfig(BaseModel):

@@ -1,23 +1,18 @@
 """What one entry becomes: the fields of a sample, or the reason why it can't be one."""
 
-import io
 import json
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from components.data.blend import CONVERSATION_FIELD
 from components.data.conversation import conversation_pairs
+from components.data.decode import BrokenPicture, check_picture
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
+from components.data.image_settings import ImageCheck
 from components.errors import InputError
-from components.wds_conversion.config import ImageCheck
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 _WEBP = (b"RIFF", b"WEBP")
-_JPEG_END = b"\xff\xd9"
-_PNG_END = b"IEND\xaeB`\x82"
-_END_SEARCH_BYTES = 64  # some cameras write a few bytes after the end
 
 
 class RejectedEntry(Exception):
@@ -62,9 +57,13 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
     if not image:
         return [(CONVERSATION_FIELD, text)]
     content = _picture(image, place, reader)
+    if not content:
+        raise RejectedEntry("broken_picture", "the file is empty (0 bytes)")
     extension = _extension(content)
-    if check != "off":
-        _check_picture(content, extension, check)
+    try:
+        check_picture(content, check)
+    except BrokenPicture as error:
+        raise RejectedEntry("broken_picture", str(error)) from error
     return [(extension, content), (CONVERSATION_FIELD, text)]
 
 
@@ -86,28 +85,3 @@ def _extension(content: bytes) -> str:
     if content[:4] == _WEBP[0] and content[8:12] == _WEBP[1]:
         return "webp"
     raise RejectedEntry("unknown_format", "the picture is neither JPEG nor PNG nor WebP; convert it")
-
-
-def _check_picture(content: bytes, extension: str, check: ImageCheck) -> None:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if check == "header":
-                _check_end(content, extension)
-                return
-            # For JPEG: brightness at an eighth of the scale. It reads all the data, and so finds truncation, at less work.
-            image.draft("L", (1, 1))
-            image.load()
-    except UnidentifiedImageError as error:  # its message has an address in memory, another one in every run
-        raise RejectedEntry("broken_picture", "it does not decode: its header can't be read") from error
-    except Exception as error:  # PIL raises many kinds, SyntaxError among them
-        raise RejectedEntry("broken_picture", f"it does not decode: {error}") from error
-
-
-def _check_end(content: bytes, extension: str) -> None:
-    tail = content[-_END_SEARCH_BYTES:].rstrip(b"\0")
-    if extension == "webp":
-        complete = len(content) >= int.from_bytes(content[4:8], "little") + 8
-    else:
-        complete = (_JPEG_END if extension == "jpg" else _PNG_END) in tail
-    if not complete:
-        raise ValueError("its end is missing")

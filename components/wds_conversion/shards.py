@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from components.data.image_roots import ImageReader, Place
+from components.data.image_settings import ImageCheck
 from components.errors import StageError
 from components.storage.atomic import open_atomic, write_json
-from components.wds_conversion.config import ImageCheck
 from components.wds_conversion.entries import read_entries
 from components.wds_conversion.samples import RejectedEntry, sample_fields
 

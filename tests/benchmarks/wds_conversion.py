@@ -29,8 +29,9 @@ import psutil
 from PIL import Image
 
 from components.cores import available_cores
+from components.data.image_settings import ImageCheck
 from components.progress import Progress
-from components.wds_conversion.config import ImageCheck, WdsConversionConfig
+from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.conversion import convert
 
 DISTINCT_PICTURES = 300

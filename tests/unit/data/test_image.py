@@ -71,7 +71,7 @@ def test_no_pictures() -> None:
     assert values.shape == (0, 3, 32, 32)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])  # those with alpha are opaque
 def test_any_mode_becomes_rgb(mode: str) -> None:
     image = _noise(16, 16).convert("L").convert(mode) if mode in ("1", "LA") else _noise(16, 16, mode)
     pixels, _ = preprocess(image, ImageSettings(size=16, patch=8))
@@ -115,10 +115,46 @@ def test_16_bit_grey_keeps_its_upper_bits(kind: str) -> None:
     assert pixels[:, :2, :3].tolist() == [(values >> 8).tolist()] * 3
 
 
-def test_transparency_is_dropped() -> None:
-    image = Image.new("RGBA", (3, 3), (10, 200, 30, 0))
-    pixels, _ = preprocess(image, TINY)
-    assert pixels.permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [[10, 200, 30]]
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(["RGBA", "LA", "PA", "P", "L", "RGB"]), st.integers(0, 10_000))
+def test_transparency_is_what_transformers_makes_of_it(mode: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 4), dtype=np.uint8), "RGBA")
+    if mode in ("P", "L", "RGB"):
+        image = image.convert("RGB").quantize(8) if mode == "P" else image.convert(mode)
+        first = image.getpixel((0, 0))
+        image.info["transparency"] = first
+    elif mode == "PA":
+        image = image.convert("LA").convert("PA")
+    else:
+        image = image.convert(mode)
+    processor = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    expected = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+    pixels, _ = preprocess(image, ImageSettings(size=8, patch=8))
+    assert np.array_equal(pixels.numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (2, 60_000), (3, 20_000)])
+def test_extreme_shapes_are_cropped_before_they_are_resized(size: tuple[int, int]) -> None:
+    rows = Image.fromarray(
+        np.tile(np.arange(max(size), dtype=np.uint32)[:, None] % 251, (1, min(size))).astype(np.uint8)
+    )
+    image = rows if size[1] > size[0] else rows.transpose(Image.Transpose.ROTATE_90)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels, _ = preprocess(image, ImageSettings(size=336, patch=14, layout="center_crop"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; it was two million
+    assert pixels.shape == (3, 336, 336)
+
+
+@pytest.mark.parametrize("size", [(3, 200), (300, 4), (9, 700)])
+def test_cropping_first_shows_what_cropping_last_shows(size: tuple[int, int]) -> None:
+    image, side = _noise(*size), 48
+    longer = tuple(side * edge // min(size) for edge in size)
+    left, top = ((edge - side) // 2 for edge in longer)
+    whole = image.resize(longer, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    pixels, _ = preprocess(image, ImageSettings(size=side, patch=16, layout="center_crop"))
+    assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(whole).astype(int)).max() <= 2
 
 
 def test_settings_are_checked() -> None:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from components.context import RunContext
 from components.data.image_roots import FilePlace, ImageReader
+from components.data.image_settings import ImageCheck
 from components.errors import InputError, StageError
 from components.progress import Progress
 from components.storage.checksum import sha256_file
-from components.wds_conversion.config import ImageCheck, WdsConversionConfig
+from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.conversion import Part, convert
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.samples import RejectedEntry, sample_fields
