@@ -77,7 +77,8 @@ def list_hub(uri: SourceUri, config: TransferConfig, _known: Sequence[str] = ())
         facts = FileFacts(item.size, f"oid {item.lfs.sha256 if item.lfs else item.blob_id}")
         sha256 = item.lfs.sha256 if item.lfs else ""
         files.append(HttpFile(client, url, stored_name(name, uri.shown), shown, facts, headers, hint, sha256))
-    return Listing(uri.shown, tuple(files))
+    below = f"/{wanted}" if wanted else ""
+    return Listing(uri.shown, tuple(files), f"hf://{_TYPES[parsed.type]}{parsed.id}@{commit}{below}")
 
 
 def _ask(api: HfApi, kind: Any, repository: str, revision: str | None, shown: str) -> tuple[str, list[RepoFile]]:

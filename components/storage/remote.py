@@ -89,10 +89,12 @@ class Listing:
     Attributes:
         shown: The URI without secrets.
         files: In order of their names.
+        pinned: A URI that will always list these files, where the scheme has one (a commit of the hub); else empty.
     """
 
     shown: str
     files: tuple[RemoteFile, ...]
+    pinned: str = ""
 
 
 def check_status(status: int, shown: str, retry_after: str | None = None, hint: str = "", reason: str = "") -> None:

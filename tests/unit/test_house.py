@@ -9,7 +9,7 @@ from tests.support.paths import ROOT
 
 FLOORS = [
     {"storage", "tracking", "data", "metrics", "pages"},
-    {"stage", "tasks"},
+    {"stage", "tasks", "sources"},
     {"model", "launch", "runs"},
     {"training"},
 ]
