@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -15,6 +16,11 @@ def find_java() -> str | None:
     return next((java for java in _candidates() if _runs(java)), None)
 
 
+def java_environment() -> dict[str, str]:
+    """Return the environment for Java programs: in a locale without UTF-8, Java finds nothing below a folder with an umlaut."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
+
+
 def _candidates() -> list[str]:
     candidates = []
     with contextlib.suppress(ImportError):  # it has no wheel for every platform
@@ -26,7 +32,13 @@ def _candidates() -> list[str]:
 def _runs(java: str) -> bool:
     try:
         return (
-            subprocess.run([java, "-version"], capture_output=True, timeout=_CHECK_TIMEOUT_S, check=False).returncode
+            subprocess.run(
+                [java, "-version"],
+                capture_output=True,
+                timeout=_CHECK_TIMEOUT_S,
+                check=False,
+                env=java_environment(),
+            ).returncode
             == 0
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -11,8 +11,11 @@ import numpy as np
 
 from components.errors import StageError
 from components.metrics.intervals import Floats
+from components.metrics.java import java_environment
 
 _JAR = "meteor-1.5.jar"
+# The program's own table; named, because it looks for it under a URL's spelling of its folder, where a blank is `%20`.
+_PARAPHRASES = "data/paraphrase-en.gz"
 _SEPARATOR = "|||"
 # Parameters of METEOR 1.5 for English: precision against recall, penalty's exponent and weight, content words' weight,
 # and the weights of exact, stem, synonym and paraphrase matches.
@@ -33,8 +36,9 @@ class Meteor:
         folder = Path(str(files("pycocoevalcap") / "meteor"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         self._process = subprocess.Popen(
-            [java, "-jar", "-Xmx2G", _JAR, "-", "-", "-stdio", "-l", "en", "-norm"],
+            [java, "-jar", "-Xmx2G", _JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", _PARAPHRASES],
             cwd=folder,
+            env=java_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

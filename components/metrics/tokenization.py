@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from components.errors import StageError
+from components.metrics.java import java_environment
 
 PTB = "ptb"
 WORDS = "words (no Java; does not compare with ptb)"
@@ -54,7 +55,12 @@ def _ptb(lines: Sequence[str], java: str) -> list[str]:
         "UTF-8",
     ]
     result = subprocess.run(
-        command, input="\n".join(lines).encode() + b"\n", capture_output=True, timeout=_TIMEOUT_S, check=False
+        command,
+        input="\n".join(lines).encode() + b"\n",
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+        env=java_environment(),
     )
     output = result.stdout.decode().split("\n")
     if result.returncode != 0 or len(output) < len(lines):

@@ -1,0 +1,32 @@
+"""The Java programs below an installation path with a blank and an umlaut, and in a locale without UTF-8."""
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from components.metrics import meteor, tokenization
+from components.metrics.meteor import Meteor
+from components.metrics.tokenization import tokenise
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_meteor_and_tokenizer_work_below_any_path(
+    locale: str, java: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = files("pycocoevalcap")
+    installed = tmp_path / "mein Büro" / "pycocoevalcap"
+    (installed / "meteor").mkdir(parents=True)
+    (installed / "tokenizer").mkdir()
+    for jar in ("meteor/meteor-1.5.jar", "tokenizer/stanford-corenlp-3.4.1.jar"):
+        shutil.copyfile(str(package / jar), installed / jar)
+    (installed / "meteor" / "data").symlink_to(str(package / "meteor" / "data"))
+    for module in (meteor, tokenization):
+        monkeypatch.setattr(module, "files", lambda name: installed)
+    monkeypatch.setenv("LC_ALL", locale)
+    assert tokenise(["Ein Käse."], java) == ["ein käse"]
+    with Meteor(java) as program:
+        (counts,) = program.counts(["a cat sat"], [["a cat sits"]])
+    assert counts[:2].tolist() == [3, 3]
+    assert counts[-2:].tolist() == [3, 3]  # "sat" is a paraphrase or stem of "sits": the table was found
