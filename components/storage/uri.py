@@ -120,9 +120,21 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub("", _USER_INFO.sub(r"\1", text))
 
 
-def _refuse_secrets(text: str) -> str:
-    """Refuse a setting that holds a secret itself; variables that name one are kept as they are."""
+def _meant(text: str) -> str:
+    """Return what a setting without a scheme was most likely meant to be."""
+    path = Path(text).expanduser()
+    if path.is_absolute() or path.exists() or text.startswith(("./", "../", "~")):
+        return f"write {path.absolute().as_uri()} for that file or folder"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return f"write hf://{text} or hf://datasets/{text} for what the Hugging Face hub has, file:///PATH for a folder"
+    return "write file:///PATH for a file or folder"
+
+
+def _check_setting(text: str) -> str:
+    """Refuse a setting without a scheme, and one that holds a secret itself; variables that name one are kept as they are."""
     parts = urlsplit(text)
+    if text and "://" not in text and not _VARIABLE.match(text):
+        raise ValueError(f"{shown_uri(text)!r} has no scheme: {_meant(text)}")
     if parts.scheme in ("hf", "s3"):
         return text
     literal = _VARIABLE.sub("", parts.netloc.rpartition("@")[0])
@@ -136,5 +148,5 @@ def _refuse_secrets(text: str) -> str:
     return text
 
 
-Source = Annotated[str, AfterValidator(_refuse_secrets)]
+Source = Annotated[str, AfterValidator(_check_setting)]
 """A setting that holds a source URI."""

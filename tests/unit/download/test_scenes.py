@@ -226,7 +226,6 @@ def test_letters_are_balanced(count: int, options: int, seed: int) -> None:
         ("ftp://host/data", "expected scenes://, named://, file:///PATH"),
         ("file://relative/folder", "three slashes"),
         ("scenes://5000", "expected scenes://"),
-        ("/plain/path", "expected scenes://"),
     ],
 )
 def test_other_sources_are_refused(source: str, message: str, tmp_path: Path) -> None:

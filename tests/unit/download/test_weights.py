@@ -139,7 +139,7 @@ def test_random_weights_need_a_dataset(tmp_path: Path) -> None:
         run_download_weights(context(tmp_path), CONFIG)
 
 
-@pytest.mark.parametrize("source", ["ftp://host/model", "scenes://", "model", "file://model", "hf://"])
+@pytest.mark.parametrize("source", ["ftp://host/model", "scenes://", "file://model", "hf://"])
 def test_what_is_no_source(source: str, raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"weights\.language_source is .*(expected|nothing stands)"):
         run_download_weights(context(tmp_path), WeightsConfig(language_source=source), raw)

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from components.download.config import DatasetConfig
 from components.errors import ConfigurationError
@@ -47,6 +48,20 @@ def test_settings_hold_no_secrets(uri: str) -> None:
 )
 def test_what_settings_may_hold(uri: str) -> None:
     assert DatasetConfig(source=uri).source == uri
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("/data/my pictures", "write file:///data/my%20pictures"),
+        ("./data", r"write file:///.*/data for"),
+        ("liuhaotian/LLaVA-Pretrain", "hf://datasets/liuhaotian/LLaVA-Pretrain"),
+        ("model", "file:///PATH"),
+    ],
+)
+def test_a_setting_without_a_scheme_is_refused_at_once_with_what_was_meant(text: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=rf"has no scheme: .*{meant}"):
+        DatasetConfig(source=text)
 
 
 def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
