@@ -6,6 +6,7 @@ Light on imports: the conversion's processes use it too.
 import json
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from components.data.names import canonical_name
 from components.errors import InputError
 
 DESCRIPTION_FILE = "dataset.json"
@@ -141,11 +143,12 @@ class ImageIndex:
     def find(self, name: str) -> Place | None:
         """Return where a picture is, or None if the zips have none of that name, or if it would lie outside its source.
 
-        Whether a file exists is seen when it is read.
+        Names are compared in their canonical spelling, on both sides. Whether a file exists is seen when it is read.
 
         Raises:
             InputError: The zip where it should be can't be read.
         """
+        name = canonical_name(name)
         root = next((root for root in self._roots if name.startswith(root.prefix)), None)
         if root is None:
             return None
@@ -211,13 +214,13 @@ def _is_plain(path: str) -> bool:
 
 
 def _directory(path: Path, source: int) -> dict[str, ZipPlace] | None:
-    """Return a zip's members by name; None for a folder."""
+    """Return a zip's members by their canonical names; None for a folder."""
     if path.is_dir():
         return None
     try:
         with zipfile.ZipFile(path) as archive:
             return {
-                info.filename: ZipPlace(
+                canonical_name(info.filename): ZipPlace(
                     source, info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC
                 )
                 for info in archive.infolist()
@@ -233,6 +236,8 @@ def _directory(path: Path, source: int) -> dict[str, ZipPlace] | None:
 def _read_file(folder: str, path: str) -> bytes:
     """Read a file; a FileNotFoundError or ValueError says what is wrong, without the folder: it differs between machines."""
     real = os.path.realpath(os.path.join(folder, path))
+    if not os.path.isfile(real) and not path.isascii():  # a folder that macOS wrote
+        real = os.path.realpath(os.path.join(folder, unicodedata.normalize("NFD", path)))
     if os.path.commonpath((folder, real)) != folder:
         raise FileNotFoundError("a symbolic link leads out of it")
     if not os.path.isfile(real):

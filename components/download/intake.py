@@ -1,21 +1,23 @@
 """Takes in a dataset in LLaVA's layout, and holds some of its pictures out for evaluation."""
 
+import contextlib
 import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.data.conversation import conversation_pairs
+from components.data.entry import check_text, named_picture, printable
 from components.download import layout
 from components.download.coco import read_truth
 from components.download.config import FolderConfig
-from components.download.dataset import question_row
+from components.download.derived import OPTIONS, Captioned, caption_questions, derived_conversations
+from components.download.json_hints import instead_of_json
 from components.download.mmmu import PREFIX as MMMU_PREFIX
 from components.download.mmmu import TARGET as MMMU_TARGET
 from components.download.mmmu import write_mmmu
-from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
 from components.download.vqa import read_textvqa, read_vqav2
@@ -23,28 +25,18 @@ from components.errors import InputError
 from components.progress import Progress
 from components.storage.atomic import write_json
 
-QUESTION = "Which caption describes the picture?"
-OPTIONS = 4
+Part = Literal["pretrain", "sft"]
 
 _SHOWN_REJECTS = 3
 _LEAST_HELD_OUT = OPTIONS  # a question needs as many captions
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """A usable captioning entry: place in its list, id, the picture's name among the pictures, human prompt, caption."""
-
-    row: int
-    identifier: str
-    image: str
-    prompt: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class Reject:
-    """An entry that can't be used: in which file, at which place of its list (from 0), its id, and why."""
+    """An entry that can't be used: of which part ("pretrain", "sft"), in which file, at which place of its list (from 0), its
+    id, and why."""
 
+    part: Part
     file: str
     row: int
     identifier: str
@@ -75,19 +67,19 @@ def write_dataset(
     try:
         rejects: list[Reject] = []
         usable, total = _read_captioned(annotations, pictures, rejects, progress)
-        _check_rejects(annotations, rejects, total, config.max_reject_share)
+        _check_rejects("pretrain", annotations, rejects, total, config.max_reject_share)
         given = _given_evaluation(parts, pictures, folder, progress)
         if given.truth is None:
             chosen, broken = _choose_held_out(
                 annotations, usable, pictures, config.held_out_pictures, seed, given.pictures
             )
             rejects += [
-                Reject(annotations.name, item.row, item.identifier, broken[item.image])
+                _reject("pretrain", annotations, item.row, item.identifier, broken[item.image])
                 for item in usable
                 if item.image in broken
             ]
             usable = [item for item in usable if item.image not in broken]
-            _check_rejects(annotations, rejects, total, config.max_reject_share)
+            _check_rejects("pretrain", annotations, rejects, total, config.max_reject_share)
             references = _references(usable, chosen)
             truth = layout.captioning_truth(references)
             held_out = chosen | given.pictures
@@ -96,7 +88,7 @@ def write_dataset(
             truth, references = given.truth, _given_references(given.truth)
             held_out = given.pictures
             rule = f"the pictures of {', '.join([layout.CAPTIONING, layout.MULTIPLE_CHOICE, *given.tasks])}"
-        questions = given.questions if given.questions is not None else list(_caption_questions(references, seed))
+        questions = given.questions if given.questions is not None else list(caption_questions(references, seed))
         write_json(folder / layout.CAPTIONING, truth)
         facts: dict[str, Any] = {}
         facts["held_out_questions"] = layout.write_lines(folder / layout.MULTIPLE_CHOICE, questions)
@@ -114,7 +106,7 @@ def write_dataset(
             entries = talks = _given_conversations(parts.sft, pictures, held_out, rejects, config.max_reject_share)
             used.update(item["image"] for item in talks if "image" in item)
         else:
-            entries = _derived_conversations(training, seed, config.answer_form)
+            entries = derived_conversations(training, seed, config.answer_form)
         facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
         roots = pictures.provide(used - given.own, folder, progress)
         if parts.mmmu:
@@ -222,12 +214,17 @@ def _given_references(truth: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _read_list(path: Path) -> list[Any]:
+    content = path.read_bytes()
     try:
-        entries = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}. If it was cut off, download it again.") from error
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}. {instead_of_json(content)}") from error
+    if isinstance(entries, dict):
+        lists = [f"`{key}`" for key, value in entries.items() if isinstance(value, list)]
+        held = f"; it holds an object with {', '.join(lists[:3]) or 'no list'}: write the list alone"
+        raise InputError(f'{path} must hold a list of entries like {{"id", "image", "conversations"}}{held}.')
     if not isinstance(entries, list) or not entries:
-        raise InputError(f'{path} must hold a list of entries like {{"id", "image", "conversations"}}.')
+        raise InputError(f'{path} must hold a list of entries like {{"id", "image", "conversations"}}; it holds none.')
     return entries
 
 
@@ -242,11 +239,14 @@ def _read_captioned(
         identifier = _identifier(entry, row)
         try:
             image = _picture_of(entry, pictures)
+            if image is None:
+                raise InputError("the entry names no picture (`image`)")
             pairs = conversation_pairs(entry.get("conversations"), has_image=True)
             if len(pairs) != 1:
                 raise InputError(f"expected one human turn and one caption, found {len(pairs)} pairs")
+            check_text([identifier, *pairs[0]])
         except InputError as error:
-            rejects.append(Reject(annotations.name, row, identifier, str(error)))
+            rejects.append(_reject("pretrain", annotations, row, identifier, str(error)))
         else:
             usable.append(Captioned(row, identifier, image, *pairs[0]))
         if row % 1000 == 0:
@@ -258,8 +258,9 @@ def _read_captioned(
 def _named(entries: Iterable[Any]) -> Iterator[str]:
     """Yield the picture names of entries, whatever else is wrong with them."""
     for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("image"), str) and entry["image"]:
-            yield entry["image"]
+        with contextlib.suppress(InputError):
+            if name := named_picture(entry):
+                yield name
 
 
 def _identifier(entry: Any, row: int) -> str:
@@ -267,23 +268,26 @@ def _identifier(entry: Any, row: int) -> str:
     return str(identifier) if isinstance(identifier, str | int) and str(identifier) else f"row-{row}"
 
 
-def _picture_of(entry: Any, pictures: Pictures) -> str:
-    if not isinstance(entry, dict):
-        raise InputError(f"an entry must be a JSON object, this is a {type(entry).__name__}")
-    image = entry.get("image")
-    if not isinstance(image, str) or not image:
-        raise InputError("the entry names no picture (`image`)")
+def _picture_of(entry: Any, pictures: Pictures) -> str | None:
+    """Return the name that an entry's picture has in the raw dataset; None for an entry without a picture."""
+    image = named_picture(entry)
+    if image is None:
+        return None
     name = pictures.find(image)
     if name is None:
         raise InputError(f"picture {image} is not in {pictures.origin(image)}")
     return name
 
 
-def _check_rejects(path: Path, rejects: list[Reject], total: int, limit: float) -> None:
-    count = sum(reject.file == path.name for reject in rejects)
+def _reject(part: Part, path: Path, row: int, identifier: str, reason: str) -> Reject:
+    return Reject(part, path.name, row, printable(identifier), printable(reason))
+
+
+def _check_rejects(part: Part, path: Path, rejects: list[Reject], total: int, limit: float) -> None:
+    count = sum(reject.part == part for reject in rejects)
     if count <= limit * total and count < total:
         return
-    shown = [reject for reject in rejects if reject.file == path.name][:_SHOWN_REJECTS]
+    shown = [reject for reject in rejects if reject.part == part][:_SHOWN_REJECTS]
     examples = "; ".join(f"entry {reject.row} ({reject.identifier}): {reject.reason}" for reject in shown)
     raise InputError(
         f"{path}: {count} of {total} entries can't be used, more than max_reject_share {limit} allows. First ones: {examples}."
@@ -333,34 +337,6 @@ def _references(usable: list[Captioned], held_out: set[str]) -> dict[str, list[s
     return references
 
 
-def _caption_questions(references: dict[str, list[str]], seed: int) -> Iterator[dict[str, Any]]:
-    rng = random.Random(f"{seed}/questions")
-    captions = _Captions(text for texts in references.values() for text in texts)
-    letters = balanced_letters(len(references), OPTIONS, rng)
-    for number, ((image, texts), letter) in enumerate(zip(references.items(), letters, strict=True)):
-        asked = captions.ask(texts[0], set(texts), letter, rng)
-        yield question_row(f"question-{number:08d}", image, asked, "caption")
-
-
-class _Captions:
-    """Distinct captions that wrong options are drawn from."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = sorted(set(texts))
-
-    def ask(self, right: str, true: set[str], letter: str, rng: random.Random) -> MultipleChoice:
-        """Ask for `right` among captions that are not `true` of the picture."""
-        wrong: set[str] = set()
-        if len(self._texts) < OPTIONS - 1 + len(true):
-            raise InputError(
-                f"Only {len(self._texts)} different captions: too few for questions with {OPTIONS} options. Give more data, or "
-                f"{layout.CAPTIONING} and {layout.MULTIPLE_CHOICE} of your own."
-            )
-        while len(wrong) < OPTIONS - 1:
-            wrong |= {rng.choice(self._texts)} - true
-        return ask(QUESTION, right, sorted(wrong), letter, rng)
-
-
 def _captioning_entry(item: Captioned) -> layout.Entry:
     return layout.entry(item.identifier, item.image, [(item.prompt, item.caption)])
 
@@ -374,28 +350,17 @@ def _given_conversations(
     kept = []
     for row, entry in enumerate(entries):
         try:
-            image = _picture_of(entry, pictures) if not isinstance(entry, dict) or "image" in entry else None
+            image = _picture_of(entry, pictures)
             conversation_pairs(entry.get("conversations"), has_image=image is not None)
+            check_text(entry)
         except InputError as error:
-            rejects.append(Reject(path.name, row, _identifier(entry, row), str(error)))
+            rejects.append(_reject("sft", path, row, _identifier(entry, row), str(error)))
         else:
             if image is None:
-                kept.append(entry)
+                kept.append({key: value for key, value in entry.items() if key != "image"})
             elif image not in held_out:
                 kept.append({**entry, "image": image})
-    _check_rejects(path, rejects, len(entries), limit)
+    _check_rejects("sft", path, rejects, len(entries), limit)
     if not kept:
         raise InputError(f"{path}: every usable conversation is about a held-out picture; none is left for training.")
     return kept
-
-
-def _derived_conversations(training: list[Captioned], seed: int, form: AnswerForm) -> Iterator[layout.Entry]:
-    """Yield the caption conversation of every entry, followed by a multiple-choice question about its caption."""
-    rng = random.Random(f"{seed}/sft")
-    captions = _Captions(item.caption for item in training)
-    true: dict[str, set[str]] = {}
-    for item in training:
-        true.setdefault(item.image, set()).add(item.caption)
-    for item, letter in zip(training, balanced_letters(len(training), OPTIONS, rng), strict=True):
-        asked = captions.ask(item.caption, true[item.image], letter, rng)
-        yield layout.entry(item.identifier, item.image, [(item.prompt, item.caption), asked.turn(form)])

@@ -238,12 +238,15 @@ def _described_roots(source: Path) -> tuple[RootSource, ...] | None:
 
 
 def _find_annotations(source: Path) -> Path:
-    found = sorted(path for path in source.glob("*.json") if path.is_file() and path.name not in _OWN_FILES)
+    files = [path for path in sorted(source.iterdir()) if path.is_file()]
+    found = [path for path in files if path.suffix.lower() == ".json" and path.name not in _OWN_FILES]
     if len(found) == 1:
         return found[0]
     if not found:
+        packed = [path.name for path in files if path.name.lower().endswith((".json.gz", ".json.zip"))]
+        hint = f" Unpack {packed[0]}." if packed else ""
         raise InputError(
-            f"{source} has no annotations: expected one JSON file with a list of entries, such as blip_laion_cc_sbu_558k.json."
+            f"{source} has no annotations: expected one JSON file with a list of entries, such as blip_laion_cc_sbu_558k.json.{hint}"
         )
     names = ", ".join(path.name for path in found)
     raise InputError(

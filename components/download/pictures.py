@@ -1,14 +1,16 @@
 """The pictures of a dataset in LLaVA's layout: in zips, in folders, or in several of both, told apart by prefixes."""
 
 import os
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from components.data.decode import BrokenPicture, check_picture
+from components.data.names import canonical_name
 from components.download import layout
 from components.errors import InputError
 from components.progress import Progress
@@ -41,12 +43,15 @@ class Pictures:
         roots: Where they are.
         lenient: Whether a name may differ from the stored one by a leading `images/`.
 
+    Names are compared in their canonical spelling (`components.data.names`), and every picture has one name.
+
     Raises:
         InputError: A zip can't be read, or would write outside its folder.
     """
 
     def __init__(self, roots: Sequence[RootSource], lenient: bool = False) -> None:
-        self._roots = [_open(root) for root in sorted(roots, key=lambda root: len(root.prefix), reverse=True)]
+        composed = [replace(root, prefix=unicodedata.normalize("NFC", root.prefix)) for root in roots]
+        self._roots = [_open(root) for root in sorted(composed, key=lambda root: len(root.prefix), reverse=True)]
         self._lenient = lenient
 
     def settle(self, names: Iterable[str]) -> None:
@@ -57,7 +62,7 @@ class Pictures:
         """
         unsettled = {root.source.prefix: root for root in self._roots if root.inside is None}
         rests: dict[str, list[str]] = {prefix: [] for prefix in unsettled}
-        for name in names:
+        for name in map(canonical_name, names):
             root = self._root_of(name)
             if root is not None and root.inside is None:
                 rests[root.source.prefix].append(name.removeprefix(root.source.prefix))
@@ -67,16 +72,20 @@ class Pictures:
 
     def origin(self, image: str = "") -> Path:
         """Return where a picture is looked for, for errors."""
-        root = self._root_of(image) or self._roots[0]
+        root = self._root_of(canonical_name(image)) or self._roots[0]
         return root.source.paths[0]
 
     def find(self, image: str) -> str | None:
-        """Return the name that a picture has in the raw dataset, or None if there is no such picture."""
-        names = (image, f"images/{image}", image.removeprefix("images/")) if self._lenient else (image,)
+        """Return the one name that a picture has in the raw dataset, or None if there is no such picture."""
+        given = canonical_name(image)
+        names = (given, f"images/{given}", given.removeprefix("images/")) if self._lenient else (given,)
         for name in names:
             root = self._root_of(name)
-            if root is not None and root.has(name.removeprefix(root.source.prefix)):
-                return name
+            if root is None:
+                continue
+            stored = root.stored(name.removeprefix(root.source.prefix))
+            if stored is not None:
+                return root.source.prefix + stored
         return None
 
     def names(self, prefix: str) -> Iterator[str]:
@@ -158,9 +167,9 @@ class _ZipRoot:
             )
         self.inside = best[0][0] if best else ""
 
-    def has(self, rest: str) -> bool:
-        """Tell whether there is such a picture."""
-        return (self.inside or "") + rest in self._members
+    def stored(self, rest: str) -> str | None:
+        """Return the name of a picture, None if there is none."""
+        return rest if (self.inside or "") + rest in self._members else None
 
     def rests(self) -> Iterator[str]:
         """Yield what is there."""
@@ -169,7 +178,7 @@ class _ZipRoot:
 
     def read(self, rest: str) -> bytes:
         """Return a picture's bytes."""
-        return self._archive.read((self.inside or "") + rest)
+        return self._archive.read(self._members[(self.inside or "") + rest])
 
     def provide(self, rests: Sequence[str], target: Path, progress: Progress) -> str:
         """Link the zip (copy it across file systems), and return what stands in it instead of the prefix."""
@@ -190,18 +199,23 @@ class _FolderRoot:
     def settle(self, rests: Sequence[str]) -> None:
         """Folders are taken as they are."""
 
-    def has(self, rest: str) -> bool:
-        """Tell whether there is such a picture."""
+    def stored(self, rest: str) -> str | None:
+        """Return the name of a picture, None if there is none: of a file below several folders, that below the first."""
         if not rest or PurePosixPath(rest).is_absolute() or ".." in PurePosixPath(rest).parts:
-            return False
-        return self._path(rest) is not None
+            return None
+        path = self._path(rest)
+        if path is None:
+            return None
+        tops = (os.path.join(folder, self.inside) for folder in self.source.paths)
+        top = next(top for top in tops if path.is_relative_to(top))
+        return canonical_name(path.relative_to(top).as_posix())
 
     def rests(self) -> Iterator[str]:
         """Yield what is there."""
         for folder in self.source.paths:
             top = folder / self.inside
             for parent, _, names in os.walk(top):
-                yield from (os.path.relpath(os.path.join(parent, name), top) for name in names)
+                yield from (canonical_name(os.path.relpath(os.path.join(parent, name), top)) for name in names)
 
     def read(self, rest: str) -> bytes:
         """Return a picture's bytes."""
@@ -224,7 +238,8 @@ class _FolderRoot:
         """Nothing is open."""
 
     def _path(self, rest: str) -> Path | None:
-        candidates = (folder / (self.inside + rest) for folder in self.source.paths)
+        spellings = (rest,) if rest.isascii() else (rest, unicodedata.normalize("NFD", rest))  # macOS writes the second
+        candidates = (folder / (self.inside + name) for folder in self.source.paths for name in spellings)
         return next((path for path in candidates if os.path.isfile(path)), None)
 
 
@@ -232,14 +247,15 @@ def _open(source: RootSource) -> _ZipRoot | _FolderRoot:
     return _ZipRoot(source) if source.paths[0].is_file() else _FolderRoot(source)
 
 
-def _open_zip(path: Path) -> tuple[zipfile.ZipFile, set[str]]:
+def _open_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Open a zip, and return its members by their canonical names."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise InputError(
             f"{path} is not a readable zip: {error}. It may be cut off: compare its size with the source's, or download it again."
         ) from error
-    names: set[str] = set()
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         if member.is_dir():
             continue
@@ -250,5 +266,12 @@ def _open_zip(path: Path) -> tuple[zipfile.ZipFile, set[str]]:
             )
         if member.flag_bits & 0x1:
             raise InputError(f"{path} is encrypted ({member.filename}). Unpack it and zip it without a password.")
-        names.add(member.filename)
-    return archive, names
+        name = canonical_name(member.filename)
+        other = members.get(name, member)
+        if other.filename != member.filename and (other.CRC, other.file_size) != (member.CRC, member.file_size):
+            raise InputError(
+                f"{path} holds {other.filename!r} and {member.filename!r}, two pictures whose names differ in spelling alone. Rename "
+                "one."
+            )
+        members[name] = member
+    return archive, members

@@ -15,7 +15,7 @@ from components.storage.checksum import content_key
 from components.storage.config import TransferConfig
 from components.storage.lock import LOCK_NAME, read_lock, write_lock
 
-DATASET_VERSION = 4
+DATASET_VERSION = 5
 WEIGHTS_VERSION = 2
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.entry import named_picture
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
 from components.files import TEMPORARY_SUFFIX, FileEntry
@@ -16,7 +17,6 @@ from components.progress import Progress
 from components.storage.atomic import open_atomic
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.entries import KeyMaker, read_entries
-from components.wds_conversion.samples import named_image
 from components.wds_conversion.shards import Reject, ShardResult, ShardTask, write_shards
 
 SHARDS_FOLDER = "shards"
@@ -123,7 +123,7 @@ def plan(raw: Path, folder: Path, config: WdsConversionConfig, progress: Progres
     places: list[Place | None] = []
     progress.start("reading the annotations", None, "entries")
     for row, (offset, entry) in enumerate(read_entries(annotations)):
-        name = named_image(entry)
+        name = _named_picture(entry)
         if name and not index.sources:
             raise InputError(
                 f"{raw} has neither {DEFAULT_ZIP} nor {DEFAULT_FOLDER}/, but {annotations} names pictures."
@@ -232,6 +232,13 @@ def check_shard_count(facts: dict[str, Any], config: WdsConversionConfig, listin
         raise InputError(
             f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
         )
+
+
+def _named_picture(entry: Any) -> str | None:
+    try:
+        return named_picture(entry)
+    except InputError:  # the entry is rejected where its shard is written
+        return None
 
 
 class _TooManyRejects(Exception):

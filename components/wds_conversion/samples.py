@@ -6,6 +6,7 @@ from typing import Any
 from components.data.blend import CONVERSATION_FIELD
 from components.data.conversation import conversation_pairs
 from components.data.decode import BrokenPicture, check_picture
+from components.data.entry import check_text, named_picture
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
 from components.data.image_settings import ImageCheck
 from components.errors import InputError
@@ -23,12 +24,6 @@ class RejectedEntry(Exception):
         self.cause = cause
 
 
-def named_image(entry: Any) -> str | None:
-    """Return the name of the picture that an entry names, or None."""
-    image = entry.get("image") if isinstance(entry, dict) else None
-    return image if isinstance(image, str) and image else None
-
-
 def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: ImageCheck) -> list[tuple[str, bytes]]:
     """Return the fields of a sample: extension and content, the picture first.
 
@@ -41,20 +36,18 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
     Raises:
         RejectedEntry: The entry has another layout, or its picture can't be used.
     """
-    if not isinstance(entry, dict):
-        raise RejectedEntry("bad_entry", f"an entry must be a JSON object, this is a {type(entry).__name__}")
-    image = entry.get("image")
-    if image is not None and not isinstance(image, str):
-        raise RejectedEntry("bad_entry", "`image` must be one path; several pictures per entry are not supported")
+    try:
+        image = named_picture(entry)
+    except InputError as error:
+        raise RejectedEntry("bad_entry", str(error)) from error
     conversation = entry.get("conversations")
     try:
-        conversation_pairs(conversation, has_image=bool(image))  # type: ignore[arg-type]
-        text = _ENCODER.encode(conversation).encode()
+        conversation_pairs(conversation, has_image=image is not None)
+        check_text(conversation)
     except InputError as error:
         raise RejectedEntry("bad_conversation", str(error)) from error
-    except UnicodeEncodeError as error:
-        raise RejectedEntry("bad_conversation", f"its text is not Unicode: {error.reason}") from error
-    if not image:
+    text = _ENCODER.encode(conversation).encode()
+    if image is None:
         return [(CONVERSATION_FIELD, text)]
     content = _picture(image, place, reader)
     if not content:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.entry import printable
 from components.data.image_roots import ImageReader, Place
 from components.data.image_settings import ImageCheck
 from components.errors import StageError
@@ -198,9 +199,4 @@ def _end_with_parent() -> None:
 def _reject(row: int, entry: Any, error: RejectedEntry) -> Reject:
     named = entry if isinstance(entry, dict) else {}
     texts = (str(named.get("id", "")), str(named.get("image", "")), error.cause, str(error))
-    return Reject(row, *(_printable(text) for text in texts))
-
-
-def _printable(text: str) -> str:
-    """Return a text that can be written: half of a surrogate pair, which JSON may hold, can't."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return Reject(row, *(printable(text) for text in texts))

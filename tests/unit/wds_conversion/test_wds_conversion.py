@@ -233,6 +233,27 @@ def test_bad_entries_are_rejected_with_their_cause(tmp_path: Path) -> None:
     assert _convert(raw, tmp_path / "unchecked", max_reject_share=0.5, check_images="off")["rejected"] == 8
 
 
+def test_empty_pictures_and_cut_texts_are_named_and_odd_spellings_are_read(tmp_path: Path) -> None:
+    entries: list[Any] = [data_samples.caption_entry(number) for number in range(40)]
+    pictures = {entry["image"]: data_samples.picture(number) for number, entry in enumerate(entries)}
+    pictures[entries[1]["image"]] = b""
+    entries[2]["conversations"][1]["value"] = "nice \ud83d"
+    entries[3]["image"] = f"./{entries[3]['image']}"
+    entries[4]["image"] = [entries[4]["image"]]
+    entries[5]["image"] = None
+    entries[5]["conversations"][0]["value"] = "what?"
+    raw = data_samples.make_raw(tmp_path / "raw", entries, pictures)
+    facts = _convert(raw, tmp_path / "out", max_reject_share=0.5)
+    assert [(reject["row"], reject["cause"]) for reject in _rejects(tmp_path / "out")] == [
+        (1, "broken_picture"),
+        (2, "bad_conversation"),
+    ]
+    details = [reject["detail"] for reject in _rejects(tmp_path / "out")]
+    assert "empty (0 bytes)" in details[0]
+    assert "surrogate" in details[1]
+    assert facts["text_only"] == 1
+
+
 def test_texts_dialogues_and_formats(tmp_path: Path) -> None:
     entries = [data_samples.dialogue_entry(number, number % 2 == 0) for number in range(20)]
     kinds = {0: "PNG", 2: "WEBP"}
