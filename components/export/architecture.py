@@ -10,6 +10,8 @@ from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError
 from components.export.tensors import exported_vocabulary
 from components.model.config import ModelConfig, StoredDtype
+from components.model.families.language.registry import language_family
+from components.model.families.vision.registry import vision_family
 from components.storage.atomic import write_json
 
 if TYPE_CHECKING:
@@ -45,39 +47,18 @@ def model_settings(
     from components.export.custom_code.configuration_wide_llava import WideLlavaConfig
 
     language, vision = config.language, config.vision
+    text_family = language_family(language.family)
     tokens = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     settings: dict[str, Any] = {
         "text_config": {
-            "model_type": "mistral",
+            "model_type": text_family.model_type,
+            **text_family.settings(language),
             "vocab_size": exported_vocabulary(config),
-            "hidden_size": language.hidden_size,
-            "intermediate_size": language.ffn_hidden_size,
-            "num_hidden_layers": language.num_layers,
-            "num_attention_heads": language.num_attention_heads,
-            "num_key_value_heads": language.num_query_groups,
-            "head_dim": language.kv_channels,
-            "hidden_act": "silu",
-            "max_position_embeddings": language.max_position_embeddings,
-            "rms_norm_eps": language.norm_epsilon,
-            "rope_parameters": {"rope_type": "default", "rope_theta": language.rotary_base},
-            "sliding_window": None,
-            "tie_word_embeddings": language.tied_embeddings,
             **tokens,
         },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.ffn_hidden_size,
-            # Layers above the feature layer were never converted: the last one that exists is the feature layer.
-            "num_hidden_layers": vision.built_layers,
-            "num_attention_heads": vision.num_attention_heads,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "layer_norm_eps": vision.norm_epsilon,
-            "hidden_act": vision.activation,
-        },
+        "vision_config": vision_family(vision.family).settings(vision),
         "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "default",  # without the class token
+        "vision_feature_select_strategy": "default" if vision.class_token else "full",  # "default" drops the first
         "projector_hidden_act": config.projector.activation,
         "multimodal_projector_bias": False,
         "image_token_index": config.image_token_id,
@@ -108,8 +89,10 @@ def write_architecture(
         custom_code: Whether the folder carries code.
     """
     content = json.loads(model_settings(config, tokenizer, dtype, custom_code=custom_code).to_json_string())
-    # Where transformers 4 looks for it; it would take its own default without a word.
+    # Where transformers 4 looks for them; it would take its own defaults without a word.
     content["text_config"]["rope_theta"] = config.language.rotary_base
+    if config.language.rotary_scaling is not None:
+        content["text_config"]["rope_scaling"] = content["text_config"]["rope_parameters"]
     if custom_code:
         content["auto_map"] = {
             "AutoConfig": "configuration_wide_llava.WideLlavaConfig",

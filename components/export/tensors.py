@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from components.export.shards import TensorGroup
 from components.model.config import ModelConfig
-from components.model.hf_mapping import TensorRule, language_rules, vision_rules
+from components.model.families.language.registry import language_family
+from components.model.families.rules import TensorRule
+from components.model.families.vision.registry import vision_family
 from components.model.streaming import Read
 
 _TOWER = "vision_tower.vision_model."
@@ -108,8 +110,9 @@ def module_name(name: str) -> str:
 
 
 def _rules(config: ModelConfig) -> list[TensorRule]:
-    rules = [_prefixed(rule, "language_model.", _LANGUAGE) for rule in language_rules(config.language)]
-    rules += [_prefixed(rule, "vision_model.", "") for rule in vision_rules(config.vision, _TOWER)]
+    language, vision = language_family(config.language.family), vision_family(config.vision.family)
+    rules = [_prefixed(rule, "language_model.", _LANGUAGE) for rule in language.rules(config.language)]
+    rules += [_prefixed(rule, "vision_model.", "") for rule in vision.rules(config.vision, _TOWER)]
     for number in (1, 2):
         rules.append(
             TensorRule(

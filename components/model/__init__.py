@@ -1,1 +1,1 @@
-"""The multimodal model on megatron-core: architecture, attention, CLIP tower, checkpoints, HF mapping."""
+"""The multimodal model on megatron-core: architecture, families, attention, vision tower, decoding, checkpoints."""

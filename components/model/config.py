@@ -18,10 +18,29 @@ StoredDtype = Literal["float32", "bfloat16"]
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class LanguageConfig(BaseModel):
-    """A Mistral or Llama style decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, no bias.
+class RotaryScaling(BaseModel):
+    """How Llama 3.1 and later stretch the slow frequencies of the rotary embedding (rope type "llama3").
 
     Attributes:
+        factor: By how much wavelengths beyond the original context are stretched.
+        low_freq_factor: Wavelengths longer than the original context divided by this are stretched fully.
+        high_freq_factor: Those shorter than the original context divided by this are left; between the two it is mixed.
+        original_max_position_embeddings (tokens): The context that the model was first trained for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: float = Field(gt=0)
+    low_freq_factor: float = Field(gt=0)
+    high_freq_factor: float = Field(gt=0)
+    original_max_position_embeddings: int = Field(gt=0)
+
+
+class LanguageConfig(BaseModel):
+    """A decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
+
+    Attributes:
+        family: Its family, a key of `components.model.families.language.registry`.
         num_layers: Decoder layers.
         hidden_size: Width of the residual stream.
         ffn_hidden_size: Width of the gated MLP (of each of its two halves).
@@ -33,12 +52,16 @@ class LanguageConfig(BaseModel):
             that is wanted. Rows from `vocabulary_size` on are never looked up, and their logits are minus infinity.
         max_position_embeddings: Longest sequence that the weights were made for, in tokens.
         rotary_base: Base of the rotary embedding (HF's `rope_theta`).
+        rotary_scaling: How its slow frequencies are stretched; None where they are not.
         norm_epsilon: Epsilon of every RMSNorm.
         tied_embeddings: Whether the output layer shares the embedding's weight.
+        qkv_bias: Whether queries, keys and values have a bias.
+        qk_norm: Whether queries and keys are normed (RMSNorm over a head's width) before they are turned.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    family: str = "mistral"
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     ffn_hidden_size: int = Field(gt=0)
@@ -49,8 +72,11 @@ class LanguageConfig(BaseModel):
     padded_vocabulary_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
     rotary_base: float = Field(gt=0)
+    rotary_scaling: RotaryScaling | None = None
     norm_epsilon: float = Field(gt=0)
     tied_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,9 +94,10 @@ class LanguageConfig(BaseModel):
 
 
 class VisionConfig(BaseModel):
-    """A CLIP vision tower.
+    """A vision transformer.
 
     Attributes:
+        family: Its family, a key of `components.model.families.vision.registry`.
         num_layers: Layers of the source model.
         hidden_size: Width of the residual stream, and of the features.
         ffn_hidden_size: Width of the MLP.
@@ -78,13 +105,17 @@ class VisionConfig(BaseModel):
         image_size: Side of the square input in pixels.
         patch_size: Side of a patch in pixels.
         norm_epsilon: Epsilon of every LayerNorm.
-        activation: Activation of the MLP; OpenAI's CLIP has "quick_gelu".
+        activation: Activation of the MLP: OpenAI's CLIP has "quick_gelu", SigLIP "gelu_tanh".
+        class_token: Whether a class token stands before the patches; its feature is dropped.
+        pre_norm: Whether the embeddings are normed before the first layer.
+        patch_bias: Whether the patch embedding has a bias.
         feature_layer: Which layer's output is the feature: -1 the last (without the post-layernorm), -2 the last but
             one. Layers above it are not built.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    family: str = "clip"
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     ffn_hidden_size: int = Field(gt=0)
@@ -92,13 +123,16 @@ class VisionConfig(BaseModel):
     image_size: int = Field(gt=0)
     patch_size: int = Field(gt=0)
     norm_epsilon: float = Field(gt=0)
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
+    class_token: bool = True
+    pre_norm: bool = True
+    patch_bias: bool = False
     feature_layer: int = Field(default=-1, lt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is less than patch_size {self.patch_size}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -114,8 +148,13 @@ class VisionConfig(BaseModel):
 
     @property
     def patches(self) -> int:
-        """Number of patch tokens of one picture."""
+        """Number of patches of one picture; what is left beyond the last whole patch is not seen."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def places(self) -> int:
+        """Number of tokens that the tower's layers see of one picture."""
+        return self.patches + int(self.class_token)
 
 
 class ProjectorConfig(BaseModel):

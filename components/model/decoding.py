@@ -242,6 +242,11 @@ class Decoder:
         # Per group: its query heads, its key, its value.
         mixed = mixed.view(hidden.shape[0], self._cache.shape[4], -1, self._width)
         turning = mixed[:, :, :-1]
+        if layer.self_attention.q_layernorm is not None:
+            queries, keys = turning[:, :, :-1], turning[:, :, -1:]
+            turning = torch.cat(
+                [layer.self_attention.q_layernorm(queries), layer.self_attention.k_layernorm(keys)], dim=2
+            )
         turned = torch.addcmul(
             turning * cosines[:, None, None], turning.roll(self._width // 2, dims=-1), sines[:, None, None]
         )
@@ -265,11 +270,13 @@ def _finish(layer: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
 
 
 def _linear(module: Any, inputs: Tensor) -> Tensor:
-    """Apply a layer's linear module (none has a bias); megatron-core's plain ones without what their backward needs."""
+    """Apply a layer's linear module; megatron-core's plain ones without what their backward needs."""
     if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
         output: Tensor = module(inputs)[0]
         return output
-    output = F.linear(inputs, module.weight)
+    if isinstance(module, RowParallelLinear) and module.bias is not None:
+        raise AssertionError("no family has a bias here: it would have to be added once, after the sum")
+    output = F.linear(inputs, module.weight, module.bias)
     group = parallel_state.get_tensor_model_parallel_group()
     if isinstance(module, RowParallelLinear) and group.size() > 1:
         torch.distributed.all_reduce(output, group=group)

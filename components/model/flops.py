@@ -91,10 +91,10 @@ def _parts(config: ModelConfig, work: Work) -> dict[Part, _Products]:
 
 def _vision(config: VisionConfig, images: int) -> _Products:
     hidden = config.hidden_size
-    tokens = images * (config.patches + 1)
+    tokens = images * config.places
     convolution = 2 * images * config.patches * 3 * config.patch_size**2 * hidden
     layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * config.ffn_hidden_size)
-    attention = 4 * tokens * (config.patches + 1) * hidden
+    attention = 4 * tokens * config.places * hidden
     return _Products(
         weighted=convolution + config.built_layers * layer,
         attention=config.built_layers * attention,

@@ -12,6 +12,7 @@ from components.model.attention import PackedLayout
 from components.model.config import LanguageConfig
 from components.model.layer_specs import block_submodules
 from components.model.recompute import Recompute
+from components.model.rotary import stretched
 from components.model.transformer_config import BuildSettings, language_transformer_config
 
 
@@ -43,7 +44,11 @@ class LanguageModel(GPTModel):
                 attention_dropout=attention_dropout,
             ),
             transformer_layer_spec=block_submodules(
-                settings.backend, architecture.num_layers, AttnMaskType.causal, recompute
+                settings.backend,
+                architecture.num_layers,
+                AttnMaskType.causal,
+                recompute,
+                qk_norm=architecture.qk_norm,
             ),
             vocab_size=architecture.padded_vocabulary_size,
             max_sequence_length=architecture.max_position_embeddings,
@@ -54,6 +59,8 @@ class LanguageModel(GPTModel):
         )
         self.architecture = architecture
         self.backend = settings.backend
+        if architecture.rotary_scaling is not None:
+            self.rotary_pos_emb.inv_freq = stretched(self.rotary_pos_emb.inv_freq, architecture.rotary_scaling)
         # On a GPU the usual gradient of a look-up adds in no fixed order: a run that goes on would not equal one that was
         # never stopped. This one sorts first.
         self.embedding.word_embeddings.deterministic_mode = settings.device.type == "cuda"

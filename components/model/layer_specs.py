@@ -51,7 +51,12 @@ def choose_backend(setting: Literal["auto", "local", "transformer_engine"]) -> B
 
 
 def block_submodules(
-    backend: Backend, num_layers: int, mask: AttnMaskType, recompute: Recompute = "none"
+    backend: Backend,
+    num_layers: int,
+    mask: AttnMaskType,
+    recompute: Recompute = "none",
+    *,
+    qk_norm: bool = False,
 ) -> TransformerBlockSubmodules:
     """Return the modules of a transformer block.
 
@@ -60,11 +65,12 @@ def block_submodules(
         num_layers: How many.
         mask: `causal` for the language model, `no_mask` for the vision tower.
         recompute: What the backward pass computes again.
+        qk_norm: Whether queries and keys are normed.
     """
     if backend == "transformer_engine":
-        layer, norm = _engine_layer(mask)
+        layer, norm = _engine_layer(mask, qk_norm)
     else:
-        layer, norm = _local_layer(mask), WrappedTorchNorm
+        layer, norm = _local_layer(mask, qk_norm), WrappedTorchNorm
     layer.module = LAYERS[recompute]
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
@@ -78,26 +84,28 @@ def projector_submodules(backend: Backend) -> MLPSubmodules:
     return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
 
-def _local_layer(mask: AttnMaskType) -> ModuleSpec:
+def _local_layer(mask: AttnMaskType, qk_norm: bool) -> ModuleSpec:
     return _layer(
         mask,
         ColumnParallelLinear,
         RowParallelLinear,
+        WrappedTorchNorm if qk_norm else None,
         input_layernorm=WrappedTorchNorm,
         pre_mlp_layernorm=WrappedTorchNorm,
         sharded_state_dict_keys_map=_STORED_NORM_NAMES,
     )
 
 
-def _engine_layer(mask: AttnMaskType) -> tuple[ModuleSpec, type]:
+def _engine_layer(mask: AttnMaskType, qk_norm: bool) -> tuple[ModuleSpec, type]:
     from megatron.core.extensions.transformer_engine import TELayerNormColumnParallelLinear, TENorm, TERowParallelLinear
 
     # The norms are part of the linear layers that follow them. The attention is the plain layers': Transformer Engine's adds
     # the gradients of packed samples in no fixed order, and is no faster (tests/benchmarks/RESULTS.md).
-    return _layer(mask, TELayerNormColumnParallelLinear, TERowParallelLinear), TENorm
+    head_norm = TENorm if qk_norm else None
+    return _layer(mask, TELayerNormColumnParallelLinear, TERowParallelLinear, head_norm), TENorm
 
 
-def _layer(mask: AttnMaskType, column: type, row: type, **norms: Any) -> ModuleSpec:
+def _layer(mask: AttnMaskType, column: type, row: type, head_norm: type | None, **norms: Any) -> ModuleSpec:
     """Return a transformer layer of an implementation's linear layers; `norms` are further submodules."""
     return ModuleSpec(
         module=TransformerLayer,
@@ -106,7 +114,11 @@ def _layer(mask: AttnMaskType, column: type, row: type, **norms: Any) -> ModuleS
                 module=SelfAttention,
                 params={"attn_mask_type": mask},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=column, core_attention=SdpaCoreAttention, linear_proj=row
+                    linear_qkv=column,
+                    core_attention=SdpaCoreAttention,
+                    linear_proj=row,
+                    q_layernorm=head_norm,
+                    k_layernorm=head_norm,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,

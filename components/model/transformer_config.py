@@ -1,6 +1,8 @@
 """megatron-core's configuration of the three parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +41,13 @@ def quick_gelu(values: Tensor) -> Tensor:
     return values * torch.sigmoid(1.702 * values)
 
 
+_VISION_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
 def language_transformer_config(
     config: LanguageConfig,
     settings: BuildSettings,
@@ -58,6 +67,8 @@ def language_transformer_config(
         normalization="RMSNorm",
         layernorm_epsilon=config.norm_epsilon,
         add_bias_linear=False,
+        add_qkv_bias=config.qkv_bias,
+        qk_layernorm=config.qk_norm,
         gated_linear_unit=True,
         activation_func=F.silu,
         hidden_dropout=hidden_dropout,
@@ -71,7 +82,7 @@ def language_transformer_config(
 
 
 def vision_transformer_config(config: VisionConfig, settings: BuildSettings) -> TransformerConfig:
-    """Return the configuration of the vision tower's layers; CLIP has no dropout."""
+    """Return the configuration of the vision tower's layers; it has no dropout."""
     return TransformerConfig(
         num_layers=config.built_layers,
         hidden_size=config.hidden_size,
@@ -82,7 +93,7 @@ def vision_transformer_config(config: VisionConfig, settings: BuildSettings) -> 
         add_bias_linear=True,
         add_qkv_bias=True,
         gated_linear_unit=False,
-        activation_func=quick_gelu if config.activation == "quick_gelu" else F.gelu,
+        activation_func=_VISION_ACTIVATIONS[config.activation],
         hidden_dropout=0.0,
         attention_dropout=0.0,
         **_common(settings),

@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from components.errors import ConfigurationError, StageError
 from components.model.attention import packed_layout
-from components.model.clip import ClipVisionTower
 from components.model.config import ModelConfig
 from components.model.language import LanguageModel
 from components.model.layer_specs import choose_backend, projector_submodules
 from components.model.recompute import Recompute
 from components.model.streaming import outlined
 from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
+from components.model.vision_tower import VisionTower
 
 Part = Literal["language", "vision", "projection"]
+
+PARTIAL_GRADIENT = "partial_gradient"
+"""Attribute of parameters that every tensor-parallel rank holds whole, but of whose gradient it computes a part."""
 
 
 class TokenBatch(Protocol):
@@ -62,7 +65,7 @@ class VisionLanguageModel(MegatronModule):
         self,
         architecture: ModelConfig,
         language_model: LanguageModel,
-        vision_model: ClipVisionTower,
+        vision_model: VisionTower,
         vision_projection: MultimodalProjector,
     ) -> None:
         super().__init__(config=language_model.config)
@@ -212,7 +215,7 @@ def build_model(
             attention_dropout=attention_dropout,
             recompute=recompute,
         )
-        vision_model = ClipVisionTower(config.vision, settings)
+        vision_model = VisionTower(config.vision, settings)
         vision_projection = MultimodalProjector(
             projector_transformer_config(config, settings),
             projector_submodules(settings.backend),
@@ -221,6 +224,7 @@ def build_model(
         )
     model = VisionLanguageModel(config, language_model, vision_model, vision_projection).to(device=device, dtype=dtype)
     _mark_sharded_parameters(model)
+    _mark_head_norms(model)
     return model
 
 
@@ -271,6 +275,15 @@ def _mark_sharded_parameters(model: nn.Module) -> None:
         weight = module.weight
         if weight is not None and not hasattr(weight, "tensor_model_parallel"):
             set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dimension, stride=1)
+
+
+def _mark_head_norms(model: VisionLanguageModel) -> None:
+    """Mark the norms of queries and keys: a rank's gradient is that of its own heads, and the sum is the parameter's."""
+    if not model.architecture.language.qk_norm:
+        return
+    for layer in model.language_model.decoder.layers:
+        for norm in (layer.self_attention.q_layernorm, layer.self_attention.k_layernorm):
+            setattr(norm.weight, PARTIAL_GRADIENT, True)
 
 
 def _check_divisible(config: ModelConfig) -> None:

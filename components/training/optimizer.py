@@ -10,6 +10,7 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.optimizer import get_param_id_to_sharded_param_map, make_sharded_optimizer_tensor
 
 from components.errors import StageError
+from components.model.vlm import PARTIAL_GRADIENT
 from components.training.config import Recipe
 
 _BUCKET_ELEMENTS = 2**25
@@ -84,6 +85,7 @@ class MasterWeightAdamW:
         self._whole = torch.tensor(
             [i for i, split in enumerate(is_split) if not split], dtype=torch.int64, device=device
         )
+        self._partial = [i for i, parameter in enumerate(self.parameters) if hasattr(parameter, PARTIAL_GRADIENT)]
         self._sums: dict[int, torch.Tensor] = {}
         for index, parameter in enumerate(self.parameters):
             if parameter.dtype != torch.float32:
@@ -96,6 +98,7 @@ class MasterWeightAdamW:
             The global gradient norm before clipping.
         """
         gradients = self._take_gradients()
+        self._complete(gradients)
         self._reduce(gradients)
         norm = self._global_norm(gradients)
         if self._clip_grad and norm > self._clip_grad and self.masters:
@@ -126,6 +129,13 @@ class MasterWeightAdamW:
                 gradient = torch.zeros_like(parameter, dtype=torch.float32)
             gradients.append(gradient)
         return gradients
+
+    def _complete(self, gradients: list[torch.Tensor]) -> None:
+        """Sum what every tensor-parallel rank has of the gradients of norms within the heads, in place."""
+        if not self._partial or parallel_state.get_tensor_model_parallel_world_size() == 1:
+            return
+        with _Flat([gradients[index] for index in self._partial]) as flat:
+            torch.distributed.all_reduce(flat, group=parallel_state.get_tensor_model_parallel_group())
 
     def _reduce(self, gradients: list[torch.Tensor]) -> None:
         """Sum over the data-parallel ranks, in place; with shards, only at the owner of each, and the others drop theirs."""

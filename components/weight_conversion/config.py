@@ -9,7 +9,7 @@ class WeightConversionConfig(BaseModel):
     """How one pretrained part is converted.
 
     Attributes:
-        part: What the source is: "language" (Mistral, Llama) or "vision" (CLIP).
+        part: What the source is: "language" or "vision"; see `components.model.families`.
         make_vocab_size_divisible_by (tokens): Language only: the vocabulary is padded to a multiple of this, which every
             tensor-parallel size that will be used must divide. 1024 is 128 for each of 8 ranks; small models take less.
         feature_layer: Vision only: which layer's output is the feature. -1 is the last (without post-layernorm), -2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import InputError
-from components.model.hf_mapping import DropRule, TensorRule, drop_reason
+from components.model.families.rules import DropRule, TensorRule, drop_reason
 from components.weight_conversion.tensor_source import TensorSource
 
 

@@ -8,26 +8,21 @@ import torch
 from torch import nn
 
 from components.errors import InputError
-from components.model.clip import ClipVisionTower
-from components.model.config import TORCH_DTYPES, LanguagePart, StoredDtype, VisionPart
-from components.model.hf_config import architecture_of, language_config, read_hf_config, vision_config
-from components.model.hf_mapping import (
-    DropRule,
-    TensorRule,
-    language_drops,
-    language_rules,
-    vision_drops,
-    vision_prefix,
-    vision_rules,
-)
-from components.model.language import LanguageModel
-from components.model.openai_mapping import (
+from components.model.config import TORCH_DTYPES, LanguagePart, StoredDtype, VisionConfig, VisionPart
+from components.model.families.hf_config import read_hf_config
+from components.model.families.language.registry import language_family, read_language
+from components.model.families.rules import DropRule, TensorRule
+from components.model.families.vision.encoder import vision_prefix
+from components.model.families.vision.openai_clip import (
     openai_prefix,
     openai_vision_config,
     openai_vision_drops,
     openai_vision_rules,
 )
+from components.model.families.vision.registry import read_vision, vision_family
+from components.model.language import LanguageModel
 from components.model.transformer_config import BuildSettings
+from components.model.vision_tower import VisionTower
 from components.weight_conversion import verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.openai_clip import OpenAiFile
@@ -81,16 +76,17 @@ def _language(config: WeightConversionConfig, folder: Path, tensors: TensorSourc
     if isinstance(tensors, OpenAiFile):
         raise InputError(f"{tensors.path} is no language model in Hugging Face layout.")
     content = read_hf_config(folder)
-    architecture = language_config(content, str(folder / "config.json"), config.make_vocab_size_divisible_by)
+    architecture = read_language(content, config.make_vocab_size_divisible_by)
+    family = language_family(architecture.family)
 
     def build(parameters: torch.dtype) -> nn.Module:
         return LanguageModel(architecture, BuildSettings(dtype=parameters)).to(parameters)
 
     return Part(
-        architecture=architecture_of(content),
+        architecture=content.architecture,
         stored=LanguagePart(config=architecture, dtype=dtype),
-        rules=language_rules(architecture),
-        drops=language_drops(architecture),
+        rules=family.rules(architecture),
+        drops=family.drops(architecture),
         build=build,
         difference=lambda checkpoint: verify.language_difference(
             folder, tensors, checkpoint, architecture, TORCH_DTYPES[dtype]
@@ -100,18 +96,23 @@ def _language(config: WeightConversionConfig, folder: Path, tensors: TensorSourc
 
 def _vision(config: WeightConversionConfig, folder: Path, tensors: TensorSource, dtype: StoredDtype) -> Part:
     content = read_hf_config(folder)
-    architecture = vision_config(content, str(folder / "config.json"), config.feature_layer)
+    architecture = read_vision(content, config.feature_layer)
+    family = vision_family(architecture.family)
     prefix = vision_prefix(tensors.names)
     return Part(
-        architecture=architecture_of(content),
+        architecture=content.architecture,
         stored=VisionPart(config=architecture, dtype=dtype),
-        rules=vision_rules(architecture, prefix),
-        drops=vision_drops(architecture, prefix),
-        build=lambda parameters: ClipVisionTower(architecture, BuildSettings(dtype=parameters)).to(parameters),
+        rules=family.rules(architecture, prefix),
+        drops=family.drops(architecture, prefix),
+        build=_tower(architecture),
         difference=lambda checkpoint: verify.vision_difference(
             folder, tensors, prefix, checkpoint, architecture, TORCH_DTYPES[dtype]
         ),
     )
+
+
+def _tower(architecture: VisionConfig) -> Callable[[torch.dtype], nn.Module]:
+    return lambda parameters: VisionTower(architecture, BuildSettings(dtype=parameters)).to(parameters)
 
 
 def _openai_vision(config: WeightConversionConfig, tensors: OpenAiFile, dtype: StoredDtype) -> Part:
@@ -122,7 +123,7 @@ def _openai_vision(config: WeightConversionConfig, tensors: OpenAiFile, dtype: S
         stored=VisionPart(config=architecture, dtype=dtype),
         rules=openai_vision_rules(architecture, prefix),
         drops=openai_vision_drops(architecture, prefix),
-        build=lambda parameters: ClipVisionTower(architecture, BuildSettings(dtype=parameters)).to(parameters),
+        build=_tower(architecture),
         difference=lambda checkpoint: verify.openai_vision_difference(
             tensors, prefix, checkpoint, architecture, TORCH_DTYPES[dtype]
         ),

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from components.model.attention import packed_layout
 from components.model.checkpoint.sharded import PART_PREFIXES
 from components.model.checkpoint.streamed import ParameterReader
-from components.model.clip import ClipVisionTower
 from components.model.config import LanguageConfig, VisionConfig
+from components.model.families.vision.registry import vision_family
 from components.model.language import LanguageModel
 from components.model.streaming import layers_streamed, outlined
 from components.model.transformer_config import BuildSettings
+from components.model.vision_tower import VisionTower
 from components.weight_conversion.tensor_source import TensorSource
 
 _SEED = 20240
@@ -109,7 +110,7 @@ def _pictures(config: VisionConfig) -> Tensor:
 
 
 def _stored_features(checkpoint: Path, config: VisionConfig, pixels: Tensor) -> Tensor:
-    tower = outlined(lambda: ClipVisionTower(config, BuildSettings())).eval()
+    tower = outlined(lambda: VisionTower(config, BuildSettings())).eval()
     with layers_streamed(tower, tower.decoder.layers, ParameterReader(tower, checkpoint, PART_PREFIXES["vision"])):
         features: Tensor = tower(pixels)
     return features
@@ -133,13 +134,10 @@ def _transformers_logits(folder: Path, tensors: TensorSource, samples: list[Tens
 def _transformers_features(
     folder: Path, tensors: TensorSource, prefix: str, pixels: Tensor, config: VisionConfig, dtype: torch.dtype
 ) -> Tensor:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    hf_config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
-    model = _without_memory(lambda: CLIPVisionModel(hf_config))
+    model = _without_memory(lambda: vision_family(config.family).reference(folder))
     with layers_streamed(model, model.encoder.layers, lambda name: tensors.tensor(f"{prefix}{name}").to(dtype).float()):
         states = model(pixels, output_hidden_states=True).hidden_states
-    features: Tensor = states[config.feature_layer][:, 1:]
+    features: Tensor = states[config.feature_layer][:, int(config.class_token) :]
     return features
 
 

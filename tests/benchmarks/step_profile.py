@@ -150,8 +150,8 @@ def _train_watched(spec: TrainingSpec) -> None:
     from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 
     from components.data.loader import TrainingLoader
-    from components.model.clip import ClipVisionTower
     from components.model.language import LanguageModel
+    from components.model.vision_tower import VisionTower
     from components.training import trainer
     from components.training.optimizer import MasterWeightAdamW
 
@@ -163,7 +163,7 @@ def _train_watched(spec: TrainingSpec) -> None:
         (trainer, "share_batches", "sharing batches"),
         (trainer, "step_work", "counting"),
         (trainer, "normalise", "pixels"),
-        (ClipVisionTower, "forward", "vision forward"),
+        (VisionTower, "forward", "vision forward"),
         (MultimodalProjector, "forward", "projector forward"),
         (LanguageModel, "embed", "language forward"),
         (LanguageModel, "run_packed", "language forward"),

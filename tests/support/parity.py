@@ -1,7 +1,8 @@
 """Numerical parity of the whole chain (convert, combine, load at a tensor-parallel size) with transformers' LLaVA.
 
-Used by the integration test, which sets bounds, and by the benchmark that prints the figures. `CASES` cover query groups, rotary
-bases, tied embeddings, both activations of CLIP and of the projector, and both feature layers.
+Used by the integration test, which sets bounds, and by the benchmark that prints the figures. `CASES` has a row for every family
+of language models and of vision towers; they cover query groups, rotary bases and scaling, tied embeddings, biases, norms of
+queries and keys, the activations of tower and projector, and both feature layers.
 """
 
 import json
@@ -20,6 +21,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 
 from components.combine.config import CombineConfig, ProjectorSettings
@@ -33,10 +40,24 @@ from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, VOCABULARY, pixel_values, samples
 from tests.support.model_world import CLIP_SETTINGS, finished_weights, redraw, tokenizer
-from tests.support.parity_worker import compute_logits
+from tests.support.parity_worker import compute_logits, measure_training
 from tests.support.ranks import run_ranks
 
 SIZES = (1, 2, 4)
+
+LANGUAGE_CLASSES: dict[str, tuple[Any, Any]] = {
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+"""A row for every family."""
+
+VISION_CLASSES: dict[str, tuple[Any, Any]] = {
+    "clip": (CLIPVisionConfig, CLIPVisionModel),
+    "siglip": (SiglipVisionConfig, SiglipVisionModel),
+}
+"""A row for every family."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +66,75 @@ class Case:
 
     Attributes:
         name: What is special about it.
+        family: Family of the language model.
         language: Settings of the language model that differ from the others'.
+        tower: Family of the vision tower.
         vision: Settings of the vision tower that differ.
         feature_layer: Which layer's output the projector takes.
         activation: Activation of the projector.
-        family: "mistral" or "llama".
     """
 
     name: str
+    family: str
     language: dict[str, Any]
+    tower: str = "clip"
     vision: dict[str, Any] = field(default_factory=dict)
     feature_layer: int = -1
     activation: str = "silu"
-    family: str = "mistral"
 
 
 CASES = (
-    Case("8 heads, 8 groups, base 1e4", {"num_attention_heads": 8, "num_key_value_heads": 8, "rope_theta": 1e4}),
     Case(
-        "8 heads, 4 groups, base 1e6, layer -2, GELU projector",
-        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6},
+        "Mistral, 8 heads, 8 groups, base 1e4",
+        "mistral",
+        {"num_attention_heads": 8, "num_key_value_heads": 8, "rope_theta": 1e4, "sliding_window": None},
+    ),
+    Case(
+        "Mistral, 8 heads, 4 groups, base 1e6; CLIP, layer -2; GELU projector",
+        "mistral",
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6, "sliding_window": None},
         feature_layer=-2,
         activation="gelu",
     ),
     Case(
-        "16 heads, 4 groups, base 5e5, tied Llama, CLIP with GELU",
+        "Llama, 16 heads, 4 groups, base 5e5, tied; CLIP with GELU",
+        "llama",
         {"num_attention_heads": 16, "num_key_value_heads": 4, "rope_theta": 5e5, "tie_word_embeddings": True},
-        {"hidden_act": "gelu"},
-        family="llama",
+        vision={"hidden_act": "gelu"},
+    ),
+    Case(
+        "Llama 3.2, stretched positions, tied; SigLIP",
+        "llama",
+        {
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+            "rope_theta": 1e4,
+            # Small enough that all three kinds of wavelengths are among those of a head.
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        tower="siglip",
+    ),
+    Case(
+        "Qwen 2.5, biases, tied; SigLIP, layer -2; GELU projector",
+        "qwen2",
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6, "tie_word_embeddings": True},
+        tower="siglip",
+        feature_layer=-2,
+        activation="gelu",
+    ),
+    Case(
+        "Qwen 3, normed queries and keys; SigLIP",
+        "qwen3",
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6},
+        tower="siglip",
+        activation="gelu",
     ),
 )
 
@@ -85,11 +147,15 @@ class Reference:
         model: Model folder that the stages made of the same weights.
         exact: Logits in float32.
         own: Logits in the type that the weights are stored in.
+        llava: transformers' model in float32.
+        sources: Folder of the weights as they were published: `language/` and `vision/`.
     """
 
     model: Path
     exact: Tensor
     own: Tensor
+    llava: LlavaForConditionalGeneration
+    sources: Path
 
 
 def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
@@ -121,7 +187,8 @@ def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
     )
     model = run_combine(context, CombineConfig(projector=projector, image=IMAGE, seed=5), *parts).folder
     llava = _llava(case, language, vision, model)
-    return Reference(model, exact=_logits(llava.float()), own=_logits(llava.to(dtype)))
+    exact, own = _logits(llava.float()), _logits(llava.to(dtype))
+    return Reference(model, exact, own, llava=llava.float(), sources=weights)
 
 
 def logits_at(size: int, models: dict[str, Path], dtypes: dict[str, str], results: Path) -> dict[str, Tensor]:
@@ -144,6 +211,33 @@ def logits_at(size: int, models: dict[str, Path], dtypes: dict[str, str], result
     return loaded
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What this project computes of one model.
+
+    Attributes:
+        steps: Logits of every decoding step, [steps, samples, vocabulary].
+        losses: Loss per token.
+        gradients: Checkpoint of the gradients of the sum of the losses.
+    """
+
+    steps: Tensor
+    losses: Tensor
+    gradients: Path
+
+
+def training_at(size: int, models: dict[str, Path], results: Path) -> dict[str, Measured]:
+    """Decode, and compute losses and gradients in float32 in one job of `size` processes; see `logits_at`."""
+    results.mkdir(parents=True)
+    (results / "jobs.json").write_text(json.dumps({name: str(path) for name, path in models.items()}))
+    run_ranks(size, measure_training, results)
+    measured = torch.load(results / "measured.pt", weights_only=True)
+    return {
+        name: Measured(**measured[name], gradients=results / f"gradients-{number}")
+        for number, name in enumerate(models)
+    }
+
+
 def _language(case: Case) -> Any:
     settings = {
         "vocab_size": VOCABULARY,
@@ -155,23 +249,24 @@ def _language(case: Case) -> Any:
         "rms_norm_eps": 1e-5,
         **case.language,
     }
-    base = settings.pop("rope_theta")
-    settings["rope_parameters"] = {"rope_type": "default", "rope_theta": base}
-    if case.family == "llama":
-        model: Any = LlamaForCausalLM(LlamaConfig(**settings))
-    else:
-        model = MistralForCausalLM(MistralConfig(**settings, sliding_window=None))
+    scaling = settings.pop("rope_scaling", {"rope_type": "default"})
+    settings["rope_parameters"] = {**scaling, "rope_theta": settings.pop("rope_theta")}
+    config_class, model_class = LANGUAGE_CLASSES[case.family]
+    model = model_class(config_class(**settings))
     redraw(model, seed=1)
     return model.eval()
 
 
-def _vision(case: Case) -> CLIPVisionModel:
-    model = CLIPVisionModel(CLIPVisionConfig(**{**CLIP_SETTINGS, **case.vision}))
+def _vision(case: Case) -> Any:
+    config_class, model_class = VISION_CLASSES[case.tower]
+    shape = {name: value for name, value in CLIP_SETTINGS.items() if name != "hidden_act"}
+    own = {"hidden_act": "quick_gelu"} if case.tower == "clip" else {}
+    model = model_class(config_class(**{**shape, **own, **case.vision}))
     redraw(model, seed=2)
     return model.eval()
 
 
-def _llava(case: Case, language: Any, vision: CLIPVisionModel, model: Path) -> LlavaForConditionalGeneration:
+def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForConditionalGeneration:
     """Put the source models together as transformers does; the projector is the one that combine has drawn."""
     config = LlavaConfig(
         text_config=language.config,
@@ -179,7 +274,7 @@ def _llava(case: Case, language: Any, vision: CLIPVisionModel, model: Path) -> L
         image_token_index=IMAGE_TOKEN,
         projector_hidden_act=case.activation,
         vision_feature_layer=case.feature_layer,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy="default" if case.tower == "clip" else "full",
         multimodal_projector_bias=False,
         image_seq_length=IMAGE.tokens,
         tie_word_embeddings=language.config.tie_word_embeddings,

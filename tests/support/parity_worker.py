@@ -1,6 +1,6 @@
-"""What each process of `tests.support.parity.logits_at` does. The argument is the folder with `jobs.json`.
+"""What each process of `tests.support.parity.logits_at` and `training_at` does. The argument is the folder with `jobs.json`.
 
-The first rank writes `logits.pt`. Beside the jobs it has "wrong cut": the first model with the gated MLP's first weight cut as
+`compute_logits` writes `logits.pt`. Beside the jobs it has "wrong cut": the first model with the gated MLP's first weight cut as
 one matrix, as if gate and up had been put together before cutting instead of each on its own.
 """
 
@@ -12,13 +12,18 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from components.model.checkpoint.sharded import load_model
+from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import read_model_config
+from components.model.decoding import Decoder
 from components.model.distributed import destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
-from tests.support.model_samples import VOCABULARY, packed, pixel_values, samples
+from components.training.config import Recipe
+from components.training.optimizer import MasterWeightAdamW
+from tests.support.model_samples import FIRST_TEXT_TOKEN, VOCABULARY, packed, pixel_values, samples
+from tests.support.small_training import RECIPE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DECODED_STEPS = 4
 
 
 def compute_logits(results: Path) -> None:
@@ -56,3 +61,46 @@ def _cut_as_one_matrix(model: VisionLanguageModel) -> None:
         halves = [part.chunk(2) for part in parts]
         whole = torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
         weight.data.copy_(whole.chunk(group.size())[group.rank()])
+
+
+def measure_training(results: Path) -> None:
+    """Decode, and compute losses and gradients of every model of `jobs.json` in float32.
+
+    The first rank writes `measured.pt` (name to logits of every decoding step, and losses); gradients are checkpoints, one
+    folder a model, under the parameters' names.
+    """
+    parallel = initialize(int(os.environ["WORLD_SIZE"]), device="cpu")
+    jobs: dict[str, str] = json.loads((results / "jobs.json").read_text())
+    measured = {}
+    for number, (name, folder) in enumerate(jobs.items()):
+        model = _loaded(Path(folder), torch.float32)
+        steps = _decoded(model)
+        batch = packed(samples())
+        losses = model.train()(batch, pixel_values(batch), compute_loss=True)
+        losses.sum().backward()
+        measured[name] = {"steps": steps, "losses": losses.detach()}
+        optimizer = MasterWeightAdamW(model, Recipe(**RECIPE))
+        gradients = optimizer._take_gradients()
+        optimizer._complete(gradients)
+        for parameter, gradient in zip(optimizer.parameters, gradients, strict=True):
+            parameter.data.copy_(gradient)
+        save_model(model, results / f"gradients-{number}")
+    if parallel.rank == 0:
+        torch.save(measured, results / "measured.pt")
+    destroy()
+
+
+def _decoded(model: VisionLanguageModel) -> Tensor:
+    """Return the logits of every decoding step, [steps, samples, vocabulary]."""
+    batch = packed(samples())
+    decoder = Decoder(model, batch, pixel_values(batch), DECODED_STEPS)
+    steps = [gather_logits(decoder.logits)]
+    for step in range(1, DECODED_STEPS):
+        decoder.step(decoded_tokens(step))
+        steps.append(gather_logits(decoder.logits))
+    return torch.stack(steps)[..., :VOCABULARY]
+
+
+def decoded_tokens(step: int) -> Tensor:
+    """Return the tokens that every sample is continued with at a step."""
+    return FIRST_TEXT_TOKEN + 10 * step + torch.arange(len(samples()))

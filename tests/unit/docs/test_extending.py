@@ -173,7 +173,6 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
     found = run_code(
         checkout,
         f"""
-        import json
         import sys
         from pathlib import Path
 
@@ -181,17 +180,18 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
         from components.context import RunContext
         from components.weight_conversion.config import WeightConversionConfig
         from components.weight_conversion.stage import run_weight_conversion
-        from tests.support.model_world import finished_weights, tokenizer
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from tests.support.model_world import finished_weights, redraw, tokenizer
+        from transformers import SeedOssConfig, SeedOssForCausalLM
 
-        weights, name = Path({str(tmp_path / "weights")!r}), "YiForCausalLM"
-        config = LlamaConfig(
-            vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, rope_parameters={{"rope_type": "default", "rope_theta": 5e6}}, max_position_embeddings=64,
+        weights = Path({str(tmp_path / "weights")!r})
+        config = SeedOssConfig(
+            vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+            num_key_value_heads=2, attention_bias=True, rope_parameters={{"rope_type": "default", "rope_theta": 5e6}},
+            max_position_embeddings=64,
         )
-        LlamaForCausalLM(config).save_pretrained(weights / "language")
-        path = weights / "language" / "config.json"
-        path.write_text(json.dumps({{**json.loads(path.read_text()), "architectures": [name]}}))
+        model = SeedOssForCausalLM(config)
+        redraw(model, seed=1)
+        model.save_pretrained(weights / "language")
         tokenizer(weights / "language")
         finished_weights(weights)
         context = RunContext(run_id="t", run_name="t", workspace=Path({str(tmp_path)!r}))

@@ -1,5 +1,6 @@
 """Export: folders that transformers loads unaided, with the checkpoint's logits and answers; refusals; nothing half-done."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -29,7 +30,8 @@ from components.export.stage import export_to, run_export
 from components.model.config import read_model_config
 from components.model.decoding import generate
 from components.model.distributed import single_process
-from components.model.hf_mapping import language_rules
+from components.model.families.language.decoder import decoder_rules
+from components.model.families.language.registry import language_family
 from components.stage.runner import StageOutput
 from pipelines.cli import main
 from tests.support.export_world import TEXT_TOKENS, Sources, image_token_beyond, loaded
@@ -302,10 +304,11 @@ def exchanged_gate_and_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(config: Any) -> Any:
         return [
             type(rule)(rule.target, rule.sources[::-1], rule.join, rule.split) if len(rule.sources) == 2 else rule
-            for rule in language_rules(config)
+            for rule in decoder_rules(config)
         ]
 
-    monkeypatch.setattr(tensors, "language_rules", wrong)
+    family = dataclasses.replace(language_family("mistral"), rules=wrong)
+    monkeypatch.setattr(tensors, "language_family", lambda _: family)
 
 
 def wrong_setting(section: str, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:

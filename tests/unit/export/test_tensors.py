@@ -20,7 +20,8 @@ from components.export.shards import TensorGroup, write_shards
 from components.export.tensors import exported_vocabulary, module_name, plan_tensors
 from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.distributed import single_process
-from components.model.hf_mapping import language_rules, vision_rules
+from components.model.families.language.decoder import decoder_rules
+from components.model.families.vision.clip import CLIP
 from components.model.vlm import outlined_model
 
 TOWER = "vision_tower.vision_model."
@@ -87,7 +88,7 @@ def test_export_inverts_the_conversion_for_any_shape(config: ModelConfig, module
         assert [tuple(written[name].shape) for name in group.names] == list(group.shapes)
     rows = config.language.vocabulary_size
     name = module_name if module_names else str
-    for rule in language_rules(config.language):
+    for rule in decoder_rules(config.language):
         sources = [written[name(f"language_model.{source}")] for source in rule.sources]
         if rule.target.endswith(("word_embeddings.weight", "output_layer.weight")):
             assert sources[0].shape[0] == exported_vocabulary(config)
@@ -95,7 +96,7 @@ def test_export_inverts_the_conversion_for_any_shape(config: ModelConfig, module
             assert torch.equal(sources[0][:rows], parameters[f"language_model.{rule.target}"][:rows])
         else:
             assert torch.equal(rule.join(sources), parameters[f"language_model.{rule.target}"])
-    for rule in vision_rules(config.vision, TOWER):
+    for rule in CLIP.rules(config.vision, TOWER):
         assert torch.equal(
             rule.join([written[name(source)] for source in rule.sources]), parameters[f"vision_model.{rule.target}"]
         )

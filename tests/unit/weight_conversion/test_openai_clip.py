@@ -153,7 +153,7 @@ def test_reference_tower_is_the_archives_own_program(archive: Path) -> None:
     source = open_openai_file(archive)
     program = torch.jit.load(str(archive)).float().visual
     pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    from components.model.openai_mapping import openai_vision_config
+    from components.model.families.vision.openai_clip import openai_vision_config
 
     tower = verify._OpenAiTower(openai_vision_config(source.names, source.shape, "test", -1))
     tower.load_state_dict({name: source.tensor(f"visual.{name}").float() for name in tower.state_dict()})
@@ -174,12 +174,12 @@ def test_state_dict_is_converted(tmp_path: Path, clip: Clip, prefix: str) -> Non
 def test_plain_concatenation_of_the_fused_projection_fails(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.model import openai_mapping
+    from components.model.families.vision import openai_clip
 
     monkeypatch.setattr(
-        openai_mapping,
+        openai_clip,
         "_fused_attention_input",
-        lambda target, source, config: openai_mapping.same(target, source),
+        lambda target, source, config: openai_clip.same(target, source),
     )
     placed(tmp_path, archive)
     with pytest.raises(StageError, match="differs from that of"):

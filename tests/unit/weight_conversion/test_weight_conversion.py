@@ -14,13 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
 from components.context import RunContext
 from components.errors import InputError, StageError
 from components.model.config import LanguageConfig, LanguagePart, VisionConfig, VisionPart, read_stored
-from components.model.hf_config import language_config, read_hf_config, vision_config
-from components.model.hf_mapping import TensorRule, language_rules, vision_prefix, vision_rules
+from components.model.families.hf_config import HfConfig, read_hf_config
+from components.model.families.language.decoder import decoder_rules
+from components.model.families.language.registry import language_family, read_language
+from components.model.families.rules import TensorRule
+from components.model.families.vision.clip import CLIP
+from components.model.families.vision.encoder import vision_prefix
+from components.model.families.vision.registry import read_vision, vision_family
 from components.stage.runner import StageOutput
 from components.weight_conversion import parts, verify
 from components.weight_conversion.config import WeightConversionConfig
@@ -130,9 +135,9 @@ def test_without_verification_the_facts_say_so(tmp_path: Path, vision: Path) -> 
 
 
 def test_rules_split_back_into_the_source(language: Path, vision: Path) -> None:
-    config = language_config(read_hf_config(language), "test", 8)
-    tower = vision_config(read_hf_config(vision), "test", -1)
-    for folder, rules in ((language, language_rules(config)), (vision, vision_rules(tower, ""))):
+    config = read_language(read_hf_config(language), 8)
+    tower = read_vision(read_hf_config(vision), -1)
+    for folder, rules in ((language, decoder_rules(config)), (vision, CLIP.rules(tower, ""))):
         source = SafetensorsFolder(folder)
         for rule in rules:
             tensors = [source.tensor(name) for name in rule.sources]
@@ -205,10 +210,11 @@ def test_wrong_rule_fails_the_stage(
     def wrong_rules(config: LanguageConfig) -> list[TensorRule]:
         return [
             dataclasses.replace(rule, join=wrong) if rule.target.endswith(target) else rule
-            for rule in language_rules(config)
+            for rule in decoder_rules(config)
         ]
 
-    monkeypatch.setattr(parts, "language_rules", wrong_rules)
+    family = dataclasses.replace(language_family("mistral"), rules=wrong_rules)
+    monkeypatch.setattr(parts, "language_family", lambda _: family)
     with pytest.raises(StageError, match="differs from that of"):
         run(tmp_path, "language", tolerance=DEFAULT_TOLERANCE)
 
@@ -224,13 +230,26 @@ def test_difference_that_is_not_a_number_fails_the_stage(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "is a MixtralForCausalLM. As language model"),
+        (
+            {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"},
+            r"is a MixtralForCausalLM: a mixture of experts\. As language model, these are supported: mistral",
+        ),
+        ({"architectures": ["MistralForTokenClassification"]}, "is a MistralForTokenClassification"),
         ({"architectures": None, "model_type": "gemma"}, "is a gemma"),
+        ({"architectures": None, "model_type": "qwen2_5_vl"}, "a vision-language model already"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rotary scaling 'yarn'"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rotary scaling 'linear'"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "has M-RoPE"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "without 'low_freq_factor'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"vocab_size": None}, "no vocab_size"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised weights .awq, 4 bit"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "quantised weights .gptq, 8 bit"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised weights .fp8;"),
+        ({"quantization_config": {"load_in_4bit": True}}, "quantised weights .bitsandbytes, 4 bit"),
+        ({"quantization_config": {"_load_in_8bit": True, "load_in_8bit": True}}, "bitsandbytes, 8 bit"),
     ],
 )
 def test_unsupported_language_model_is_refused(
@@ -246,9 +265,14 @@ def test_unsupported_language_model_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["SiglipVisionModel"]}, "is a SiglipVisionModel. As vision tower"),
+        (
+            {"architectures": ["Siglip2VisionModel"], "model_type": "siglip2"},
+            r"is a Siglip2VisionModel: SigLIP 2 with pictures of any shape.*As vision tower, these are supported: clip",
+        ),
+        ({"architectures": ["SiglipVisionModel"]}, "is a SiglipVisionModel"),
+        ({"image_size": [24, 32]}, "only squares"),
         ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
-        ({"num_hidden_layers": None}, "no num_hidden_layers"),
+        ({"num_channels": 1}, "num_channels = 1"),
     ],
 )
 def test_unsupported_vision_tower_is_refused(
@@ -262,6 +286,7 @@ def test_unsupported_vision_tower_is_refused(
 def test_older_config_spellings() -> None:
     older = {
         "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
         "num_hidden_layers": 2,
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -272,7 +297,7 @@ def test_older_config_spellings() -> None:
         "rope_theta": 1e6,
         "sliding_window": 4096,
     }
-    config = language_config(older, "test", 1024)
+    config = read_language(HfConfig(older, "test"), 1024)
     assert (config.num_query_groups, config.kv_channels, config.rotary_base) == (4, 16, 1e6)
     assert (config.padded_vocabulary_size, config.max_position_embeddings) == (32768, 4096)
 
@@ -454,3 +479,34 @@ def test_any_shape_of_vision_tower_is_converted(heads: int, width: int, layers: 
             intermediate_size=10,
         )
         assert run(folder, "vision", feature_layer=feature_layer).manifest.facts["max_logit_difference"] <= TOLERANCE
+
+
+def test_adapter_is_named(tmp_path: Path, language: Path) -> None:
+    (language / "config.json").unlink()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen2.5-0.5B"}
+    (language / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"holds a LORA adapter.*differences to Qwen/Qwen2\.5-0\.5B.*merge_and_unload"):
+        run(tmp_path, "language")
+
+
+def test_omitted_fields_are_filled_as_transformers_fills_them() -> None:
+    for name, config in (("clip", CLIPVisionConfig()), ("siglip", SiglipVisionConfig())):
+        family = vision_family(name)
+        bare = HfConfig({"architectures": [family.architectures[0]], "model_type": config.model_type}, "test")
+        whole = HfConfig({**bare.content, **config.to_dict()}, "test")
+        assert read_vision(bare, -1) == read_vision(whole, -1)
+
+
+def test_a_tower_within_a_whole_model_is_read() -> None:
+    inner = {"hidden_size": 64, "num_attention_heads": 4, "image_size": 384, "patch_size": 14, "num_hidden_layers": 5}
+    whole = HfConfig({"architectures": ["SiglipModel"], "model_type": "siglip", "vision_config": inner}, "test")
+    config = read_vision(whole, -2)
+    assert (config.hidden_size, config.patches, config.places, config.built_layers) == (64, 27 * 27, 27 * 27, 4)
+
+
+def test_older_files_bring_frequencies_that_follow_from_the_base(tmp_path: Path, language: Path) -> None:
+    tensors = load_file(language / "model.safetensors")
+    extra = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in range(2)}
+    save_file({**tensors, **extra}, language / "model.safetensors")
+    report = json.loads((run(tmp_path, "language").folder / "conversion_report.json").read_text())
+    assert {drop["name"] for drop in report["dropped"]} == set(extra)

@@ -1,4 +1,4 @@
-"""CLIP's vision tower on megatron-core's transformer block."""
+"""The vision tower on megatron-core's transformer block."""
 
 import torch
 from megatron.core.models.common.vision_module.vision_module import VisionModule
@@ -11,7 +11,7 @@ from components.model.layer_specs import block_submodules
 from components.model.transformer_config import BuildSettings, vision_transformer_config
 
 
-class ClipVisionTower(VisionModule):
+class VisionTower(VisionModule):
     """Pixels to patch features.
 
     megatron-core's own `CLIPViTModel` builds its norms for Transformer Engine and masks causally on its plain layers;
@@ -27,10 +27,10 @@ class ClipVisionTower(VisionModule):
         super().__init__(config=config)
         hidden, patch = architecture.hidden_size, architecture.patch_size
         self.architecture = architecture
-        self.conv1 = nn.Conv2d(3, hidden, kernel_size=patch, stride=patch, bias=False)
-        self.class_token = nn.Parameter(torch.empty(1, 1, hidden))
-        self.position_embeddings = nn.Embedding(architecture.patches + 1, hidden)
-        self.ln_pre = nn.LayerNorm(hidden, eps=architecture.norm_epsilon)
+        self.conv1 = nn.Conv2d(3, hidden, kernel_size=patch, stride=patch, bias=architecture.patch_bias)
+        self.class_token = nn.Parameter(torch.empty(1, 1, hidden)) if architecture.class_token else None
+        self.position_embeddings = nn.Embedding(architecture.places, hidden)
+        self.ln_pre = nn.LayerNorm(hidden, eps=architecture.norm_epsilon) if architecture.pre_norm else nn.Identity()
         self.decoder = TransformerBlock(
             config=config,
             spec=block_submodules(settings.backend, architecture.built_layers, AttnMaskType.no_mask),
@@ -38,7 +38,10 @@ class ClipVisionTower(VisionModule):
         )
         if settings.initialize:
             for parameter in (self.conv1.weight, self.class_token, self.position_embeddings.weight):
-                nn.init.normal_(parameter, std=settings.init_std)
+                if parameter is not None:
+                    nn.init.normal_(parameter, std=settings.init_std)
+            if self.conv1.bias is not None:
+                nn.init.zeros_(self.conv1.bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Compute the features of the patches.
@@ -47,14 +50,15 @@ class ClipVisionTower(VisionModule):
             pixel_values: [N, 3, size, size], normalised; converted to the parameters' type.
 
         Returns:
-            [N, patches, hidden]; the class token is dropped.
+            [N, patches, hidden]; a class token is dropped.
         """
         pixels = pixel_values.to(self.conv1.weight.dtype)
-        patches = self.conv1(pixels).flatten(2).permute(2, 0, 1)
-        class_tokens = self.class_token.expand(1, patches.shape[1], -1)
+        embedded = self.conv1(pixels).flatten(2).permute(2, 0, 1)
+        if self.class_token is not None:
+            embedded = torch.cat([self.class_token.expand(1, embedded.shape[1], -1), embedded])
         # A look-up, not the weight itself: with one picture the gradients of the two would be views of the same memory, and
         # the next micro-batch would be added twice.
-        places = torch.arange(patches.shape[0] + 1, device=patches.device)
-        embedded = torch.cat([class_tokens, patches]) + self.position_embeddings(places)[:, None, :]
+        places = torch.arange(embedded.shape[0], device=embedded.device)
+        embedded = embedded + self.position_embeddings(places)[:, None, :]
         hidden: Tensor = self.decoder(hidden_states=self.ln_pre(embedded), attention_mask=None)
-        return hidden[1:].transpose(0, 1)
+        return hidden[int(self.architecture.class_token) :].transpose(0, 1)

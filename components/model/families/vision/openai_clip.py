@@ -7,7 +7,7 @@ import torch
 
 from components.errors import InputError
 from components.model.config import VisionConfig
-from components.model.hf_mapping import DropRule, TensorRule, attention_input, class_token, same, same_affine
+from components.model.families.rules import DropRule, TensorRule, attention_input, class_token, same, same_affine
 
 _HEAD_WIDTH = 64  # of all of OpenAI's vision transformers
 _NORM_EPSILON = 1e-5
@@ -52,6 +52,7 @@ def openai_vision_config(
     if layers + 1 + feature_layer < 1:
         raise InputError(f"{source} has {layers} layers: there is no layer {feature_layer}. Correct feature_layer.")
     return VisionConfig(
+        family="clip",
         num_layers=layers,
         hidden_size=hidden,
         ffn_hidden_size=shape(f"{block}0.mlp.c_fc.weight")[0],

@@ -1,0 +1,1 @@
+"""Model families: what Hugging Face layouts become which architecture; a family is one file."""

@@ -1,0 +1,1 @@
+"""Language model families; `registry.py` lists them."""

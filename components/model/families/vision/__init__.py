@@ -1,0 +1,1 @@
+"""Vision tower families; `registry.py` lists them."""

@@ -1,0 +1,100 @@
+"""CLIP: OpenAI's, and those of LAION and others in Hugging Face's layout."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from components.model.config import VisionConfig
+from components.model.families.hf_config import HfConfig
+from components.model.families.rules import DropRule, TensorRule, class_token, same_affine
+from components.model.families.vision.encoder import (
+    checked_feature_layer,
+    embedding_rules,
+    encoder_drops,
+    encoder_rules,
+    square_side,
+)
+from components.model.families.vision.family import VisionFamily
+
+# What transformers fills in: files are written without what equals its defaults.
+_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def _read(config: HfConfig, feature_layer: int) -> VisionConfig:
+    inner = config.inner("vision_config")
+    own = HfConfig({**_DEFAULTS, **inner.content}, inner.source)
+    own.refuse_unless("hidden_act", "quick_gelu", "gelu")
+    own.refuse_unless("num_channels", 3)
+    return VisionConfig(
+        family="clip",
+        num_layers=checked_feature_layer(own, feature_layer),
+        hidden_size=own.required("hidden_size"),
+        ffn_hidden_size=own.required("intermediate_size"),
+        num_attention_heads=own.required("num_attention_heads"),
+        image_size=square_side(own, "image_size"),
+        patch_size=square_side(own, "patch_size"),
+        norm_epsilon=own.required("layer_norm_eps"),
+        activation=own.required("hidden_act"),
+        feature_layer=feature_layer,
+    )
+
+
+def _rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
+    return [
+        class_token(f"{prefix}embeddings.class_embedding"),
+        *embedding_rules(config, prefix),
+        *same_affine("ln_pre", f"{prefix}pre_layrnorm"),  # the source's own spelling
+        *encoder_rules(config, prefix),
+    ]
+
+
+def _drops(config: VisionConfig, prefix: str) -> list[DropRule]:
+    return [
+        *encoder_drops(config, prefix),
+        DropRule(r"(text|visual)_projection\.weight", "CLIP's contrastive projections are not used"),
+    ]
+
+
+def _settings(config: VisionConfig) -> dict[str, Any]:
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.ffn_hidden_size,
+        # Layers above the feature layer were never converted: the last one that exists is the feature layer.
+        "num_hidden_layers": config.built_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "layer_norm_eps": config.norm_epsilon,
+        "hidden_act": config.activation,
+    }
+
+
+def _reference(folder: Path) -> nn.Module:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    return CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
+
+
+CLIP = VisionFamily(
+    name="clip",
+    model_types=("clip", "clip_vision_model"),
+    architectures=("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel"),
+    read=_read,
+    rules=_rules,
+    drops=_drops,
+    settings=_settings,
+    reference=_reference,
+    examples=("openai/clip-vit-large-patch14-336", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"),
+)
