@@ -22,12 +22,12 @@ def soft(matches: int, people: int) -> Row:
 def similar(answer: str, accepted: Sequence[str]) -> Row:
     """Return the largest similarity to an accepted answer, 1 - edits / length of the longer one; 0 where it is below 0.5.
 
-    Case and the number of blanks don't matter. One half itself counts, as in the challenge's program, not in its paper.
+    Edits are counted without regard to case and number of blanks; lengths are those of the texts as they are, in upper case.
+    One half itself counts, as in the challenge's program, not in its paper.
 
-    Source: A. F. Biten et al., "Scene Text Visual Question Answering", 2019.
+    Source: A. F. Biten et al., "Scene Text Visual Question Answering", 2019; the challenge's `infographicsvqa_eval.py`.
     """
-    said = _plain(answer)
-    best = max(_similarity(said, _plain(text)) for text in accepted)
+    best = max(_similarity(answer, text) for text in accepted)
     return (best if best >= _LEAST_SIMILARITY else 0.0), 1.0
 
 
@@ -49,8 +49,13 @@ def _plain(text: str) -> str:
 
 
 def _similarity(first: str, second: str) -> float:
-    longer = max(len(first), len(second))
-    return 1 - edits(first, second) / longer if longer else 1.0
+    longer = max(len(first.upper()), len(second.upper()))
+    if not longer:
+        return 1.0
+    said, wanted = _plain(first), _plain(second)
+    # As many characters differ at least: an answer of a page is not compared for minutes.
+    least = abs(len(said) - len(wanted))
+    return 0.0 if 1 - least / longer < _LEAST_SIMILARITY else 1 - edits(said, wanted) / longer
 
 
 VQA_ACCURACY = Metric(
@@ -65,6 +70,7 @@ VQA_ACCURACY = Metric(
 ANLS = Metric(
     name="anls",
     label="ANLS",
+    version=2,
     per_sample=similar,
     unit="per cent, normalised Levenshtein similarity",
     full_scale=100.0,

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from components.metrics.captions import BLEU, CIDER, METEOR, ROUGE_L
 from components.metrics.macro import MACRO_ACCURACY
 from components.metrics.metric import Metric
+from components.metrics.mme import MME_COGNITION, MME_PERCEPTION, MME_TOTAL
 from components.metrics.partly_right import ANLS, VQA_ACCURACY
 from components.metrics.right_or_wrong import ACCURACY, GROUP_ACCURACY, RELAXED_ACCURACY
-from components.metrics.yes_no import F1, PRECISION, RECALL, YES_RATIO
+from components.metrics.yes_no import F1, MACRO_F1, PRECISION, RECALL, YES_RATIO
 from components.plugins import find_plugin
 
 ENTRY_POINTS = "vlm_pipelines.metrics"
@@ -25,9 +26,13 @@ _METRICS: tuple[Metric[...], ...] = (
     VQA_ACCURACY,
     ANLS,
     F1,
+    MACRO_F1,
     PRECISION,
     RECALL,
     YES_RATIO,
+    MME_TOTAL,
+    MME_PERCEPTION,
+    MME_COGNITION,
 )
 
 OWN_METRICS: Mapping[str, Metric[...]] = {metric.name: metric for metric in _METRICS}

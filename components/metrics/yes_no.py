@@ -19,6 +19,22 @@ def outcome(said_yes: bool, is_yes: bool) -> Row:
     )
 
 
+def outcome_of_group(said_yes: bool, is_yes: bool, group: int, groups: int) -> Row:
+    """Return the outcome in the four columns of the answer's group, 0 in those of every other one.
+
+    Args:
+        said_yes: Whether the answer is yes.
+        is_yes: Whether yes is right.
+        group: Number of the group, from 0.
+        groups: How many groups there are.
+    """
+    if not 0 <= group < groups:
+        raise ValueError(f"there is no group {group} among {groups}")
+    row = [0.0] * (4 * groups)
+    row[4 * group : 4 * group + 4] = outcome(said_yes, is_yes)
+    return tuple(row)
+
+
 def said_yes(yes: bool) -> Row:
     """Return what an answer adds to the share of yes."""
     return float(yes), 1.0
@@ -39,6 +55,16 @@ def f1(sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return ratio(2 * sums[:, 0], 2 * sums[:, 0] + sums[:, 1] + sums[:, 2])
 
 
+def mean_f1(sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return the mean of the F1 of the groups that have answers."""
+    import numpy as np
+
+    groups = [sums[:, start : start + 4] for start in range(0, sums.shape[1], 4)]
+    there = np.sum([group.sum(axis=1) > 0 for group in groups], axis=0, dtype=np.float64)
+    summed: NDArray[np.float64] = np.sum([f1(group) for group in groups], axis=0)
+    return ratio(summed, np.asarray(there))
+
+
 PRECISION = Metric(
     name="precision",
     label="Precision",
@@ -52,6 +78,15 @@ RECALL = Metric(
     name="recall", label="Recall", per_sample=outcome, combine=recall, unit="per cent", full_scale=100.0, form="counts"
 )
 F1 = Metric(name="f1", label="F1", per_sample=outcome, combine=f1, unit="per cent", full_scale=100.0, form="counts")
+MACRO_F1 = Metric(
+    name="macro_f1",
+    label="F1, mean of splits",
+    per_sample=outcome_of_group,
+    combine=mean_f1,
+    unit="per cent, mean of splits",
+    full_scale=100.0,
+    form="counts",
+)
 YES_RATIO = Metric(
     name="yes_ratio",
     label="Yes ratio",

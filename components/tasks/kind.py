@@ -111,6 +111,7 @@ class Kind(ABC):
     Attributes:
         version: Raised whenever the same predictions would be read or marked otherwise; part of a task's identity.
         metrics: Names of the metrics that it can compute; see `components/metrics/registry.py`.
+        readings: Ways in which it can read answers, the usual one first; none where there is one only.
         noun: What a sample is called, in the plural.
         lead: Says above the shown samples how to read them.
         ground_truth: Layout of the file of ground truth, in a line.
@@ -118,6 +119,7 @@ class Kind(ABC):
 
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str, ...]]
+    readings: ClassVar[tuple[str, ...]] = ()
     noun: ClassVar[str] = "questions"
     lead: ClassVar[str] = "The choice of samples is fixed and favours nothing."
     ground_truth: ClassVar[str] = ""

@@ -70,7 +70,8 @@ def check_task_name(name: str) -> str:
 
 def task_identity(task: Task) -> str:
     """Return name, version and content key, the kind's version included: what the predictions of one task have in common."""
-    content = {**task.model_dump(mode="json"), "kind_version": find_kind(task.kind).version}
+    known = task.model_dump(mode="json", exclude={"columns", "origin", "published"})
+    content = {**known, "kind_version": find_kind(task.kind).version}
     return f"{task.name}@{task.version}:{content_key(content)}"
 
 
@@ -110,6 +111,9 @@ def load_samples(raw: Path, task: Task, limit: int = 0) -> list[HeldOutSample]:
 
 def _check_fits_kind(task: Task) -> None:
     kind = find_kind(task.kind)
+    if task.reading and task.reading not in kind.readings:
+        ways = ", ".join(kind.readings) or "none: leave it out"
+        raise ValueError(f"reading: {task.reading!r} is not one of the ways that {task.kind} reads answers in ({ways})")
     unknown = sorted(set(task.metrics) - set(kind.metrics))
     if unknown:
         raise ValueError(f"metrics: {', '.join(unknown)} is not one of {', '.join(kind.metrics)} ({task.kind})")

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from components.plugins import find_plugin
 from components.tasks.kind import Kind
 from components.tasks.kinds.captioning import Captioning
-from components.tasks.kinds.mmmu import Mmmu
+from components.tasks.kinds.mmmu import Mmmu, MmmuPro
 from components.tasks.kinds.multiple_choice import MultipleChoice
-from components.tasks.kinds.vqa import Vqa
+from components.tasks.kinds.realworldqa import RealWorldQa
+from components.tasks.kinds.short_answer import ContainedText, ExactMatch, RelaxedMatch, SimilarText
+from components.tasks.kinds.vqa import TextVqa, Vqa
+from components.tasks.kinds.yes_no import Mme, YesNo
 
 ENTRY_POINTS = "vlm_pipelines.kinds"
 """Group of entry points under which a package names its kinds; each is a subclass of `Kind`."""
@@ -16,7 +19,16 @@ OWN_KINDS: Mapping[str, Kind] = {
     "captioning": Captioning(),
     "multiple_choice": MultipleChoice(),
     "mmmu": Mmmu(),
+    "mmmu_pro": MmmuPro(),
     "vqa": Vqa(),
+    "textvqa": TextVqa(),
+    "yes_no": YesNo(),
+    "mme": Mme(),
+    "exact_match": ExactMatch(),
+    "relaxed_match": RelaxedMatch(),
+    "similar_text": SimilarText(),
+    "contained_text": ContainedText(),
+    "realworldqa": RealWorldQa(),
 }
 """The kinds of this package."""
 

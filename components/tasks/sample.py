@@ -16,6 +16,10 @@ class HeldOutSample:
         options: Texts of options A, B, ...; empty where the answer is open.
         answer: The right letter, where there are options.
         category: Group that is scored on its own; empty for none.
+        groups: More of them: level ("domain") and group.
+        hint: What stands beside the question: a context, the words that were recognised in the picture.
+        unit: Samples that are one where a metric counts groups, as one question under all orders of its options; empty for
+            those of one picture.
         images: All pictures that the question is about, where there are several. Only `image` is shown.
     """
 
@@ -27,4 +31,7 @@ class HeldOutSample:
     options: tuple[str, ...] = ()
     answer: str = ""
     category: str = ""
+    groups: tuple[tuple[str, str], ...] = ()
+    hint: str = ""
+    unit: str = ""
     images: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ class TaskPrompt(BaseModel):
         template: The human turn.
         open_template: The human turn of questions without options, for kinds that have both sorts.
         option: One line of `{options}`: `{letter}` and `{text}`.
+        hint: What becomes of `{hint}` in a template: a text with `{hint}` for samples that have one, nothing for others.
         answer: What the template asks for and the parser reads, the option's "letter" or its "text".
     """
 
@@ -27,7 +28,42 @@ class TaskPrompt(BaseModel):
     template: str = ""
     open_template: str = ""
     option: str = "({letter}) {text}"
+    hint: str = "{hint}\n"
     answer: Literal["letter", "text"] = "letter"
+
+
+class Published(BaseModel):
+    """A figure of a known model, for orientation; in points.
+
+    Attributes:
+        model: The model.
+        metric: The metric.
+        value (points): Its value.
+        source: Who published it, and where.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1)
+    metric: str
+    value: float
+    source: str = Field(min_length=1)
+
+
+class Origin(BaseModel):
+    """Where a benchmark's parts come from, for people.
+
+    Attributes:
+        data: Its dataset, with the split.
+        prompt: Whose prompt it is.
+        scoring: Whose program decides what is right.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = ""
+    prompt: str = ""
+    scoring: str = ""
 
 
 class Task(BaseModel):
@@ -43,8 +79,12 @@ class Task(BaseModel):
         max_new_tokens: Most tokens of an answer; it ends earlier at `</s>`.
         postprocess: Steps from decoded text to prediction, in order: "strip" removes blanks around it, "first_line"
             keeps what stands before the first line break.
+        reading: How answers are read, for kinds that know several ways; empty for the kind's first.
         metrics: Metrics that are computed.
         headline: The metric that stands for the task in gates and summaries.
+        columns: Metrics that a table of several benchmarks shows; none for the headline.
+        origin: Where its parts come from.
+        published: Figures of known models.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,8 +97,12 @@ class Task(BaseModel):
     prompt: TaskPrompt
     max_new_tokens: int = Field(ge=1)
     postprocess: tuple[Step, ...] = ("strip",)
+    reading: str = ""
     metrics: tuple[str, ...] = Field(min_length=1)
     headline: str
+    columns: tuple[str, ...] = ()
+    origin: Origin = Origin()
+    published: tuple[Published, ...] = ()
 
     @field_validator("dataset")
     @classmethod
@@ -72,6 +116,9 @@ class Task(BaseModel):
     def _check(self) -> Self:
         if self.headline not in self.metrics:
             raise ValueError(f"headline: {self.headline!r} is not among the metrics {', '.join(self.metrics)}")
+        unknown = sorted({*self.columns, *(figure.metric for figure in self.published)} - set(self.metrics))
+        if unknown:
+            raise ValueError(f"columns, published: {unknown[0]!r} is not among the metrics {', '.join(self.metrics)}")
         if self.prompt.format == "instruct" and not self.prompt.template:
             raise ValueError("prompt.template: the instruct format needs the human turn's text")
         return self

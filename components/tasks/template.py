@@ -7,14 +7,14 @@ LETTERS = string.ascii_uppercase
 """Letters of options, in order."""
 
 
-def check_fields(where: str, template: str, known: Sequence[str]) -> None:
-    """Check that a template uses exactly the known fields, without conversions or indices.
+def check_fields(where: str, template: str, known: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Check that a template uses all known fields and none but optional ones beside them, without conversions or indices.
 
     Raises:
         ValueError: It does not.
     """
     used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-    if used != set(known):
+    if used - set(optional) != set(known):
         expected = ", ".join(f"{{{field}}}" for field in known)
         raise ValueError(f"{where}: must use {expected}, each; it uses {', '.join(sorted(used)) or 'none'}")
 

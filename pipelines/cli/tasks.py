@@ -44,7 +44,7 @@ def _tasks(options: argparse.Namespace) -> int:
 def _print_task(console: Any, task: "Task") -> None:
     console.print(literal(task.name, "bold"), literal(_title(task), "dim"))
     steps = {"max tokens": str(task.max_new_tokens), "then": ", ".join(task.postprocess)}
-    console.print(fact_table({**_facts(task), **steps}))
+    console.print(fact_table({**_facts(task), **steps, **_origin(task)}))
     for sample in _examples(task):
         console.print()
         console.print(literal(f"What the model reads, for {_example_name(sample)}", "dim"))
@@ -69,6 +69,17 @@ def _facts(task: "Task") -> dict[str, str]:
         "prompt": task.prompt.template or "the picture alone",
         "open": task.prompt.open_template,
         "data": f"{task.dataset}: {truth}" if truth else task.dataset,
+    }
+
+
+def _origin(task: "Task") -> dict[str, str]:
+    """Return where a benchmark's parts come from, and what known models reach."""
+    figures = [f"{figure.model} {figure.metric} {figure.value:g} ({figure.source})" for figure in task.published]
+    return {
+        "published data": task.origin.data,
+        "prompt of": task.origin.prompt,
+        "scored as": task.origin.scoring,
+        "known models": "\n".join(figures),
     }
 
 

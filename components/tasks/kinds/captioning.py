@@ -23,6 +23,7 @@ NO_TRAINING_CAPTIONS = f"The raw dataset has no {TRAINING_CAPTIONS}: there is no
 class _CocoImage(BaseModel):
     id: int
     file_name: str
+    domain: str = ""
 
 
 class _CocoAnnotation(BaseModel):
@@ -36,7 +37,7 @@ class _CocoCaptions(BaseModel):
 
 
 class Captioning(Kind):
-    """Captions of pictures, in COCO's layout; a sample's id is its picture's number.
+    """Captions of pictures, in COCO's layout; a sample's id is its picture's number. Pictures may have a `domain`, as in NoCaps.
 
     The prompt's `template` takes no fields; in the plain format there is none.
     """
@@ -78,7 +79,7 @@ class Captioning(Kind):
                 f"{path}: {len(bare)} pictures have no caption, {bare[0]} is the first. Every picture needs one."
             )
         return [
-            HeldOutSample(str(image.id), image.file_name, references=tuple(references[image.id]))
+            HeldOutSample(str(image.id), image.file_name, references=tuple(references[image.id]), category=image.domain)
             for image in content.images
         ]
 
@@ -117,6 +118,7 @@ class Captioning(Kind):
             )
         # Only CIDEr's mean has a part for each sample that is its score.
         each = {name: found["cider"].parts[:, 0] for name, found in statistics.items() if "cider" in found}
+        domains = [sample.category for sample in samples]
         method = f"Words: {PTB if java else WORDS}."
         if constant:
             method += (
@@ -132,6 +134,7 @@ class Captioning(Kind):
                 ]
                 for name, captions in texts.items()
             },
+            groups={"domain": domains} if any(domains) else {},
             constant=constant,
             tokenizer=PTB if java else WORDS,
             notes=notes,

@@ -12,7 +12,7 @@ from typing import ClassVar
 from components.errors import InputError
 from components.tasks.kind import Answer
 from components.tasks.kinds.multiple_choice import MultipleChoice
-from components.tasks.kinds.questions import Reading, read_questions, several_pictures
+from components.tasks.kinds.questions import QuestionKind, Reading, read_questions, several_pictures
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
@@ -55,6 +55,8 @@ class Mmmu(MultipleChoice):
     category is its subject.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    readings: ClassVar[tuple[str, ...]] = ("mmmu", "plain")
     level: ClassVar[str] = "subject"
     ground_truth: ClassVar[str] = (
         "JSON lines with `id`, `image`, `question`, and `options`, `answer` (a letter) or `answers`"
@@ -62,10 +64,10 @@ class Mmmu(MultipleChoice):
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks both sorts of questions, for the letter."""
-        super().check(task)
-        check_fields("prompt.open_template", task.prompt.open_template, ("question",))
         if task.prompt.answer != "letter":
             raise ValueError("prompt.answer: MMMU's questions are answered with the letter")
+        super().check(task)
+        check_fields("prompt.open_template", task.prompt.open_template, ("question",))
 
     def load(self, path: Path) -> list[HeldOutSample]:
         """Read the questions; each has options or accepted answers."""
@@ -117,6 +119,36 @@ class Mmmu(MultipleChoice):
         if sample.options:
             return super().note(sample, text, reading, mark)
         return Answer(text=text, read=reading.value, correct=mark == 1)
+
+
+class MmmuPro(MultipleChoice):
+    """MMMU-Pro: questions with up to ten options, of MMMU's subjects; where they are in the picture, the prompt names none."""
+
+    version: ClassVar[int] = 1
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    readings: ClassVar[tuple[str, ...]] = ("mmmu_pro", "mmmu", "plain")
+    level: ClassVar[str] = "subject"
+
+    def check(self, task: Task) -> None:
+        """Check that the prompt asks for the letter, with question and options or without both."""
+        if task.prompt.answer != "letter":
+            raise ValueError("prompt.answer: MMMU-Pro's questions are answered with the letter")
+        if "{" in task.prompt.template:
+            super().check(task)
+        else:
+            QuestionKind.check(self, task)
+
+    def groups(self, sample: HeldOutSample) -> Mapping[str, str]:
+        """Return the discipline and the subject."""
+        return {
+            "discipline": _DISCIPLINE_OF.get(sample.category, ""),
+            "subject": sample.category.replace("_", " "),
+            **dict(sample.groups),
+        }
+
+    def listed(self, samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
+        """List the questions about several pictures."""
+        return several_pictures(samples)
 
 
 def read_open_answer(text: str) -> tuple[str | float, ...]:

@@ -1,34 +1,33 @@
-"""Multiple choice: from an answer's text to a letter.
+"""Multiple choice: questions with lettered options.
 
-The rules are MMMU's (https://github.com/MMMU-Benchmark/MMMU, `parse_multi_choice_response`). Where they would guess at
-random, a few more forms are read, and what still has no letter is counted; the letter that stands for it is the same
-in every run.
+Letters are read by one of the rules in `letters.py`. Answers without one are counted; where a rule guesses, the letter that
+stands for such an answer is the same in every run.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from components.errors import InputError
 from components.tasks.kind import Answer
+from components.tasks.kinds.letters import OPTION_TEXT, RULES, LetterRule
 from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
-from components.tasks.template import LETTERS, check_fields, lettered, option_lines
-
-_PUNCTUATION = ",.!?;:'"
-# MMMU looks for an option's text only in answers of more words than this.
-_SHORT_ANSWER_WORDS = 5
+from components.tasks.template import LETTERS, check_fields, option_lines
 
 
 class MultipleChoice(QuestionKind):
     """Questions with lettered options, in JSON lines: `id`, `image`, `question`, `options`, `answer`, `category`.
 
-    The prompt's `template` takes `{question}` and `{options}`, its `option` `{letter}` and `{text}`; `answer` says whether
-    the option's letter or its text is asked for: then `option` may do without `{letter}`.
+    The prompt's `template` takes `{question}` and `{options}`, and `{hint}` if it likes; its `option` `{letter}` and
+    `{text}`; `answer` says whether the option's letter or its text is asked for: then `option` may do without `{letter}`.
     """
 
+    version: ClassVar[int] = 2
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "group_accuracy")
+    readings: ClassVar[tuple[str, ...]] = tuple(RULES)
     lead: ClassVar[str] = (
         "Green: the true option; red: a wrong choice of the model. The choice of questions is fixed and favours nothing."
     )
@@ -37,7 +36,9 @@ class MultipleChoice(QuestionKind):
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question with its options."""
         super().check(task)
-        check_fields("prompt.template", task.prompt.template, ("question", "options"))
+        check_fields("prompt.template", task.prompt.template, ("question", "options"), optional=("hint",))
+        if task.reading and task.prompt.answer == "text":
+            raise ValueError("reading: where the option's text is asked for, nothing else is read; leave it out")
         lettered_options = task.prompt.answer == "letter" or "{letter}" in task.prompt.option
         check_fields("prompt.option", task.prompt.option, ("letter", "text") if lettered_options else ("text",))
 
@@ -54,13 +55,19 @@ class MultipleChoice(QuestionKind):
     def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return question, options and instruction."""
         options = option_lines(task.prompt.option, sample.options)
-        return task.prompt.template.format(question=sample.question, options=options)
+        return self.put(task, sample, options=options)
+
+    def rule(self, task: Task) -> LetterRule:
+        """Return the rule by which a task's answers are read."""
+        return OPTION_TEXT if task.prompt.answer == "text" else RULES[task.reading or self.readings[0]]
 
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Read a letter, or the text of an option where the task asks for that."""
-        read = read_option_text if task.prompt.answer == "text" else read_choice
-        letter = read(text, sample.options)
-        return Reading(letter) if letter else Reading(stand_in(sample.options, sample.id, seed), readable=False)
+        rule = self.rule(task)
+        letter = rule.read(text, sample.options)
+        if letter:
+            return Reading(letter)
+        return Reading(stand_in(sample.options, sample.id, seed) if rule.guesses else "", readable=False)
 
     def mark(self, sample: HeldOutSample, reading: Reading) -> float:
         """Return 1 for the right letter."""
@@ -78,57 +85,10 @@ class MultipleChoice(QuestionKind):
         """Return the answer with its letter."""
         return Answer(text=text, letter=reading.value, parsed=reading.readable, correct=mark == 1)
 
-    def explain(self, unparsed: int) -> str:
+    def explain(self, task: Task, unparsed: int) -> str:
         """Return how many answers had no letter."""
-        return f"{unparsed} answers had no readable choice and count as a fixed arbitrary one."
-
-
-def read_choice(text: str, options: Sequence[str]) -> str | None:
-    """Read the chosen letter from an answer.
-
-    In MMMU's order: `(A)`; a lone `A`; in answers of more than five words an option's text, whatever the case. Of several
-    hits the one that begins last counts. Where MMMU finds nothing and guesses: `A)`, and a lone `A` at the end of a line.
-
-    Args:
-        text: The answer.
-        options: Texts of options A, B, ...
-
-    Returns:
-        The letter, or None where there is none.
-    """
-    letters = LETTERS[: len(options)]
-    bare = text
-    for mark in _PUNCTUATION:
-        bare = bare.strip(mark)
-    answer = f" {bare} "
-    found = _last(answer, ((letter, f"({letter})") for letter in letters))
-    found = found or _last(answer, ((letter, f" {letter} ") for letter in letters))
-    if found is None and len(answer.split()) > _SHORT_ANSWER_WORDS:
-        texts = zip(letters, options, strict=True)
-        found = _last(answer.lower(), ((letter, option.lower()) for letter, option in texts if option))
-    if found is not None:
-        return found
-    answer = f" {' '.join(text.split()).strip(_PUNCTUATION + ' ')} "
-    found = _last(answer, ((letter, f" {letter}) ") for letter in letters))
-    return found or _last(answer, ((letter, f" {letter} ") for letter in letters))
-
-
-def read_option_text(text: str, options: Sequence[str]) -> str | None:
-    """Read the chosen letter from an answer that gives the option's text.
-
-    The whole answer must be an option's text, whatever the case and the punctuation around it. Anything else is
-    unreadable: a text that merely contains an option may deny it.
-
-    Args:
-        text: The answer.
-        options: Texts of options A, B, ...
-
-    Returns:
-        The letter, or None where there is none.
-    """
-    answer = _bare(text)
-    letters = (letter for letter, option in lettered(options) if answer and answer == _bare(option))
-    return next(letters, None)
+        worth = "a fixed arbitrary one" if self.rule(task).guesses else "wrong"
+        return f"{unparsed} answers had no readable choice and count as {worth}."
 
 
 def stand_in(options: Sequence[str], sample_id: str, seed: int) -> str:
@@ -143,13 +103,3 @@ def constant_letter(samples: Sequence[HeldOutSample]) -> Constant:
     letters = sorted(set(answers) - {""}) or ["A"]
     best = max(letters, key=answers.count)
     return Constant(best, Reading(best))
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split()).strip(_PUNCTUATION + " ").casefold()
-
-
-def _last(answer: str, patterns: Iterable[tuple[str, str]]) -> str | None:
-    """Return the letter whose pattern begins last in the answer, the first of equals."""
-    hits = [(place, letter) for letter, pattern in patterns if (place := answer.rfind(pattern)) >= 0]
-    return max(hits, key=lambda hit: hit[0])[1] if hits else None

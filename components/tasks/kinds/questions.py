@@ -15,7 +15,7 @@ from components.metrics.registry import find_metric
 from components.tasks.kind import CHANCE, CONSTANT, MODEL, Answer, Examination, Findings, Kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
-from components.tasks.template import LETTERS
+from components.tasks.template import LETTERS, check_fields
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class QuestionRow(BaseModel):
         answer: The right letter, where there are options.
         answers: Accepted answers of an open question; with repetitions, where several people were asked.
         category: Group that is scored on its own.
+        groups: More of them: level to group.
+        hint: What stands beside the question.
+        unit: Questions that are one where a metric counts groups.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -70,6 +73,9 @@ class QuestionRow(BaseModel):
     answer: str = ""
     answers: tuple[str, ...] = ()
     category: str = ""
+    groups: dict[str, str] = {}
+    hint: str = ""
+    unit: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> "QuestionRow":
@@ -88,6 +94,9 @@ class QuestionRow(BaseModel):
             options=self.options,
             answer=self.answer,
             category=self.category,
+            groups=tuple(self.groups.items()),
+            hint=self.hint,
+            unit=self.unit,
             images=self.images,
         )
 
@@ -132,6 +141,12 @@ class QuestionKind(Kind):
         """Check that the prompt can ask something; which fields it takes is for the kind to check."""
         if task.prompt.format == "plain":
             raise ValueError("prompt: the plain format shows the picture alone and can ask nothing; use instruct")
+        check_fields("prompt.hint", task.prompt.hint, ("hint",))
+
+    def put(self, task: Task, sample: HeldOutSample, **fields: str) -> str:
+        """Return the prompt's template with a sample's question, hint and whatever else it takes."""
+        hint = task.prompt.hint.format(hint=sample.hint) if sample.hint else ""
+        return task.prompt.template.format(question=sample.question, hint=hint, **fields)
 
     @abstractmethod
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
@@ -167,8 +182,12 @@ class QuestionKind(Kind):
         return [(mark, 1.0) for mark in marks]
 
     def unit(self, sample: HeldOutSample) -> str:
-        """Return the group of a sample, for metrics that count a group as one; by default its picture."""
-        return sample.image
+        """Return the group of a sample, for metrics that count a group as one; where it names none, its picture."""
+        return sample.unit or sample.image
+
+    def resampled_by_unit(self, metric: Metric[...]) -> bool:
+        """Tell whether what is resampled are units: where their samples count as one, or what they add belongs together."""
+        return metric.pooling == "all"
 
     def chance(self, sample: HeldOutSample) -> float | None:
         """Return the expected mark of guessing; None where nothing can be guessed."""
@@ -176,7 +195,7 @@ class QuestionKind(Kind):
 
     def groups(self, sample: HeldOutSample) -> Mapping[str, str]:
         """Return level to the sample's group."""
-        return {self.level: sample.category}
+        return {self.level: sample.category, **dict(sample.groups)}
 
     def listed(self, samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
         """Return what a reader may want to know by name: heading to ids."""
@@ -186,7 +205,7 @@ class QuestionKind(Kind):
         """Return what is shown of an answer."""
         return Answer(text=text, read=reading.value, parsed=reading.readable, correct=mark == 1)
 
-    def explain(self, unparsed: int) -> str:
+    def explain(self, task: Task, unparsed: int) -> str:
         """Return how answers were read and marked, for the page."""
         return ""
 
@@ -224,7 +243,7 @@ class QuestionKind(Kind):
                 metric.name: Statistic.of(
                     metric,
                     self.rows(metric, samples, readings[control], found),
-                    units if metric.pooling == "all" else None,
+                    units if self.resampled_by_unit(metric) else None,
                 )
                 for metric in metrics
             }
@@ -252,7 +271,7 @@ class QuestionKind(Kind):
             constant=constant.text,
             unparsed=unparsed,
             listed=self.listed(samples),
-            method=self.explain(unparsed[MODEL]),
+            method=self.explain(task, unparsed[MODEL]),
         )
 
 

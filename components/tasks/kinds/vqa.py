@@ -4,48 +4,32 @@ The rule is that of the VQA challenge (https://visualqa.org/evaluation.html): an
 three people gave it; averaged over the ten sets of nine people that leave one out.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 from components.errors import InputError
 from components.metrics.partly_right import VQA_ACCURACY
 from components.tasks.kind import Answer, in_points
-from components.tasks.kinds.contractions import CONTRACTIONS
 from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
+from components.tasks.kinds.vqa_answers import normalise_textvqa, normalise_vqa, one_line
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
 
-_NUMBERS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
-_ARTICLES = frozenset({"a", "an", "the"})
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,+\d")
-_FULL_STOP = re.compile(r"\.(?!\d)")
+_TRIED = 50  # frequent answers that may be the best constant one
 
 
 class Vqa(QuestionKind):
     """Questions in JSON lines: `id`, `image`, `question`, `answers` (of ten people), `category`.
 
-    The prompt's `template` takes `{question}`.
+    The prompt's `template` takes `{question}`, and `{hint}` if it likes. An answer is normalised as LLaVA-1.5 hands answers
+    in, and then judged as the challenge's program does: where all people gave the very same answer, letter by letter;
+    elsewhere after normalising both sides. An empty answer is none of anybody's.
     """
 
+    version: ClassVar[int] = 2
     metrics: ClassVar[tuple[str, ...]] = ("vqa_accuracy",)
     level: ClassVar[str] = "kind of answer"
     lead: ClassVar[str] = (
@@ -56,7 +40,7 @@ class Vqa(QuestionKind):
     def check(self, task: Task) -> None:
         """Check that the prompt asks the question."""
         super().check(task)
-        check_fields("prompt.template", task.prompt.template, ("question",))
+        check_fields("prompt.template", task.prompt.template, ("question",), optional=("hint",))
 
     def load(self, path: Path) -> list[HeldOutSample]:
         """Read the questions; each must have answers."""
@@ -68,57 +52,73 @@ class Vqa(QuestionKind):
 
     def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the question and the instruction."""
-        return task.prompt.template.format(question=sample.question)
+        return self.put(task, sample)
 
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
-        """Normalise the answer."""
-        return Reading(normalise(text))
+        """Normalise the answer; what is handed in is its only candidate, an empty answer has none."""
+        return self.read(text)
+
+    def read(self, text: str) -> Reading:
+        """Return what an answer is compared as."""
+        given = normalise_textvqa(text)
+        return Reading(normalise_vqa(given), candidates=(given,) if text.strip() else ())
 
     def mark(self, sample: HeldOutSample, reading: Reading) -> float:
         """Return the soft accuracy."""
-        given = [normalise(answer) for answer in sample.references]
-        return _soft_accuracy(given.count(reading.value), len(given))
+        if not reading.candidates:
+            return 0.0
+        given = [one_line(answer) for answer in sample.references]
+        if len(set(given)) == 1:
+            return _soft_accuracy(given.count(str(reading.candidates[0])), len(given))
+        return _soft_accuracy([normalise_vqa(answer) for answer in given].count(reading.value), len(given))
 
     def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
-        """Return the answer with the highest accuracy over all questions, the first of equals."""
-        counts = [Counter(normalise(answer) for answer in sample.references) for sample in samples]
-        people = [len(sample.references) for sample in samples]
-        totals: dict[str, float] = {}
-        for count, number in zip(counts, people, strict=True):
-            for answer, times in count.items():
-                totals[answer] = totals.get(answer, 0.0) + _soft_accuracy(times, number)
-        best = max(sorted(totals), key=totals.__getitem__)
-        return Constant(best, Reading(best))
+        """Return the answer with the highest accuracy over all questions, of those that people gave most often."""
+        given = Counter(self.read(answer).value for sample in samples for answer in sample.references)
+        # The most frequent ones first, equals by the alphabet.
+        tried = sorted(given, key=lambda answer: (-given[answer], answer))[:_TRIED]
+        totals = {
+            answer: sum(self.mark(sample, self.read(answer)) for sample in samples) for answer in tried if answer
+        } or {"": 0.0}
+        best = max(totals, key=totals.__getitem__)
+        return Constant(best, self.read(best))
 
     def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
         """Return the answer with its soft accuracy."""
         return Answer(text=text, read=reading.value, score=in_points(mark))
 
-    def explain(self, unparsed: int) -> str:
+    def explain(self, task: Task, unparsed: int) -> str:
         """Return the rule."""
         return (
-            "Soft accuracy of the VQA challenge: full when three of ten people gave the answer, after normalising both."
+            "Soft accuracy of the VQA challenge: full when three of ten people gave the answer, after normalising both; where "
+            "all gave the same, theirs is not normalised, as in the challenge's program."
+        )
+
+
+class TextVqa(Vqa):
+    """As VQAv2, but answers are normalised in TextVQA's way, whether people agree or not; `hint` has the OCR's words."""
+
+    version: ClassVar[int] = 1
+
+    def read(self, text: str) -> Reading:
+        """Return what an answer is compared as."""
+        given = normalise_textvqa(text)
+        return Reading(given, candidates=(given,) if text.strip() else ())
+
+    def mark(self, sample: HeldOutSample, reading: Reading) -> float:
+        """Return the soft accuracy."""
+        if not reading.candidates:
+            return 0.0
+        given = [normalise_textvqa(answer) for answer in sample.references]
+        return _soft_accuracy(given.count(reading.value), len(given))
+
+    def explain(self, task: Task, unparsed: int) -> str:
+        """Return the rule."""
+        return (
+            "Soft accuracy of the VQA challenge: full when three of ten people gave the answer, after TextVQA's processor "
+            "normalised both."
         )
 
 
 def _soft_accuracy(matches: int, people: int) -> float:
     return VQA_ACCURACY.per_sample(matches, people)[0]
-
-
-@lru_cache(maxsize=1 << 16)
-def normalise(text: str) -> str:
-    """Return an answer as the VQA challenge compares it.
-
-    Punctuation is taken out where a blank is beside it somewhere (or the answer holds a number with commas) and replaced
-    by a blank elsewhere; full stops go unless a digit follows; then lower case, digits for the words up to ten, no
-    articles, and the apostrophe in contractions that lack it.
-    """
-    text = text.replace("\n", " ").replace("\t", " ").strip()
-    bare = text
-    has_commas = _COMMA_IN_NUMBER.search(text) is not None
-    for mark in _PUNCTUATION:
-        beside_blank = f"{mark} " in text or f" {mark}" in text
-        bare = bare.replace(mark, "" if beside_blank or has_commas else " ")
-    bare = _FULL_STOP.sub("", bare)
-    words = (_NUMBERS.get(word, word) for word in bare.lower().split())
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

@@ -16,7 +16,7 @@ from components.download.config import AnnotatedSource, DatasetConfig, FolderCon
 from components.download.stage import run_download_dataset
 from components.errors import InputError
 from components.stage.runner import StageOutput
-from components.tasks.kinds.multiple_choice import read_option_text
+from components.tasks.kinds.letters import read_option_text
 from components.tasks.template import LETTERS
 from tests.unit.download.test_folder import download, entry, images, lines, load, make_folder, picture
 

@@ -26,6 +26,7 @@ from components.metrics.captioning import CaptionScorer
 from components.metrics.intervals import Resamples, wilson_interval
 from components.metrics.macro import MACRO_ACCURACY
 from components.metrics.metric import Metric
+from components.metrics.mme import PART_OF, PARTS
 from components.metrics.partly_right import ANLS, edits
 from components.metrics.registry import OWN_METRICS, find_metric
 from components.metrics.right_or_wrong import ACCURACY, GROUP_ACCURACY, RELAXED_ACCURACY
@@ -90,13 +91,13 @@ def distance(first: str, second: str) -> int:
 
 def anls(samples: Sequence[tuple[Any, ...]]) -> float:
     def one(said: str, truth: str) -> float:
-        share = distance(said, truth) / max(len(said), len(truth), 1)
+        share = distance(plain(said), plain(truth)) / max(len(said), len(truth), 1)  # lengths with all their blanks
         return 1 - share if share <= 0.5 else 0.0
 
     def plain(text: str) -> str:
         return re.sub(r"\s+", " ", text.strip()).lower()
 
-    return fmean(max(one(plain(said), plain(truth)) for truth in accepted) for said, accepted in samples)
+    return fmean(max(one(said, truth) for truth in accepted) for said, accepted in samples)
 
 
 def of_subjects(samples: Sequence[tuple[Any, ...]]) -> float:
@@ -121,6 +122,42 @@ found = share_of(lambda said, true: said and true, lambda said, true: true)
 def harmonic(samples: Sequence[tuple[Any, ...]]) -> float:
     precision, recall = both(samples), found(samples)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def mean_of_splits(samples: Sequence[tuple[Any, ...]]) -> float:
+    """By scikit-learn, split by split."""
+    from sklearn.metrics import f1_score
+
+    splits = defaultdict(list)
+    for said, true, split, _ in samples:
+        splits[split].append((true, said))
+    return fmean(f1_score(*zip(*pairs, strict=True), pos_label=True, zero_division=0.0) for pairs in splits.values())
+
+
+def mme_pictures(metric: Metric[...], samples: Sequence[tuple[Any, ...]]) -> Statistic:
+    """Two answers about each picture; a metric of a part leaves the other part's subtasks out."""
+    rows, pictures = [], []
+    for row, (subtask, first, second) in enumerate(samples):
+        counted = (
+            metric.name not in ("mme_perception", "mme_cognition") or f"mme_{PART_OF[subtask].lower()}" == metric.name
+        )
+        rows += [metric.per_sample(float(right), first and second, 2, subtask, counted) for right in (first, second)]
+        pictures += [str(row)] * 2
+    return Statistic.of(metric, rows, pictures)
+
+
+def mme(parts: Sequence[str]) -> Callable[[Sequence[tuple[Any, ...]]], float]:
+    """C. Fu et al., 2023: the sum over subtasks of accuracy and of accuracy+, the share of pictures with both right."""
+
+    def brute(samples: Sequence[tuple[Any, ...]]) -> float:
+        total = 0.0
+        for subtask in [name for part in parts for name in PARTS[part]]:
+            pairs = [(first, second) for name, first, second in samples if name == subtask]
+            if pairs:
+                total += fmean(answer for pair in pairs for answer in pair) + fmean(all(pair) for pair in pairs)
+        return total
+
+    return brute
 
 
 def near(relative: float, zero: bool) -> tuple[str, str, bool]:
@@ -261,6 +298,7 @@ def matching(draw: st.DrawFn) -> tuple[tuple[float, ...]]:
 captions = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
 captioned = st.tuples(captions, st.lists(captions, min_size=1, max_size=3))
 yes_no = st.tuples(st.booleans(), st.booleans())
+mme_picture = st.tuples(st.sampled_from(["count", "OCR", "code_reasoning"]), st.booleans(), st.booleans())
 short = st.text("abA ", max_size=5).map(str.strip)
 
 
@@ -284,6 +322,10 @@ CASES: dict[str, Case] = {
     "f1": Case(yes_no, harmonic),
     "precision": Case(yes_no, both),
     "recall": Case(yes_no, found),
+    "macro_f1": Case(st.tuples(st.booleans(), st.booleans(), st.integers(0, 2), st.just(3)), mean_of_splits),
+    "mme_total": Case(mme_picture, mme(["Perception", "Cognition"]), mme_pictures),
+    "mme_perception": Case(mme_picture, mme(["Perception"]), mme_pictures),
+    "mme_cognition": Case(mme_picture, mme(["Cognition"]), mme_pictures),
     "yes_ratio": Case(st.tuples(st.booleans()), mean_of_values),
     **{f"bleu_{order}": Case(captioned, bleu(order), caption_statistic) for order in range(1, 5)},
     "rouge_l": Case(captioned, rouge, caption_statistic),
@@ -413,6 +455,11 @@ def test_degenerate_yes_no_questions_score_zero_and_not_nan() -> None:
 
 def test_anls_of_the_paper() -> None:
     assert ANLS.per_sample("Hello  World", ["hello world"]) == (1, 1)
+    assert ANLS.per_sample("a  b c", ["a b"]) == (
+        pytest.approx(1 - 2 / 6),
+        1,
+    )  # edits without the blanks, length with them
+    assert ANLS.per_sample("word " * 2000, ["word"]) == (0, 1)
     assert ANLS.per_sample("abcd", ["abxy", "zzzz"]) == (0.5, 1)
     assert ANLS.per_sample("abcd", ["axyz"]) == (0, 1)  # below one half nothing counts
     assert ANLS.per_sample("", [""]) == (1, 1)

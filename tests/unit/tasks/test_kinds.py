@@ -203,7 +203,8 @@ def test_a_kind_of_an_installed_package(context: RunContext, tmp_path: Path) -> 
     [
         (
             "os:system",
-            "there is no kind 'os:system'; known are captioning, multiple_choice, mmmu, vqa, length, lost, other",
+            "there is no kind 'os:system'; known are captioning, multiple_choice, mmmu, mmmu_pro, vqa, textvqa, yes_no, mme, exact_match, "
+            "relaxed_match, similar_text, contained_text, realworldqa, length, lost, other",
         ),
         ("vlm_lengths:Length", "there is no kind"),
         ("other", "no subclass of components.tasks.kind.Kind"),
@@ -302,7 +303,7 @@ class YesNo(QuestionKind):
 def test_a_kind_with_counts_and_groups_gets_its_controls_intervals_and_categories(
     context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(OWN_KINDS, "yes_no", YesNo())  # type: ignore[index]
+    monkeypatch.setitem(OWN_KINDS, "there_or_not", YesNo())  # type: ignore[index]
     raw = raw_dataset(context, COUNT)
     images = [sample.image for sample in load_samples(raw, load_task("captioning"))]
     rows = [
@@ -319,7 +320,7 @@ def test_a_kind_with_counts_and_groups_gets_its_controls_intervals_and_categorie
     questions(raw, "there.jsonl", rows)
     path = tmp_path / "there.yaml"
     content = {
-        "name": "there", "version": 1, "kind": "yes_no", "dataset": "there.jsonl", "max_new_tokens": 4, "headline": "f1",
+        "name": "there", "version": 1, "kind": "there_or_not", "dataset": "there.jsonl", "max_new_tokens": 4, "headline": "f1",
         "prompt": {"format": "instruct", "template": "{question}"}, "metrics": list(YesNo.metrics),
     }  # fmt: skip
     path.write_text(yaml.safe_dump(content))

@@ -8,17 +8,13 @@ from hypothesis import strategies as st
 
 from components.metrics.partly_right import VQA_ACCURACY
 from components.tasks.kind import Examination
-from components.tasks.kinds import vqa
 from components.tasks.kinds.contractions import CONTRACTIONS
+from components.tasks.kinds.letters import read_mmmu as read_choice
+from components.tasks.kinds.letters import read_option_text
 from components.tasks.kinds.mmmu import DISCIPLINES, Mmmu, is_accepted, normalise, read_open_answer
-from components.tasks.kinds.multiple_choice import (
-    MultipleChoice,
-    constant_letter,
-    read_choice,
-    read_option_text,
-    stand_in,
-)
-from components.tasks.kinds.vqa import Vqa
+from components.tasks.kinds.multiple_choice import MultipleChoice, constant_letter, stand_in
+from components.tasks.kinds.vqa import TextVqa, Vqa
+from components.tasks.kinds.vqa_answers import normalise_textvqa, normalise_vqa
 from components.tasks.loading import load_task
 from components.tasks.sample import HeldOutSample
 
@@ -65,10 +61,10 @@ UNREADABLE = ["", "green", "b", "E", "(E)", "Apple", "because", "no idea at all 
 
 @pytest.mark.parametrize("text", UNREADABLE)
 def test_unreadable_answers_are_counted_and_get_a_fixed_letter(text: str) -> None:
-    task, sample = load_task("multiple_choice"), question(7, "A")
-    first = MultipleChoice().parse(task, sample, text, 3)
+    task, sample = load_task("mmmu"), question(7, "A")
+    first = Mmmu().parse(task, sample, text, 3)
     assert not first.readable
-    assert first == MultipleChoice().parse(task, sample, text, 3)
+    assert first == Mmmu().parse(task, sample, text, 3)
     assert first.value == stand_in(COLOURS, "7", 3)
 
 
@@ -220,7 +216,47 @@ def test_mmmu_has_thirty_subjects_in_six_disciplines() -> None:
     ],
 )
 def test_answers_are_normalised_as_in_the_vqa_challenge(text: str, normal: str) -> None:
-    assert vqa.normalise(text) == normal
+    assert normalise_vqa(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("a,b", "ab"),  # a comma goes, whatever is beside it
+        ("McDonald's", "mcdonald 's"),
+        ("t-shirt", "t shirt"),
+        ("what?", "what"),
+        ("The 7-up", "7 up"),
+        ("two", "2"),
+        ("U.S.A.", "usa"),
+        ("Dont", "don't"),
+        ("a\nb", "b"),
+        ("", ""),
+    ],
+)
+def test_textvqa_normalises_otherwise(text: str, normal: str) -> None:
+    assert normalise_textvqa(text) == normal
+
+
+def test_full_stops_go_up_to_the_thirty_second() -> None:
+    """The programs give `re.UNICODE`, which is 32, where the number of replacements belongs."""
+    assert normalise_vqa("a." * 40) == "a" * 33 + ".a" * 7 + "."
+
+
+def test_where_all_people_agree_their_answer_is_not_normalised() -> None:
+    task = load_task("vqav2")
+    agreed, nearly = question(1, references=("t-shirt",) * 10), question(2, references=("t-shirt",) * 9 + ("shirt",))
+    for sample, mark in ((agreed, 0.0), (nearly, 1.0)):
+        assert Vqa().mark(sample, Vqa().parse(task, sample, "T-shirt.", 0)) == pytest.approx(mark)
+        assert TextVqa().mark(sample, TextVqa().parse(task, sample, "T-shirt.", 0)) == 1
+
+
+@pytest.mark.parametrize("kind", [Vqa(), TextVqa()], ids=["vqav2", "textvqa"])
+@pytest.mark.parametrize("given_answers", [("the",) * 10, (".",) * 9 + ("a",)])
+def test_an_empty_answer_matches_nothing(kind: Vqa, given_answers: tuple[str, ...]) -> None:
+    sample = question(1, references=given_answers)
+    for text in ("", " ", "\n"):
+        assert kind.mark(sample, kind.parse(load_task("vqav2"), sample, text, 0)) == 0
 
 
 def test_contractions_are_those_of_the_challenge() -> None:
