@@ -1,8 +1,6 @@
 """What is made of captions where a dataset brings no questions of its own: which of four captions describes a picture."""
 
 import random
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +8,11 @@ from typing import Any
 from components.download import layout
 from components.download.dataset import question_row
 from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
+from components.download.overlap import bare
 from components.errors import InputError
 
 QUESTION = "Which caption describes the picture?"
 OPTIONS = 4
-
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,13 @@ class _Captions:
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: dict[str, str] = {}
         for text in sorted(set(texts)):
-            self._texts.setdefault(_bare(text), text)
+            self._texts.setdefault(bare(text), text)
         self._choices = list(self._texts.values())
 
     def ask(self, right: str, true: set[str], letter: str, rng: random.Random) -> MultipleChoice:
         """Ask for `right` among captions that are not `true` of the picture."""
         wrong: set[str] = set()
-        true = {self._texts.get(_bare(text), text) for text in true}
+        true = {self._texts.get(bare(text), text) for text in true}
         if len(self._texts) < OPTIONS - 1 + len(true):
             raise InputError(
                 f"Only {len(self._texts)} different captions: too few for questions with {OPTIONS} options. Give more data, or "
@@ -77,9 +74,3 @@ class _Captions:
         while len(wrong) < OPTIONS - 1:
             wrong |= {rng.choice(self._choices)} - true
         return ask(QUESTION, right, sorted(wrong), letter, rng)
-
-
-def _bare(text: str) -> str:
-    """Return what a person reads in a caption: without case, and with blanks and punctuation as one blank."""
-    words = _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return words or text

@@ -11,16 +11,15 @@ from typing import Any, Literal
 from components.data.conversation import conversation_pairs
 from components.data.entry import check_text, named_picture, printable
 from components.download import layout
-from components.download.coco import read_truth
 from components.download.config import FolderConfig
 from components.download.derived import OPTIONS, Captioned, caption_questions, derived_conversations
+from components.download.evaluation import given_references, read_evaluation, write_evaluation
 from components.download.json_hints import instead_of_json
 from components.download.mmmu import PREFIX as MMMU_PREFIX
 from components.download.mmmu import TARGET as MMMU_TARGET
-from components.download.mmmu import write_mmmu
+from components.download.overlap import QuestionOverlap
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
-from components.download.vqa import read_textvqa, read_vqav2
 from components.errors import InputError
 from components.progress import Progress
 from components.storage.atomic import write_json
@@ -68,7 +67,7 @@ def write_dataset(
         rejects: list[Reject] = []
         usable, total = _read_captioned(annotations, pictures, rejects, progress)
         _check_rejects("pretrain", annotations, rejects, total, config.max_reject_share)
-        given = _given_evaluation(parts, pictures, folder, progress)
+        given = read_evaluation(parts, pictures, folder, progress)
         if given.truth is None:
             chosen, broken = _choose_held_out(
                 annotations, usable, pictures, config.held_out_pictures, seed, given.pictures
@@ -85,21 +84,20 @@ def write_dataset(
             held_out = chosen | given.pictures
             rule = f"{len(chosen)} pictures chosen at random (seed {seed}); no training entry uses them"
         else:
-            truth, references = given.truth, _given_references(given.truth)
+            truth, references = given.truth, given_references(given.truth)
             held_out = given.pictures
             rule = f"the pictures of {', '.join([layout.CAPTIONING, layout.MULTIPLE_CHOICE, *given.tasks])}"
         questions = given.questions if given.questions is not None else list(caption_questions(references, seed))
-        write_json(folder / layout.CAPTIONING, truth)
-        facts: dict[str, Any] = {}
-        facts["held_out_questions"] = layout.write_lines(folder / layout.MULTIPLE_CHOICE, questions)
-        for file, rows in given.tasks.items():
-            facts[f"{file.removesuffix('.jsonl')}_questions"] = layout.write_lines(folder / file, rows)
+        facts: dict[str, Any] = {**write_evaluation(folder, truth, questions, given.tasks, parts.evaluation_files)}
+        overlap = QuestionOverlap({layout.MULTIPLE_CHOICE: questions, **given.tasks})
         training = [item for item in usable if item.image not in held_out]
         if not training:
             raise InputError(
                 f"{annotations}: no entry is left for training after holding out {len(held_out)} pictures."
             )
-        facts["pretrain_entries"] = layout.write_list(folder / layout.PRETRAIN, map(_captioning_entry, training))
+        facts["pretrain_entries"] = layout.write_list(
+            folder / layout.PRETRAIN, overlap.watch(map(_captioning_entry, training))
+        )
         used = {item.image for item in training} | held_out
         entries: Iterable[layout.Entry]
         if parts.sft is not None:
@@ -107,7 +105,7 @@ def write_dataset(
             used.update(item["image"] for item in talks if "image" in item)
         else:
             entries = derived_conversations(training, seed, config.answer_form)
-        facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
+        facts["sft_entries"] = layout.write_list(folder / layout.SFT, overlap.watch(entries))
         roots = pictures.provide(used - given.own, folder, progress)
         if parts.mmmu:
             roots.append(layout.image_root(MMMU_PREFIX, MMMU_TARGET))
@@ -116,6 +114,7 @@ def write_dataset(
     layout.write_lines(folder / layout.REJECTS, (vars(reject) for reject in rejects))
     facts |= {
         "held_out_pictures": len(held_out),
+        "questions_asked_in_training": overlap.counts(),
         "rejected_entries": len(rejects),
         "pictures": len(used),
         "picture_bytes": sum((folder / root["source"]).stat().st_size for root in roots),
@@ -135,82 +134,6 @@ def write_dataset(
     }
     write_json(folder / layout.DESCRIPTION, description)
     return {**facts, "held_out": rule}
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """Evaluation data that comes with the dataset.
-
-    Attributes:
-        truth: Captions; None where there are none.
-        questions: Multiple-choice questions; None where there are none.
-        tasks: File to questions of other tasks.
-        pictures: Pictures of all of them.
-        own: Those of them that are in the raw dataset folder already.
-    """
-
-    truth: dict[str, Any] | None
-    questions: list[dict[str, Any]] | None
-    tasks: dict[str, list[dict[str, Any]]]
-    pictures: set[str]
-    own: set[str]
-
-
-def _given_evaluation(parts: DatasetParts, pictures: Pictures, folder: Path, progress: Progress) -> _Evaluation:
-    """Take over the evaluation data of a dataset."""
-    truth = None
-    questions: list[dict[str, Any]] | None = None
-    tasks = {file: _read_questions(path, pictures) for file, path in parts.more.items()}
-    if parts.captioning is not None:
-        truth = read_truth(parts.captioning, pictures, parts.captioning_prefixes)
-    if parts.multiple_choice is not None:
-        questions = _read_questions(parts.multiple_choice, pictures)
-    if parts.vqav2 is not None:
-        tasks[layout.VQAV2] = read_vqav2(*parts.vqav2, pictures, parts.vqav2_prefixes)
-    if parts.textvqa is not None:
-        tasks[layout.TEXTVQA] = read_textvqa(parts.textvqa, pictures, parts.textvqa_prefixes)
-    if parts.mmmu:
-        tasks[layout.MMMU] = write_mmmu(parts.mmmu, folder, progress)
-    every = [*(questions or []), *(row for rows in tasks.values() for row in rows)]
-    named = {item["file_name"] for item in (truth or {}).get("images", [])} | _pictures_of(every)
-    return _Evaluation(truth, questions, tasks, named, _pictures_of(tasks[layout.MMMU]) if parts.mmmu else set())
-
-
-def _pictures_of(rows: Iterable[dict[str, Any]]) -> set[str]:
-    return {name for row in rows for name in (row["image"], *row.get("images", ()))}
-
-
-def _read_questions(path: Path, pictures: Pictures) -> list[dict[str, Any]]:
-    try:
-        rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
-        pictures.settle(row["image"] for row in rows)
-        for row in rows:
-            row["image"] = _evaluation_picture(path, row["image"], pictures)
-            if "images" in row:
-                row["images"] = [_evaluation_picture(path, name, pictures) for name in row["images"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f'{path} has another layout ({error!r}): expected lines {{"id", "image", "question", ...}}, as '
-            '"options" and "answer", or "answers".'
-        ) from error
-    return rows
-
-
-def _evaluation_picture(path: Path, name: str, pictures: Pictures) -> str:
-    found = pictures.find(name)
-    if found is None:
-        raise InputError(f"{path}: the evaluation picture {name} is not in {pictures.origin(name)}")
-    return found
-
-
-def _given_references(truth: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the captions of every picture."""
-    names = {item["id"]: item["file_name"] for item in truth["images"]}
-    references: dict[str, list[str]] = {name: [] for name in names.values()}
-    for row in truth["annotations"]:
-        if row["image_id"] in names:
-            references[names[row["image_id"]]].append(row["caption"])
-    return {name: texts for name, texts in references.items() if texts}
 
 
 def _read_list(path: Path) -> list[Any]:

@@ -19,6 +19,8 @@ VQAV2 = "vqav2.jsonl"
 TEXTVQA = "textvqa.jsonl"
 DESCRIPTION = "dataset.json"
 REJECTS = "rejects.jsonl"
+EVALUATION_PICTURES = "evaluation_pictures.json"
+"""File of ground truth to the names of its pictures: what training must not see."""
 
 CAPTION_PROMPT = "Give a short and clear explanation of the subsequent image."
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.data.decode import BrokenPicture, check_picture
 from components.download import layout
 from components.errors import InputError
 from components.progress import Progress
@@ -49,6 +50,7 @@ def write_mmmu(paths: Sequence[Path], folder: Path, progress: Progress) -> list[
             for raw in _rows(path):
                 names = []
                 for name, content in _pictures(path, raw):
+                    _check_opens(path, name, content)
                     layout.add_picture(archive, name, content)
                     names.append(PREFIX + name)
                 rows.append(_question(path, raw, names))
@@ -75,6 +77,13 @@ def _pictures(path: Path, raw: Row) -> Iterator[tuple[str, bytes]]:
         if content:
             extension = next((name for start, name in _EXTENSIONS.items() if content.startswith(start)), "png")
             yield f"{raw.get('id')}_{number}.{extension}", content
+
+
+def _check_opens(path: Path, name: str, content: bytes) -> None:
+    try:
+        check_picture(content, "decode")
+    except BrokenPicture as error:
+        raise InputError(f"{path}: the picture {name} can't be opened: {error}. Fetch the file again.") from error
 
 
 def _question(path: Path, raw: Row, names: list[str]) -> Row:

@@ -14,7 +14,14 @@ from components.errors import ConfigurationError, InputError
 from components.stage.manifest import MANIFEST_NAME
 from components.storage.lock import LOCK_NAME
 
-_OWN_FILES = {layout.SFT, layout.CAPTIONING, layout.DESCRIPTION, LOCK_NAME, MANIFEST_NAME}
+_OWN_FILES = {
+    layout.SFT,
+    layout.CAPTIONING,
+    layout.EVALUATION_PICTURES,
+    layout.DESCRIPTION,
+    LOCK_NAME,
+    MANIFEST_NAME,
+}
 _VALIDATION = re.compile(r"(^|/)validation-[^/]*\.parquet$")
 
 _MMMU = "data.evaluation.mmmu"
@@ -57,6 +64,19 @@ class DatasetParts:
     more: Mapping[str, Path] = field(default_factory=dict)
     lenient: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def evaluation_files(self) -> dict[str, Path]:
+        """File of ground truth in the raw dataset folder to the file that it is made of."""
+        files = {
+            layout.CAPTIONING: self.captioning,
+            layout.MULTIPLE_CHOICE: self.multiple_choice,
+            layout.VQAV2: self.vqav2[0] if self.vqav2 else None,
+            layout.TEXTVQA: self.textvqa,
+            layout.MMMU: self.mmmu[0] if self.mmmu else None,
+            **self.more,
+        }
+        return {name: path for name, path in files.items() if path is not None}
 
 
 def folder_parts(source: Path, origin: str) -> DatasetParts:
