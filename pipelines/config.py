@@ -48,10 +48,13 @@ class TrackingConfig(_Section):
         uri: MLflow tracking URI; "auto" takes `MLFLOW_TRACKING_URI` from the environment, else a SQLite database in the
             workspace; "none" switches tracking off.
         experiment: MLflow experiment; runs of one experiment compare side by side.
+        kfp_ui: Address of KFP's UI as people open it, for a link from the run in MLflow to its page there; `vlm submit`
+            takes its endpoint. Empty for no link.
     """
 
     uri: str = "auto"
     experiment: str = Field(default="vlm-pipelines", min_length=1)
+    kfp_ui: str = Field(default="", pattern=r"^(https?://\S+)?$")
 
 
 class WdsConversions(_Section):

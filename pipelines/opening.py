@@ -18,6 +18,7 @@ from components.evaluate.baseline import find_baselines
 from components.progress import Progress, progress_folder
 from components.report.stage import REPORT_FILE
 from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder, timestamp
+from components.runs.kfp import run_page
 from components.runs.rows import FINISHED_STAGE, StageRow
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
@@ -224,6 +225,12 @@ def code_commit() -> str:
     return answer.stdout.strip()
 
 
+def _page(config: RunConfig, run_id: str) -> dict[str, str]:
+    """Return the link to the run's page in KFP's UI, where it is known and the run is KFP's."""
+    of_kfp = not os.environ.get(RUN_ID_VARIABLE) and config.tracking.kfp_ui
+    return {"Pipeline in KFP": run_page(config.tracking.kfp_ui, run_id)} if of_kfp else {}
+
+
 def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
     tracking_uri = _tracking_uri(config, workspace)
     commit = code_commit()
@@ -243,7 +250,7 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
         git_commit=commit,
         started=run.started,
         source=_PIPELINE,
-        links={"Report": f"report/{REPORT_FILE}"},
+        links={"Report": f"report/{REPORT_FILE}", **_page(config, run_id)},
     )
     context = RunContext(
         run_id=run_id,

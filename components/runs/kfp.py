@@ -46,6 +46,11 @@ class _Listed:
     started: datetime.datetime | None
 
 
+def run_page(ui: str, run_id: str) -> str:
+    """Return the page of a run, given the address of KFP's UI."""
+    return f"{ui.rstrip('/')}/#/runs/details/{run_id}"
+
+
 class KfpRuns:
     """The runs of one KFP endpoint.
 
@@ -78,7 +83,7 @@ class KfpRuns:
 
     def link(self, run_id: str) -> str:
         """Return the page of a run in KFP's UI."""
-        return f"{self.endpoint}/#/runs/details/{run_id}"
+        return run_page(self.endpoint, run_id)
 
     def get(self, run_id: str) -> Any:
         """Return a run as KFP tells it.

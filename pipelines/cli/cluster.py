@@ -40,6 +40,8 @@ def _submit(options: argparse.Namespace) -> int:
 
     overrides = [*options.overrides, *([f"name={quoted(options.name)}"] if options.name else [])]
     config = load_preset(options.preset, overrides)
+    if not config.tracking.kfp_ui and "://" in options.endpoint:
+        config = load_preset(options.preset, [*overrides, f"tracking.kfp_ui={quoted(options.endpoint)}"])
     runs = KfpRuns(options.endpoint, options.namespace, options.token_file)
     for warning in warnings(runs.version):
         print(f"WARNING: {warning}", file=sys.stderr)

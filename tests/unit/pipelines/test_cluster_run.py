@@ -1,5 +1,6 @@
 """`vlm submit` and `vlm status --endpoint`, with KFP's real client against a small server."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def test_submit_uploads_runs_and_follows(server: KfpServer, capsys: Captured) ->
     assert experiment["display_name"] == "mistral-clip-7b"
     package = server.packages[run["pipeline_version_reference"]["pipeline_version_id"]]
     assert package[0]["pipelineInfo"]["name"] == "vlm-training"
-    assert package[0]["root"]["inputDefinitions"]["parameters"]["run_name"]["defaultValue"] == "first"
+    defaults = package[0]["root"]["inputDefinitions"]["parameters"]
+    assert defaults["run_name"]["defaultValue"] == "first"
+    assert json.dumps(server.url) in json.dumps(package[0]["root"])  # for the link from MLflow
     lines = capsys.readouterr().out.splitlines()
     assert f"page     {server.url}/#/runs/details/{run['run_id']}" in lines
     assert stages_told("\n".join(lines), "open_run", "energon_split", "pretrain") == [

@@ -91,3 +91,15 @@ def test_the_end_of_a_local_run_is_left_to_the_command_that_runs_it(tmp_path: Pa
     run.update_record(name="local", state="running", pid=1)
     close_pipeline(tmp_path, "local-1", "FAILED")
     assert run.record()["state"] == "running"
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_description_links_to_the_page_in_kfp(
+    local: bool, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if local:
+        monkeypatch.setenv("VLM_RUN_ID", "here")  # as `vlm run` sets it: no run of KFP's server
+    run = opened(tmp_path, tracking_uri, f"{tmp_path.name}-{local}", "tracking.kfp_ui='https://kfp.example/pipeline/'")
+    description = connect(tracking_uri).get_run(run.context()["mlflow_run_id"]).data.tags["mlflow.note.content"]
+    page = f"https://kfp.example/pipeline/#/runs/details/{run.run_id}"
+    assert (f"[Pipeline in KFP]({page})" in description) is not local
