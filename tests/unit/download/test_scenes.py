@@ -68,6 +68,7 @@ def test_another_seed_gives_other_pictures(dataset: Path, tmp_path: Path) -> Non
 def test_layout(dataset: Path) -> None:
     assert set(content(dataset)) == {
         "images.zip", "pretrain.json", "sft.json", "captioning.json", "multiple_choice.jsonl", "dataset.json",
+        "evaluation_pictures.json",
     }  # fmt: skip
     with zipfile.ZipFile(dataset / "images.zip") as archive:
         assert archive.testzip() is None
