@@ -14,6 +14,9 @@ MODEL_FILE = "model.json"
 CHECKPOINT_FOLDER = "checkpoint"
 TOKENIZER_FOLDER = "tokenizer"
 
+Part = Literal["language", "vision", "projection"]
+"""The parts of a model."""
+
 StoredDtype = Literal["float32", "bfloat16"]
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

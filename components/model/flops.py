@@ -11,8 +11,7 @@ layers) or in vain (padding): the count of Narayanan et al. 2021 (arXiv:2104.044
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from components.model.config import LanguageConfig, ModelConfig, VisionConfig
-from components.model.vlm import Part
+from components.model.config import LanguageConfig, ModelConfig, Part, VisionConfig
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,13 @@ from torch import Tensor, nn
 
 from components.errors import ConfigurationError, StageError
 from components.model.attention import packed_layout
-from components.model.config import ModelConfig
+from components.model.config import ModelConfig, Part
 from components.model.language import LanguageModel
 from components.model.layer_specs import choose_backend, projector_submodules
 from components.model.recompute import Recompute
 from components.model.streaming import outlined
 from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
 from components.model.vision_tower import VisionTower
-
-Part = Literal["language", "vision", "projection"]
 
 PARTIAL_GRADIENT = "partial_gradient"
 """Attribute of parameters that every tensor-parallel rank holds whole, but of whose gradient it computes a part."""

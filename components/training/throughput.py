@@ -9,9 +9,8 @@ import torch
 from megatron.core import parallel_state
 
 from components.data.packing import IGNORED_LABEL, PackedBatch
-from components.model.config import ModelConfig
+from components.model.config import ModelConfig, Part
 from components.model.flops import Work, backward_flops, forward_flops
-from components.model.vlm import Part
 
 RATES = ("samples_per_s", "tokens_per_s", "data_wait_share", "useful_token_share", "tflops_per_device", "mfu")
 """Names of the metrics."""

@@ -26,7 +26,7 @@ from components.data.resume import LoaderCounts
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint.sharded import load_model, save_model
-from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, read_model_config
+from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, ModelConfig, Part, read_model_config
 from components.model.distributed import (
     ParallelState,
     destroy,
@@ -36,7 +36,7 @@ from components.model.distributed import (
     on_first_rank,
     seed_everything,
 )
-from components.model.vlm import Part, build_model, count_parameters
+from components.model.vlm import build_model, count_parameters
 from components.progress import Progress
 from components.stage.runner import input_identity
 from components.storage.atomic import write_json, write_text

@@ -33,10 +33,10 @@ from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, PackedBatch, pack
 from components.export.architecture import model_settings
 from components.export.tensors import plan_tensors
-from components.model.config import ModelConfig, ProjectorConfig
+from components.model.config import ModelConfig, Part, ProjectorConfig
 from components.model.distributed import destroy, initialize
 from components.model.flops import backward_flops, forward_flops
-from components.model.vlm import Part, VisionLanguageModel, build_model
+from components.model.vlm import VisionLanguageModel, build_model
 from components.training.config import Recipe
 from components.training.optimizer import MasterWeightAdamW
 from components.training.throughput import StepWork, step_work

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from components.model.checkpoint.sharded import save_sharded, sharded_parameters
-from components.model.config import ModelConfig, ProjectorConfig
+from components.model.config import ModelConfig, Part, ProjectorConfig
 from components.model.distributed import destroy, initialize
-from components.model.vlm import Part, VisionLanguageModel, build_model
+from components.model.vlm import VisionLanguageModel, build_model
 from components.training.checkpoint.contents import Counters
 from components.training.checkpoint.layout import checkpoint_folder, checkpoints
 from components.training.checkpoint.retention import Retention

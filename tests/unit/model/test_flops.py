@@ -9,9 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.data.packing import EncodedSample, PackedBatch, pack
+from components.model.config import Part
 from components.model.distributed import single_process
 from components.model.flops import Work, backward_flops, forward_flops
-from components.model.vlm import Part, build_model
+from components.model.vlm import build_model
 from tests.support.model_config import CONFIG
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, pixel_values
 

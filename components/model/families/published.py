@@ -1,0 +1,33 @@
+"""The shapes of published models, known before anything is downloaded."""
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from components.model.families.hf_config import HfConfig
+
+_TABLE = "published.yaml"
+
+
+def published_config(name: str) -> HfConfig | None:
+    """Return what a published model's `config.json` says of its shape; None of a model that the table does not have.
+
+    Args:
+        name: Its name on the hub, as "Qwen/Qwen3-4B".
+    """
+    content = _table().get(name)
+    return None if content is None else HfConfig(content, f"config.json of {name}")
+
+
+def published_names() -> list[str]:
+    """Return the names of all models of the table."""
+    return list(_table())
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    text = (resources.files("components.model.families") / _TABLE).read_text(encoding="utf-8")
+    table: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return table
