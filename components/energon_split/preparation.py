@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,29 +91,31 @@ def prepare(dataset: Path, ratio: tuple[float, float, float], processes: int) ->
     return splits
 
 
-def write_configs(dataset: Path, formats: Sequence[str], text_only: int, sample_type: SampleType = "auto") -> None:
+def write_configs(dataset: Path, counts: Mapping[str, Any], sample_type: SampleType = "auto") -> None:
     """Write energon's dataset files.
 
     `conversation.yaml` is what this project reads. `dataset.yaml` is what energon's tools and Megatron's example read
-    unaided: by default the reference recipe's VQASample. Only the crude type can describe samples without a picture.
+    unaided: by default the reference recipe's VQASample. Only the crude type can describe samples without a picture or with
+    several.
 
     Args:
         dataset: Folder of the prepared shards.
-        formats: Field names of the pictures that occur.
-        text_only: Number of samples without a picture.
+        counts: What the conversion counted: `formats` of the pictures, samples that are `text_only`, and with
+            `several_pictures`.
         sample_type: What `dataset.yaml` takes the samples for.
 
     Raises:
         StageError: There are samples that the sample type can't describe.
     """
     meta = dataset / META_FOLDER
-    fields = [field for field in IMAGE_FIELDS if field in formats]
-    pictured = bool(fields) and not text_only
+    fields = [field for field in IMAGE_FIELDS if field in counts["formats"]]
+    others = counts["text_only"] + counts["several_pictures"]
+    pictured = bool(fields) and not others
     if sample_type == "auto":
         sample_type = "vqa" if pictured else "conversation"
     if sample_type != "conversation" and not pictured:
         raise StageError(
-            f"sample_type {sample_type} needs a picture in every sample, and {text_only} samples have none. "
+            f"sample_type {sample_type} needs one picture in every sample, and {others} samples have none or several. "
             'Take "conversation" or "auto".'
         )
     image = {"image": ",".join(fields)}

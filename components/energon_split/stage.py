@@ -1,5 +1,6 @@
 """The energon split as a stage."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,16 @@ from components.context import RunContext
 from components.cores import available_cores
 from components.energon_split.blend import (
     CRUDE_CONFIG,
-    DATASET_FOLDER,
     BlendEntry,
     identity,
     other_dataset,
     write_blend,
 )
-from components.energon_split.config import EnergonSplitConfig
+from components.energon_split.config import SPLITS, EnergonSplitConfig
 from components.stage.manifest import read_manifest
 from components.stage.runner import StageOutput, StageWork, run_stage
 
-VERSION = 2
+VERSION = 3
 
 
 def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: Path) -> StageOutput:
@@ -29,7 +29,7 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         shards: Finished folder of the WebDataset conversion.
 
     Returns:
-        A folder with `dataset/` (the shards and energon's metadata) and `blend.yaml`.
+        A folder with `dataset/` (the shards and energon's metadata; of a mixture, a folder for each dataset) and `blend.yaml`.
 
     Raises:
         InputError: A dataset of `blend_with` can't be used.
@@ -39,29 +39,31 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
 
     def body(work: StageWork) -> dict[str, Any]:
         from components.data.blend import BLEND_FILE
+        from components.energon_split.members import members
         from components.energon_split.preparation import known_files, link_shards, prepare, write_configs
         from components.energon_split.verification import check_first_sample, verify
-        from components.wds_conversion.conversion import SHARDS_FOLDER
+        from components.wds_conversion.planning import SHARDS_FOLDER
 
         for other in others:
             check_first_sample(other)
         conversion = read_manifest(shards)
-        written = conversion.facts
-        dataset = work.folder / DATASET_FOLDER
-        linked = link_shards(sorted((shards / SHARDS_FOLDER).glob("*.tar")), dataset)
-        work.known_files.update(known_files(linked, DATASET_FOLDER, SHARDS_FOLDER, conversion.files))
         processes = available_cores()
-        splits = prepare(dataset, config.ratio, processes)
-        write_configs(dataset, list(written["formats"]), written["text_only"], config.sample_type)
-        counts = verify(dataset, splits, written["samples"], processes, work.progress)
-        own = BlendEntry(DATASET_FOLDER, config.weight, config.subflavors, CRUDE_CONFIG, splits)
-        write_blend(work.folder / BLEND_FILE, [own, *others])
-        return {
-            "samples": sum(counts.values()),
-            "splits": counts,
-            "shards": {name: len(names) for name, names in splits.items()},
-            "blended_with": len(others),
-        }
+        own, facts = [], {}
+        for member in members(conversion, shards, config.weight):
+            dataset = work.folder / member.folder
+            linked = link_shards(member.shards, dataset)
+            work.known_files.update(known_files(linked, member.folder, SHARDS_FOLDER, conversion.files))
+            splits = prepare(dataset, config.ratio, processes)
+            write_configs(dataset, member.counts, config.sample_type)
+            counts = verify(dataset, splits, member.counts["samples"], processes, work.progress)
+            own.append(BlendEntry(member.folder, member.weight, config.subflavors, CRUDE_CONFIG, splits))
+            facts[member.name] = {
+                "samples": sum(counts.values()),
+                "splits": counts,
+                "shards": {name: len(names) for name, names in splits.items()},
+            }
+        write_blend(work.folder / BLEND_FILE, [*own, *others])
+        return _joined(facts, {entry.path.rpartition("/")[2]: entry.weight for entry in own}, len(others))
 
     inputs: dict[str, Path | str] = {"shards": shards}
     inputs |= {f"blend_with {number}": identity(part) for number, part in enumerate(config.blend_with)}
@@ -73,3 +75,18 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         settings=config,
         body=body,
     )
+
+
+def _joined(facts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float], others: int) -> dict[str, Any]:
+    """Return the facts of the stage: sums, and of a mixture those of each dataset."""
+    whole: dict[str, Any] = {
+        "samples": sum(member["samples"] for member in facts.values()),
+        **{
+            key: {split: sum(member[key][split] for member in facts.values()) for split in SPLITS}
+            for key in ("splits", "shards")
+        },
+        "blended_with": others,
+    }
+    if len(facts) > 1:
+        whole["datasets"] = {name: {**member, "weight": weights[name]} for name, member in facts.items()}
+    return whole

@@ -3,14 +3,16 @@
 import os
 import posixpath
 import zipfile
+from collections.abc import Sequence
 from functools import cached_property
 from typing import BinaryIO
 
+from components.data.names import canonical_name
 from components.errors import InputError
 from components.storage.config import TransferConfig
 from components.storage.listing import list_source
 from components.storage.local_source import LocalFile
-from components.storage.remote import RemoteFile
+from components.storage.remote import Listing, RemoteFile
 from components.storage.seekable import open_source
 from components.storage.uri import read_uri
 
@@ -25,6 +27,7 @@ class SourceFolder:
         uri: Its URI as in the settings.
         setting: The setting that names it, for errors.
         transfer: How patient reading is.
+        names: The files that are needed: a folder of this machine, with a million pictures maybe, is not listed then.
 
     Attributes:
         shown: The URI without secrets.
@@ -38,9 +41,12 @@ class SourceFolder:
         StageError: The server could not be reached.
     """
 
-    def __init__(self, uri: str, setting: str, transfer: TransferConfig) -> None:
+    def __init__(self, uri: str, setting: str, transfer: TransferConfig, names: Sequence[str] = ()) -> None:
         read = read_uri(uri, setting)
-        listing = list_source(read, transfer)
+        if names and read.scheme == "file" and read.path.is_dir():
+            listing = Listing(read.shown, tuple(LocalFile(read.path / name, name) for name in names))
+        else:
+            listing = list_source(read, transfer)
         self._uri, self._setting, self._transfer = uri, setting, transfer
         self.shown = listing.pinned or listing.shown
         self.pinned = listing.pinned or uri
@@ -64,6 +70,7 @@ class SourceFolder:
 
         The path counts from the row's file, from the folder, or from the folder `images`; and it may lie in a zip of the folder.
         """
+        path = canonical_name(path)
         beside = posixpath.join(posixpath.dirname(name), path)
         candidates = [posixpath.normpath(way) for way in (beside, path, posixpath.join(_PICTURES_FOLDER, path))]
         for candidate in candidates:

@@ -4,7 +4,7 @@ It stands where a list of entries would: `pretrain.json` of a raw dataset is a J
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +14,7 @@ from components.sources.tables.table import Mark
 from components.storage.atomic import write_text
 from components.storage.config import TransferConfig
 
-_START = b"{"
+_START = b'{"kind":"mixture"'
 
 
 class RecordedFile(BaseModel):
@@ -93,6 +93,7 @@ class RecordedMixture(BaseModel):
     """Datasets that are drawn from together.
 
     Attributes:
+        kind: Tells the file apart from a list of entries.
         datasets: The datasets.
         held_out: SHA-256 of pictures that are for evaluation: samples with one of them are left out.
         transfer: How patient reading is.
@@ -100,6 +101,7 @@ class RecordedMixture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["mixture"] = "mixture"
     datasets: tuple[RecordedDataset, ...]
     held_out: tuple[str, ...] = ()
     transfer: TransferConfig = TransferConfig()
@@ -124,7 +126,7 @@ def place_of(dataset: RecordedDataset, row: int) -> RowPlace:
 def is_mixture(path: Path) -> bool:
     """Tell whether a file holds a mixture, not a list of entries."""
     with open(path, "rb") as stream:
-        return stream.read(64).lstrip()[:1] == _START
+        return stream.read(len(_START)) == _START
 
 
 def read_mixture(path: Path) -> RecordedMixture:
@@ -138,7 +140,7 @@ def read_mixture(path: Path) -> RecordedMixture:
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(
-            f"{path} is neither a list of entries nor a mixture that this version wrote: "
+            f"{path} holds a mixture that another version wrote: "
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}. Run the download again."
         ) from error
 

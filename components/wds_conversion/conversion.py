@@ -2,31 +2,27 @@
 
 import contextlib
 import json
-from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data.entry import named_picture
-from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
 from components.files import TEMPORARY_SUFFIX, FileEntry
 from components.progress import Progress
+from components.sources.recorded import RecordedDataset, RecordedMixture, is_mixture, read_mixture
 from components.storage.atomic import open_atomic
 from components.wds_conversion.config import WdsConversionConfig
-from components.wds_conversion.entries import KeyMaker, read_entries
-from components.wds_conversion.shards import Reject, ShardResult, ShardTask, write_shards
+from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER, plan
+from components.wds_conversion.rows import Reject
+from components.wds_conversion.shards import ShardResult, ShardTask, write_shards
 
-SHARDS_FOLDER = "shards"
-MARKERS_FOLDER = "markers"
 REJECTS_FILE = "rejects.jsonl"
 
 ROWS_PER_PROCESS = 5000  # a process takes seconds to start, and writes about 1000 rows in one
 
 _EXAMPLES = 3
-_PROGRESS_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class Converted:
     """What a conversion wrote.
 
     Attributes:
-        entries: Entries of the whole annotation file; a part writes some of them.
-        facts: Counts: entries, samples, text_only, rejected, shards, bytes, formats, reject_causes.
+        entries: Entries of the whole annotation file, or rows of all datasets; a part writes some of them.
+        facts: See `summary`.
         files: Size and checksum of every shard, by its path relative to the folder.
     """
 
@@ -79,10 +75,11 @@ def convert(
         InputError: The raw dataset can't be read, or too many entries were rejected.
         StageError: A process was killed.
     """
-    entries, every_task = plan(raw, folder, config, progress)
+    every_task = plan(raw, folder, config, progress)
+    entries = sum(len(task.rows) for task in every_task)
     first, last = (number * len(every_task) // part.total for number in (part.number, part.number + 1))
     tasks = every_task[first:last]
-    rows = sum(len(task.keys) for task in tasks)
+    rows = sum(len(task.rows) for task in tasks)
     limit = config.max_reject_share * entries
     _remove_leftovers(folder)
     progress.start("writing shards", rows, "samples")
@@ -101,60 +98,7 @@ def convert(
     _remove_leftovers(folder)  # a killed run's processes may have lived a moment longer than it
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, raw / config.annotations, folder / REJECTS_FILE)
-    return Converted(entries, summary(results), shard_files(results))
-
-
-def plan(raw: Path, folder: Path, config: WdsConversionConfig, progress: Progress) -> tuple[int, list[ShardTask]]:
-    """Deal the rows out in order, as evenly as can be: a shard's rows depend on settings and annotation file alone.
-
-    The annotation file is read once and not kept: of every row its place in the file, its key and its picture's place.
-
-    Returns:
-        The number of entries, and a task per shard.
-
-    Raises:
-        InputError: The raw dataset can't be read, or has fewer entries than shards are asked for.
-    """
-    annotations = raw / config.annotations
-    index = ImageIndex(raw)
-    keys_made = KeyMaker()
-    offsets = array("q")
-    keys: list[str] = []
-    places: list[Place | None] = []
-    progress.start("reading the annotations", None, "entries")
-    for row, (offset, entry) in enumerate(read_entries(annotations)):
-        name = _named_picture(entry)
-        if name and not index.sources:
-            raise InputError(
-                f"{raw} has neither {DEFAULT_ZIP} nor {DEFAULT_FOLDER}/, but {annotations} names pictures."
-            )
-        offsets.append(offset)
-        keys.append(keys_made.key(row, entry))
-        places.append(index.find(name) if name else None)
-        if row % _PROGRESS_ROWS == 0:
-            progress.update(row)
-    count = max(min(config.min_shards, len(keys)), -(-len(keys) // config.samples_per_shard))
-    bounds = [number * len(keys) // count for number in range(count + 1)]
-    names = [shard_name(config.prefix, number) for number in range(count)]
-    return len(keys), [
-        ShardTask(
-            path=folder / SHARDS_FOLDER / f"{name}.tar",
-            marker=folder / MARKERS_FOLDER / f"{name}.json",
-            annotations=annotations,
-            offset=offsets[first],
-            first_row=first,
-            keys=keys[first:last],
-            places=places[first:last],
-            sources=index.sources,
-            check_images=config.check_images,
-        )
-        for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True)
-    ]
-
-
-def shard_name(prefix: str, number: int) -> str:
-    """Return a shard's name without extension; zero-padded, because energon divides shards in the order of their names."""
-    return f"{prefix}-{number:06d}"
+    return Converted(entries, summary(results, mixture_of(raw / config.annotations)), shard_files(results))
 
 
 def write_rejects(path: Path, results: dict[str, ShardResult]) -> None:
@@ -164,21 +108,66 @@ def write_rejects(path: Path, results: dict[str, ShardResult]) -> None:
             stream.write(json.dumps(vars(reject), ensure_ascii=False) + "\n")
 
 
-def summary(results: dict[str, ShardResult]) -> dict[str, Any]:
-    """Return the facts of shards: entries, samples, text_only, rejected, shards, bytes, formats, reject_causes."""
+def mixture_of(annotations: Path) -> RecordedMixture | None:
+    """Return the mixture that an annotation file holds; None if it holds a list of entries.
+
+    Raises:
+        InputError: It was written by another version.
+    """
+    return read_mixture(annotations) if is_mixture(annotations) else None
+
+
+def summary(results: Mapping[str, ShardResult], mixture: RecordedMixture | None = None) -> dict[str, Any]:
+    """Return the facts of shards.
+
+    Returns:
+        Counts: entries, samples, text_only, several_pictures, rejected, shards, bytes; by name: formats, reject_causes,
+        left_out (samples by cause; rows beyond a cap by "cap"). Of a mixture also `datasets`: the same counts of each dataset,
+        with where it comes from and its weight.
+    """
+    facts = _counts(results)
+    if mixture is None:
+        return facts
+    alone = len(mixture.datasets) == 1
+    datasets = {}
+    for dataset in mixture.datasets:
+        own = {name: result for name, result in results.items() if alone or result.dataset == dataset.name}
+        datasets[dataset.name] = {**_origin(dataset), **_counts(own, beyond_cap=dataset.rows - dataset.taken)}
+    left_out: Counter[str] = Counter()
+    for counts in datasets.values():
+        left_out.update(counts["left_out"])
+    return {**facts, "left_out": dict(sorted(left_out.items())), "datasets": datasets}
+
+
+def _origin(dataset: RecordedDataset) -> dict[str, Any]:
+    return {
+        "source": dataset.shown,
+        "config": dataset.config,
+        "split": dataset.split,
+        "layout": dataset.layout,
+        "weight": dataset.weight,
+        "rows": dataset.rows,
+    }
+
+
+def _counts(results: Mapping[str, ShardResult], beyond_cap: int = 0) -> dict[str, Any]:
     causes = Counter(reject.cause for reject in _rejects(results))
     formats: Counter[str] = Counter()
+    left_out: Counter[str] = Counter({"cap": beyond_cap} if beyond_cap else {})
     for result in results.values():
         formats.update(result.formats)
+        left_out.update(result.left_out)
     return {
         "entries": _rows(results),
         "samples": sum(result.samples for result in results.values()),
         "text_only": sum(result.text_only for result in results.values()),
+        "several_pictures": sum(result.several_pictures for result in results.values()),
         "rejected": causes.total(),
         "shards": sum(result.samples > 0 for result in results.values()),
         "bytes": sum(result.size for result in results.values()),
         "formats": dict(sorted(formats.items())),
         "reject_causes": dict(sorted(causes.items())),
+        "left_out": dict(sorted(left_out.items())),
     }
 
 
@@ -226,19 +215,16 @@ def check_shard_count(facts: dict[str, Any], config: WdsConversionConfig, listin
     """Fail if rejects left fewer shards than asked for.
 
     Raises:
-        InputError: Fewer than `min_shards` shards have samples, or than entries, where those are fewer.
+        InputError: Fewer than `min_shards` shards of a dataset have samples, or than entries, where those are fewer.
     """
-    if facts["shards"] < min(config.min_shards, facts["entries"]):
-        raise InputError(
-            f"Only {facts['shards']} shards have samples, `min_shards` asks for {config.min_shards}. See {listing}."
-        )
-
-
-def _named_picture(entry: Any) -> str | None:
-    try:
-        return named_picture(entry)
-    except InputError:  # the entry is rejected where its shard is written
-        return None
+    for name, counts in facts.get("datasets", {"": facts}).items():
+        if counts["shards"] < min(config.min_shards, counts["entries"]):
+            whose = f"of {name} " if name else ""
+            why = f" Left out were {counts['left_out']}." if counts["left_out"] else ""
+            raise InputError(
+                f"Only {counts['shards']} shards {whose}have samples, `min_shards` asks for {config.min_shards}.{why} See "
+                f"{listing}."
+            )
 
 
 class _TooManyRejects(Exception):
@@ -252,13 +238,13 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _rejects(results: dict[str, ShardResult]) -> Iterable[Reject]:
+def _rejects(results: Mapping[str, ShardResult]) -> Iterable[Reject]:
     return (reject for name in sorted(results) for reject in results[name].rejects)
 
 
-def _rejected(results: dict[str, ShardResult]) -> int:
+def _rejected(results: Mapping[str, ShardResult]) -> int:
     return sum(len(result.rejects) for result in results.values())
 
 
-def _rows(results: dict[str, ShardResult]) -> int:
+def _rows(results: Mapping[str, ShardResult]) -> int:
     return sum(result.rows for result in results.values())

@@ -11,17 +11,16 @@ from components.progress import Progress
 from components.stage.manifest import read_manifest
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.conversion import (
-    MARKERS_FOLDER,
     REJECTS_FILE,
-    SHARDS_FOLDER,
     Converted,
     check_shard_count,
     judge,
+    mixture_of,
     shard_files,
-    shard_name,
     summary,
     write_rejects,
 )
+from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER
 from components.wds_conversion.shards import ShardResult, read_marker
 
 
@@ -64,22 +63,21 @@ def merge(
         if result.samples:
             _link(shard, folder / SHARDS_FOLDER / shard.name)
         progress.update(len(results))
-    entries = _check_complete(results, totals, config)
+    entries = _check_complete(results, totals)
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, annotations, folder / REJECTS_FILE)
-    facts = summary(results)
+    facts = summary(results, mixture_of(annotations))
     check_shard_count(facts, config, folder / REJECTS_FILE)
     return Converted(entries, facts, shard_files(results))
 
 
-def _check_complete(results: dict[str, ShardResult], totals: set[int], config: WdsConversionConfig) -> int:
+def _check_complete(results: dict[str, ShardResult], totals: set[int]) -> int:
     """Return the number of entries, if every one of them is in exactly one shard."""
-    names = [shard_name(config.prefix, number) for number in range(len(results))]
-    in_order = [results[name] for name in names if name in results]
+    in_order = sorted(results.values(), key=lambda result: result.first_row)
     ends = itertools.accumulate((result.rows for result in in_order), initial=0)
     gaps = [result.first_row for result, end in zip(in_order, ends, strict=False) if result.first_row != end]
     rows = sum(result.rows for result in in_order)
-    if len(in_order) != len(results) or gaps or totals != {rows}:
+    if gaps or totals != {rows}:
         raise StageError(
             f"The parts of the conversion don't make a whole: {len(results)} shards with {rows} of "
             f"{sorted(totals)} entries, gaps before rows {gaps[:3]}. Delete the parts' folders and run again."

@@ -50,6 +50,15 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
     if image is None:
         return [(CONVERSATION_FIELD, text)]
     content = _picture(image, place, reader)
+    return [(picture_extension(content, check), content), (CONVERSATION_FIELD, text)]
+
+
+def picture_extension(content: bytes, check: ImageCheck) -> str:
+    """Return the field name of a picture by its format, after a look for what would break it.
+
+    Raises:
+        RejectedEntry: It is empty, of a format that shards don't hold, or broken.
+    """
     if not content:
         raise RejectedEntry("broken_picture", "the file is empty (0 bytes)")
     extension = _extension(content)
@@ -57,7 +66,7 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
         check_picture(content, check)
     except BrokenPicture as error:
         raise RejectedEntry("broken_picture", str(error)) from error
-    return [(extension, content), (CONVERSATION_FIELD, text)]
+    return extension
 
 
 def _picture(image: str, place: Place | None, reader: ImageReader) -> bytes:

@@ -1,7 +1,5 @@
 """Writes shards: each is a function of its rows alone, so that any number of processes gives the same bytes."""
 
-import contextlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -10,17 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from components.data.entry import printable
-from components.data.image_roots import ImageReader, Place
 from components.data.image_settings import ImageCheck
 from components.errors import StageError
 from components.storage.atomic import open_atomic, write_json
-from components.wds_conversion.entries import read_entries
-from components.wds_conversion.samples import RejectedEntry, sample_fields
+from components.wds_conversion.rows import Reject, ShardRows
 
 
 @dataclass(frozen=True)
@@ -30,35 +25,18 @@ class ShardTask:
     Attributes:
         path: The shard.
         marker: The JSON file that says the shard is complete, written after it.
-        annotations: The annotation file.
-        offset: Byte offset of the first row's entry in it.
-        first_row: Number of the first row.
-        keys: Key of every row.
-        places: Where every row's picture lies; None if it names none or if the one it names was not found.
-        sources: The zips and folders that the places refer to.
+        dataset: Name of the dataset that the rows belong to, in a mixture; else empty.
+        first_row: Number of the first row, of all that are converted.
+        rows: The rows.
         check_images: How broken pictures are found.
     """
 
     path: Path
     marker: Path
-    annotations: Path
-    offset: int
+    dataset: str
     first_row: int
-    keys: Sequence[str]
-    places: Sequence[Place | None]
-    sources: tuple[Path, ...]
+    rows: ShardRows
     check_images: ImageCheck
-
-
-@dataclass(frozen=True)
-class Reject:
-    """An entry that was left out: its row and id, the picture it names, a short cause to count by, and the details."""
-
-    row: int
-    id: str
-    image: str
-    cause: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -66,21 +44,27 @@ class ShardResult:
     """What became of a shard's rows; also the content of its marker.
 
     Attributes:
-        first_row: Row number of its first entry.
-        rows: Number of entries, the rejected ones included.
+        dataset: Name of the dataset that the rows belong to, in a mixture; else empty.
+        first_row: Number of its first row.
+        rows: Number of rows, the rejected ones included.
         samples: Samples written. A shard without any has no file.
         text_only: How many of them have no picture.
-        formats: Number of pictures by field name ("jpg").
+        several_pictures: How many of them have more than one.
+        formats: Number of pictures by format ("jpg").
+        left_out: Number of samples that were left out on purpose, by cause.
         size: Bytes of the shard.
         sha256: Its SHA-256; empty if it has no file.
-        rejects: The entries left out.
+        rejects: The rows that can't be used.
     """
 
+    dataset: str
     first_row: int
     rows: int
     samples: int
     text_only: int
+    several_pictures: int
     formats: dict[str, int]
+    left_out: dict[str, int]
     size: int
     sha256: str
     rejects: list[Reject]
@@ -107,7 +91,7 @@ def write_shards(
             missing.append(task)
         else:
             on_done(task, result, True)
-    with contextlib.closing(_written(missing, processes)) as written:
+    with closing(_written(missing, processes)) as written:
         for task, result in written:
             on_done(task, result, False)
 
@@ -132,29 +116,33 @@ def write_shard(task: ShardTask) -> ShardResult:
     from components.wds_conversion.shard_file import ShardFile  # not for a process that lets others write
 
     rejects: list[Reject] = []
+    pictures: Counter[int] = Counter()
     formats: Counter[str] = Counter()
-    rows = itertools.islice(read_entries(task.annotations, task.offset), len(task.keys))
-    with open_atomic(task.path) as stream, ImageReader(task.sources) as reader:
+    left_out: Counter[str] = Counter()
+    with open_atomic(task.path) as stream, closing(task.rows.converted(task.first_row, task.check_images)) as rows:
         shard = ShardFile(stream)
-        for number, (key, place, (_, entry)) in enumerate(zip(task.keys, task.places, rows, strict=True)):
-            try:
-                fields = sample_fields(entry, place, reader, task.check_images)
-            except RejectedEntry as error:
-                rejects.append(_reject(task.first_row + number, entry, error))
-                continue
-            shard.write(key, fields)
-            formats.update(extension for extension, _ in fields[:-1])
+        for row in rows:
+            if row.reject is not None:
+                rejects.append(row.reject)
+            left_out.update(sample.cause for sample in row.left_out)
+            for key, fields in row.samples:
+                shard.write(key, fields)
+                pictures[len(fields) - 1] += 1
+                formats.update(name.rpartition(".")[2] for name, _ in fields[:-1])
         size, sha256 = shard.finish()
         stream.flush()
         shard.verify(Path(stream.name))
     if not shard.samples:
         task.path.unlink()
     result = ShardResult(
+        dataset=task.dataset,
         first_row=task.first_row,
-        rows=len(task.keys),
+        rows=len(task.rows),
         samples=shard.samples,
-        text_only=shard.samples - formats.total(),
+        text_only=pictures[0],
+        several_pictures=sum(number for count, number in pictures.items() if count > 1),
         formats=dict(sorted(formats.items())),
+        left_out=dict(sorted(left_out.items())),
         size=size if shard.samples else 0,
         sha256=sha256 if shard.samples else "",
         rejects=rejects,
@@ -194,9 +182,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, daemon=True).start()
-
-
-def _reject(row: int, entry: Any, error: RejectedEntry) -> Reject:
-    named = entry if isinstance(entry, dict) else {}
-    texts = (str(named.get("id", "")), str(named.get("image", "")), error.cause, str(error))
-    return Reject(row, *(printable(text) for text in texts))

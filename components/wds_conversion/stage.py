@@ -11,7 +11,7 @@ from components.stage.manifest import read_manifest
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.wds_conversion.config import WdsConversionConfig
 
-VERSION = 4
+VERSION = 5
 
 
 def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Path) -> StageOutput:

@@ -131,8 +131,8 @@ def test_energon_reads_it_as_the_type_asked_for(
 
 def test_types_that_need_pictures_refuse_texts(tmp_path: Path) -> None:
     (tmp_path / ".nv-meta").mkdir()
-    with pytest.raises(StageError, match="sample_type captioning needs a picture .* 3 samples have none"):
-        write_configs(tmp_path, ["jpg"], 3, "captioning")
+    with pytest.raises(StageError, match="sample_type captioning needs one picture .* 3 samples have none"):
+        write_configs(tmp_path, {"formats": {"jpg": 9}, "text_only": 2, "several_pictures": 1}, "captioning")
 
 
 @edataclass
@@ -178,7 +178,7 @@ def test_an_empty_split_is_refused(shards: StageOutput, tmp_path: Path) -> None:
 def test_a_lost_sample_is_found(shards: StageOutput, tmp_path: Path) -> None:
     link_shards(sorted((shards.folder / "shards").glob("*.tar")), tmp_path / "dataset")
     splits = prepare(tmp_path / "dataset", (9, 1, 0), 1)
-    write_configs(tmp_path / "dataset", ["jpg"], 0)
+    write_configs(tmp_path / "dataset", {"formats": {"jpg": 1}, "text_only": 0, "several_pictures": 0})
     assert verify(tmp_path / "dataset", splits, COUNT, 1, Progress("test"))["val"] == 6
     with pytest.raises(StageError, match=r"hold 55 samples .* wrote 56"):
         verify(tmp_path / "dataset", splits, COUNT + 1, 1, Progress("test"))

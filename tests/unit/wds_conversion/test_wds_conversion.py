@@ -54,7 +54,7 @@ def _samples(folder: Path) -> dict[str, dict[str, bytes]]:
     for shard in sorted((folder / "shards").glob("*.tar")):
         with tarfile.open(shard) as archive:
             for member in archive:
-                key, field = member.name.split(".")
+                key, _, field = member.name.partition(".")
                 assert field not in samples.setdefault(key, {})
                 samples[key][field] = _read(archive, member)
     return samples
