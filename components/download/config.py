@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.download.multiple_choice import AnswerForm
+from components.sources.config import Mixture
 from components.storage.config import TransferConfig
 from components.storage.uri import Source
 
@@ -89,6 +90,35 @@ class AnnotatedSource(BaseModel):
     images: tuple[PictureSource, ...] = ()
 
 
+class TrainingSource(BaseModel):
+    """What a training stage learns from: one annotation file with its pictures, or datasets that are streamed.
+
+    Attributes:
+        annotations: URI of the annotations' file.
+        images: Where its pictures are.
+        datasets: Instead of these: datasets of any format and layout, one or a mixture.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    annotations: Source = ""
+    images: tuple[PictureSource, ...] = ()
+    datasets: Mixture = ()
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if bool(self.annotations) == bool(self.datasets):
+            raise ValueError("give either annotations (and images), or datasets")
+        if self.images and not self.annotations:
+            raise ValueError("images are those of annotations; datasets name their own")
+        return self
+
+    @property
+    def annotated(self) -> AnnotatedSource | None:
+        """The annotations; None where datasets are streamed."""
+        return AnnotatedSource(annotations=self.annotations, images=self.images) if self.annotations else None
+
+
 class QuestionsSource(AnnotatedSource):
     """Questions with their answers in another file, and their pictures.
 
@@ -137,13 +167,15 @@ class DatasetConfig(BaseModel):
     Attributes:
         source: `scenes://` (drawn by this stage); a folder in LLaVA-Pretrain's layout as `file:///FOLDER`,
             `s3://BUCKET/PREFIX`, `hf://datasets/ORG/NAME` or `https://HOST/FOLDER/` (this one with a lock file);
-            or `named://`: what `pretrain`, `sft` and `evaluation` name.
+            or a dataset of another format, a file or a folder, that is streamed; or `named://`: what `pretrain`, `sft` and
+            `evaluation` name.
         name: Name of the dataset in reports.
         seed: Seed of the scenes, of what is held out, and of derived questions.
         scenes: Settings of `scenes://`.
         folder: Settings of all other sources.
         pretrain: Captions (source `named://`).
-        sft: Conversations (source `named://`); left out, they are derived from the captions.
+        sft: Conversations (source `named://`); left out, they are derived from the captions, or the streamed datasets of
+            `pretrain` are taken.
         evaluation: Evaluation data (source `named://`).
         lock: URI of a lock file that the sources must agree with, as a download leaves it; empty for no check.
         transfer: How files are fetched.
@@ -156,8 +188,8 @@ class DatasetConfig(BaseModel):
     seed: int = 0
     scenes: ScenesConfig = ScenesConfig()
     folder: FolderConfig = FolderConfig()
-    pretrain: AnnotatedSource | None = None
-    sft: AnnotatedSource | None = None
+    pretrain: TrainingSource | None = None
+    sft: TrainingSource | None = None
     evaluation: EvaluationSources = EvaluationSources()
     lock: Source = ""
     transfer: TransferConfig = TransferConfig()
@@ -165,7 +197,7 @@ class DatasetConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.source == NAMED and self.pretrain is None:
-            raise ValueError("source is named://, so pretrain must name annotations and images")
+            raise ValueError("source is named://, so pretrain must name annotations and images, or datasets")
         return self
 
 

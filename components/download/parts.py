@@ -94,6 +94,11 @@ def folder_parts(source: Path, origin: str) -> DatasetParts:
         raise InputError(
             f"{source} has {there[0]} alone: give both {layout.CAPTIONING} and {layout.MULTIPLE_CHOICE}, or neither."
         )
+    if streamed := sorted(source.glob("*.mixture.json")):
+        raise InputError(
+            f"{source} is a download whose data is streamed ({streamed[0].name}) from elsewhere: name the datasets in "
+            "`data.pretrain.datasets`, or the run's settings."
+        )
     roots = _described_roots(source)
     if roots is None:
         archive = source / layout.PICTURES
@@ -138,18 +143,24 @@ def named_sources(config: DatasetConfig) -> list[Wanted]:
     return wanted
 
 
-def named_parts(config: DatasetConfig, fetched: Mapping[str, Fetched]) -> DatasetParts:
+def named_parts(
+    config: DatasetConfig, fetched: Mapping[str, Fetched], examples: tuple[Path, RootSource] | None = None
+) -> DatasetParts:
     """Put the fetched sources in their places.
 
     Args:
         config: The settings, with source `named://`.
         fetched: Setting to source, for all of `named_sources`.
+        examples: Where the captions are streamed: the first entries and their pictures, which stand for all.
 
     Raises:
         InputError: A source is of another kind than its place needs.
     """
     roots: dict[str, RootSource] = {}
     annotations: dict[str, Path] = {}
+    if examples is not None:
+        annotations["data.pretrain"], root = examples
+        roots[root.prefix] = root
     for setting, part in _named(config).items():
         for number, images in enumerate(part.images):
             if images.prefix not in roots:
@@ -181,8 +192,8 @@ def named_parts(config: DatasetConfig, fetched: Mapping[str, Fetched]) -> Datase
 def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
     """Return setting to annotations with pictures, of those that are given."""
     parts = {
-        "data.pretrain": config.pretrain,
-        "data.sft": config.sft,
+        "data.pretrain": config.pretrain.annotated if config.pretrain else None,
+        "data.sft": config.sft.annotated if config.sft else None,
         "data.evaluation.captioning": config.evaluation.captioning,
         "data.evaluation.multiple_choice": config.evaluation.multiple_choice,
         "data.evaluation.vqav2": config.evaluation.vqav2,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -15,7 +15,10 @@ from components.storage.checksum import content_key
 from components.storage.config import TransferConfig
 from components.storage.lock import LOCK_NAME, read_lock, write_lock
 
-DATASET_VERSION = 5
+if TYPE_CHECKING:
+    from components.download.streamed import Streams
+
+DATASET_VERSION = 6
 WEIGHTS_VERSION = 2
 
 
@@ -77,27 +80,52 @@ def run_download_dataset(context: RunContext, config: DatasetConfig) -> StageOut
 
         return _run(context, "download/dataset", DATASET_VERSION, {"source": SCENES}, config, draw)
 
-    from components.download.parts import folder_parts, named_parts, named_sources
+    from components.download.parts import named_sources
+    from components.download.streamed import identities, streams_of
 
+    streams = streams_of(config)
     sources = _Sources(context, "data", config, (SCENES, NAMED))
     if config.source == NAMED:
-        parts = named_parts(config, sources.fetch(named_sources(config)))
-    else:
-        (found,) = sources.fetch([Wanted("data.source", config.source)]).values()
-        if not found.is_folder:
-            raise InputError(
-                f"data.source names {found.shown}, which is one file: name the folder that has annotations and pictures, or use "
-                f"{NAMED} and name them one by one."
-            )
-        parts = folder_parts(found.folder, found.shown)
+        sources.fetch(named_sources(config))
+    elif not streams:
+        sources.fetch([Wanted("data.source", config.source)])
+    if streams and config.lock and not sources.fetched:
+        raise ConfigurationError(
+            "data.lock locks files that are fetched; the data is streamed. Pin it by `revision`, or remove the lock."
+        )
+    inputs = sources.inputs | identities(streams, config.transfer)
 
     def take_in(work: StageWork) -> dict[str, Any]:
-        from components.download.intake import write_dataset
-
         sources.check(work)
-        return write_dataset(parts, config.folder, config.seed, config.name, work.folder, work.progress)
+        return _take_in(config, sources.fetched, streams, work)
 
-    return _run(context, "download/dataset", DATASET_VERSION, sources.inputs, config, take_in)
+    return _run(context, "download/dataset", DATASET_VERSION, inputs, config, take_in)
+
+
+def _take_in(
+    config: DatasetConfig, fetched: Mapping[str, Fetched], streams: "Streams", work: StageWork
+) -> dict[str, Any]:
+    """Write the raw dataset folder of what was fetched, and of what is streamed."""
+    from components.download.intake import write_dataset
+    from components.download.parts import folder_parts, named_parts
+    from components.download.streamed import Streamed
+
+    streamed = Streamed(streams, config.transfer, work.progress)
+    given = config.evaluation.captioning is not None
+    wanted = 0 if given else config.folder.held_out_pictures
+    examples = streamed.write_examples(work.folder, wanted, work.progress)
+    if config.source == NAMED or streams:
+        parts = named_parts(config, fetched, examples)
+    else:
+        found = fetched["data.source"]
+        if not found.is_folder:
+            raise InputError(
+                f"data.source names {found.shown}, which is one file and no table: name the folder that has annotations and "
+                f"pictures, or use {NAMED} and name them one by one."
+            )
+        parts = folder_parts(found.folder, found.shown)
+    facts = write_dataset(parts, config.folder, config.seed, config.name, work.folder, work.progress)
+    return facts | (streamed.finish(work.folder) if streams else {})
 
 
 def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path | None = None) -> StageOutput:

@@ -1,10 +1,10 @@
 """What is known of streamed datasets before they are read: written by the download, read by the conversion.
 
-It stands where a list of entries would: `pretrain.json` of a raw dataset is a JSON list of LLaVA's entries, or this object.
+In a raw dataset `pretrain.mixture.json` stands beside `pretrain.json`, which then holds the first entries alone, as examples.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +14,7 @@ from components.sources.tables.table import Mark
 from components.storage.atomic import write_text
 from components.storage.config import TransferConfig
 
-_START = b'{"kind":"mixture"'
+_SUFFIX = ".mixture.json"
 
 
 class RecordedFile(BaseModel):
@@ -93,7 +93,6 @@ class RecordedMixture(BaseModel):
     """Datasets that are drawn from together.
 
     Attributes:
-        kind: Tells the file apart from a list of entries.
         datasets: The datasets.
         held_out: SHA-256 of pictures that are for evaluation: samples with one of them are left out.
         transfer: How patient reading is.
@@ -101,7 +100,6 @@ class RecordedMixture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["mixture"] = "mixture"
     datasets: tuple[RecordedDataset, ...]
     held_out: tuple[str, ...] = ()
     transfer: TransferConfig = TransferConfig()
@@ -123,10 +121,9 @@ def place_of(dataset: RecordedDataset, row: int) -> RowPlace:
     raise IndexError(f"{dataset.name} has {dataset.rows} rows")
 
 
-def is_mixture(path: Path) -> bool:
-    """Tell whether a file holds a mixture, not a list of entries."""
-    with open(path, "rb") as stream:
-        return stream.read(len(_START)) == _START
+def mixture_file(annotations: Path) -> Path:
+    """Return where the mixture stands that is streamed instead of an annotation file, if there is one."""
+    return annotations.with_name(annotations.name.removesuffix(".json") + _SUFFIX)
 
 
 def read_mixture(path: Path) -> RecordedMixture:

@@ -11,7 +11,7 @@ from typing import Any
 from components.errors import InputError
 from components.files import TEMPORARY_SUFFIX, FileEntry
 from components.progress import Progress
-from components.sources.recorded import RecordedDataset, RecordedMixture, is_mixture, read_mixture
+from components.sources.recorded import RecordedDataset, RecordedMixture, mixture_file, read_mixture
 from components.storage.atomic import open_atomic
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER, plan
@@ -109,12 +109,13 @@ def write_rejects(path: Path, results: dict[str, ShardResult]) -> None:
 
 
 def mixture_of(annotations: Path) -> RecordedMixture | None:
-    """Return the mixture that an annotation file holds; None if it holds a list of entries.
+    """Return the mixture that is streamed instead of an annotation file; None where there is none.
 
     Raises:
         InputError: It was written by another version.
     """
-    return read_mixture(annotations) if is_mixture(annotations) else None
+    path = mixture_file(annotations)
+    return read_mixture(path) if path.is_file() else None
 
 
 def summary(results: Mapping[str, ShardResult], mixture: RecordedMixture | None = None) -> dict[str, Any]:

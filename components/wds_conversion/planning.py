@@ -9,7 +9,7 @@ from components.data.entry import named_picture
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
 from components.progress import Progress
-from components.sources.recorded import is_mixture, read_mixture
+from components.sources.recorded import RecordedMixture, mixture_file, read_mixture
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.entry_rows import EntryRows
@@ -33,8 +33,8 @@ def plan(raw: Path, folder: Path, config: WdsConversionConfig, progress: Progres
         InputError: The raw dataset can't be read, or has fewer entries than shards are asked for.
     """
     annotations = raw / config.annotations
-    if annotations.is_file() and is_mixture(annotations):
-        return _streamed(annotations, folder, config)
+    if mixture_file(annotations).is_file():
+        return _streamed(read_mixture(mixture_file(annotations)), folder, config)
     return _listed(raw, folder, config, progress)
 
 
@@ -72,9 +72,8 @@ def _listed(raw: Path, folder: Path, config: WdsConversionConfig, progress: Prog
     ]
 
 
-def _streamed(annotations: Path, folder: Path, config: WdsConversionConfig) -> list[ShardTask]:
+def _streamed(mixture: RecordedMixture, folder: Path, config: WdsConversionConfig) -> list[ShardTask]:
     """Plan for a mixture: each dataset has shards of its own."""
-    mixture = read_mixture(annotations)
     held_out = frozenset(mixture.held_out)
     tasks, before = [], 0
     for dataset in mixture.datasets:

@@ -15,7 +15,7 @@ from components.context import RunContext
 from components.errors import InputError
 from components.progress import Progress
 from components.sources.config import DatasetSource, Filters
-from components.sources.recorded import RecordedMixture, write_mixture
+from components.sources.recorded import RecordedMixture, mixture_file, write_mixture
 from components.sources.recording import look_at
 from components.storage.config import TransferConfig
 from components.wds_conversion.config import WdsConversionConfig
@@ -34,7 +34,7 @@ def record(raw: Path, *sources: DatasetSource, held_out: tuple[str, ...] = ()) -
     """Write what the download records of datasets."""
     raw.mkdir(parents=True, exist_ok=True)
     looked = [look_at(source, "a test", TransferConfig(), Progress("test")).dataset for source in sources]
-    write_mixture(raw / "pretrain.json", RecordedMixture(datasets=tuple(looked), held_out=held_out))
+    write_mixture(mixture_file(raw / "pretrain.json"), RecordedMixture(datasets=tuple(looked), held_out=held_out))
     return raw
 
 
