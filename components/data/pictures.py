@@ -1,5 +1,6 @@
 """The pictures of a raw dataset folder, by name."""
 
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,7 @@ from components.errors import InputError
 
 
 class Pictures:
-    """Reads pictures of a raw dataset.
+    """Reads pictures of a raw dataset; several threads may do so.
 
     Args:
         raw: Raw dataset folder.
@@ -26,6 +27,7 @@ class Pictures:
         if not self._index.sources:
             raise InputError(f"{raw} has neither {DEFAULT_ZIP} nor a folder {DEFAULT_FOLDER}/.")
         self._reader = ImageReader(self._index.sources)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         """Return the reader; the archives are closed with the block."""
@@ -41,10 +43,24 @@ class Pictures:
         Raises:
             InputError: The picture is missing, lies outside the dataset, or can't be decoded.
         """
-        place = self._index.find(name)
-        if place is None:
-            raise InputError(f"There is no picture {name!r} in {self._raw}, or it lies outside.")
+        content = self.read(name)
         try:
-            return open_picture(self._reader.read(place))
+            return open_picture(content)
         except InputError as error:
             raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error
+
+    def read(self, name: str) -> bytes:
+        """Return a picture's file as it is.
+
+        Raises:
+            InputError: The picture is missing, or lies outside the dataset.
+        """
+        try:
+            with self._lock:
+                place = self._index.find(name)
+                content = None if place is None else self._reader.read(place)
+        except InputError as error:
+            raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error
+        if content is None:
+            raise InputError(f"There is no picture {name!r} in {self._raw}, or it lies outside.")
+        return content

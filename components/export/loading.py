@@ -11,7 +11,10 @@ from components.export.config import ExportConfig
 from components.export.processing import CHAT_TEMPLATE_FILE
 
 if TYPE_CHECKING:
+    import torch
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+_WIDE = "wide_llava"
 
 
 def load_processor(folder: Path, config: ExportConfig) -> "LlavaProcessor":
@@ -55,3 +58,32 @@ def exported_outline(folder: Path, config: ExportConfig) -> "LlavaForConditional
     # Buffers are small, and computed where the module is built.
     with accelerate.init_empty_weights(include_buffers=False):
         return model_type(settings).eval()
+
+
+def is_wide_export(folder: Path) -> bool:
+    """Tell whether a folder is an export that carries code: Llava with a wider projector, which transformers does not know."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") == _WIDE
+
+
+def load_wide_export(folder: Path, dtype: "torch.dtype") -> "tuple[LlavaForConditionalGeneration, LlavaProcessor]":
+    """Return model and processor of an export that carries code, by this project's copy of that code.
+
+    Args:
+        folder: The export.
+        dtype: Type of the parameters.
+    """
+    from components.export.custom_code.configuration_wide_llava import WideLlavaConfig
+    from components.export.custom_code.modeling_wide_llava import WideLlavaForConditionalGeneration
+
+    model = WideLlavaForConditionalGeneration.from_pretrained(
+        folder,
+        config=WideLlavaConfig.from_pretrained(folder, local_files_only=True),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return model, load_processor(folder, ExportConfig(custom_code=True))

@@ -12,6 +12,28 @@ GENERATION_PREFIX = "generate/"  # a stage is this and the evaluation's name
 Control = Literal["none", "blank", "shuffled"]
 
 
+class CallsConfig(BaseModel):
+    """How an endpoint is called; without effect on what it is asked, and on other models.
+
+    Attributes:
+        concurrency: Requests that are under way at the same time.
+        attempts: Passing faults in a row (busy, a fault of the server, no answer in time) of one request that end the
+            generation; what was answered is kept.
+        first_wait_s (s): Seconds before the second attempt, unless the server asks for more; the wait doubles with every
+            fault, up to a minute.
+        timeout_s (s): Seconds without an answer after which a request counts as lost.
+        key_variable: Environment variable that holds the API key; without it no key is sent.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: int = Field(default=8, ge=1, le=1024)
+    attempts: int = Field(default=8, ge=1)
+    first_wait_s: float = Field(default=1.0, gt=0)
+    timeout_s: float = Field(default=300.0, gt=0)
+    key_variable: str = Field(default="VLM_ENDPOINT_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
 class GenerateConfig(BaseModel):
     """How a model answers a task.
 
@@ -28,6 +50,7 @@ class GenerateConfig(BaseModel):
         sampling: How tokens are chosen: the most likely ones (temperature 0), or drawn.
         limit (samples): Use only the first samples of the dataset; 0 for all. Published with the scores.
         seed: Decides whose picture a sample is shown under "shuffled".
+        calls: How an endpoint is called, where the model is one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +65,7 @@ class GenerateConfig(BaseModel):
     sampling: Sampling = Sampling()
     limit: int = Field(default=0, ge=0)
     seed: int = 0
+    calls: CallsConfig = CallsConfig()
 
     _task_exists = field_validator("task")(check_task_name)
 
@@ -55,6 +79,11 @@ class GenerateConfig(BaseModel):
                 f"({self.tensor_parallel})"
             )
         return self
+
+    @property
+    def deciding(self) -> Self:
+        """What decides the answers: all settings but how an endpoint is called, which may change while it is asked."""
+        return self.model_copy(update={"calls": CallsConfig()})
 
     @property
     def processes(self) -> int:

@@ -9,6 +9,8 @@ from components.errors import InputError
 
 # The middle of the range: a picture without any content, whatever the normalisation.
 BLANK_GREY = 128
+BLANK_SIDE = 336
+"""Side of the blank picture in pixels, for models that take any size."""
 
 
 def blank_like(size: tuple[int, int]) -> Image.Image:

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Self
 
 from components.errors import StageError
+from components.generate.answerer import Answer
 
 JOURNAL_FOLDER = "answers"
 
 
 class Journal:
-    """Append-only file of one data-parallel rank, beside those of the others; a line holds the answers of a batch.
+    """Append-only file of one copy of the model, beside those of the others; a line holds the answers of a batch.
 
     Args:
-        folder: Holds the journals of all ranks of one partition.
-        rank: This process's data-parallel rank.
+        folder: Holds the journals of all copies that answer one partition.
+        rank: Number of this copy.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -34,14 +35,14 @@ class Journal:
         """Close the file."""
         self._stream.close()
 
-    def append(self, batch: int, answers: list[list[int]]) -> None:
-        """Add the answers (tokens) of a batch and wait until the disk has them."""
+    def append(self, batch: int, answers: list[Answer]) -> None:
+        """Add the answers of a batch and wait until the disk has them."""
         self._stream.write(json.dumps({"batch": batch, "answers": answers}).encode() + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
 
-def finished_batches(folder: Path, sizes: list[int]) -> dict[int, list[list[int]]]:
+def finished_batches(folder: Path, sizes: list[int]) -> dict[int, list[Answer]]:
     """Return the answers of all batches that the journals of a folder hold.
 
     Args:
@@ -51,12 +52,12 @@ def finished_batches(folder: Path, sizes: list[int]) -> dict[int, list[list[int]
     Raises:
         StageError: A journal holds what this generation can't have written.
     """
-    found: dict[int, list[list[int]]] = {}
+    found: dict[int, list[Answer]] = {}
     for path in sorted(folder.glob("rank_*.jsonl")):
         for number, line in enumerate(_whole_lines(path).splitlines(), start=1):
             try:
                 row = json.loads(line)
-                batch, answers = row["batch"], row["answers"]
+                batch, answers = row["batch"], [Answer(*answer) for answer in row["answers"]]
                 fits = len(answers) == sizes[batch]
             except (ValueError, KeyError, TypeError, IndexError):
                 fits = False

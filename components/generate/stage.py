@@ -3,11 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.context import RunContext
 from components.errors import ConfigurationError
 from components.generate.config import GENERATION_PREFIX, GenerateConfig
+from components.generate.registry import find_backend
 from components.generate.spec import FACTS_FILE, GenerationSpec
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
@@ -15,27 +16,37 @@ from components.storage.checksum import content_key, sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.task import Task
 
+if TYPE_CHECKING:
+    from components.generate.kept import KeptAnswerer
+
 VERSION = 2
 
 
 def run_generate(
-    context: RunContext, config: GenerateConfig, model: Path, raw: Path, partition: int, name: str = ""
+    context: RunContext,
+    config: GenerateConfig,
+    model: Path,
+    raw: Path,
+    partition: int,
+    name: str = "",
+    kept: "KeptAnswerer | None" = None,
 ) -> StageOutput:
     """Generate the predictions of one partition.
 
     Args:
         context: The pipeline run.
         config: What is asked and how.
-        model: Model folder (of pretraining, SFT, or combine).
+        model: Finished folder of the model: of pretraining, SFT or combine, an export, or a published model.
         raw: Raw dataset folder with the task's ground truth.
         partition: Number of the partition, from 0 to `config.partitions - 1`.
         name: Name of the evaluation that this is for, the task's by default: two models may answer one task in a run.
+        kept: Opens the model, or has it open from another task; None to open it for this one alone.
 
     Returns:
         A folder with `predictions.jsonl`: one object per sample and control.
 
     Raises:
-        ConfigurationError: The task is unknown, or there is no such partition.
+        ConfigurationError: The task is unknown, there is no such partition, or the settings don't fit the kind of model.
         InputError: Dataset or model folder are not as expected.
     """
     if not 0 <= partition < config.partitions:
@@ -43,10 +54,11 @@ def run_generate(
             f"Partition {partition} does not exist: partitions is {config.partitions}, they count from 0."
         )
     task = load_task(config.task)
+    find_backend(model, config)
     generation = generation_hash(config, task, input_identity(model), input_identity(raw))
 
     def body(work: StageWork) -> dict[str, Any]:
-        return _generate(config, task, model, raw, partition, generation, work)
+        return _generate(config, task, model, raw, partition, generation, work, kept)
 
     return run_stage(
         context,
@@ -58,18 +70,27 @@ def run_generate(
             "task": task_identity(task),
             "partition": f"{partition} of {config.partitions}",
         },
-        settings=config,
+        settings=config.deciding,
         body=body,
     )
 
 
 def generation_hash(config: GenerateConfig, task: Task, model: str, raw: str) -> str:
     """Return what the predictions of all partitions of one generation have in common, as 16 hexadecimal digits."""
-    return content_key({"task": task_identity(task), "model": model, "raw": raw, **config.model_dump(mode="json")})
+    return content_key(
+        {"task": task_identity(task), "model": model, "raw": raw, **config.deciding.model_dump(mode="json")}
+    )
 
 
 def _generate(
-    config: GenerateConfig, task: Task, model: Path, raw: Path, partition: int, generation: str, work: StageWork
+    config: GenerateConfig,
+    task: Task,
+    model: Path,
+    raw: Path,
+    partition: int,
+    generation: str,
+    work: StageWork,
+    kept: "KeptAnswerer | None",
 ) -> dict[str, Any]:
     from components.generate.journal import JOURNAL_FOLDER
     from components.stage.provenance import GENERATING, library_versions
@@ -87,10 +108,13 @@ def _generate(
         progress_file=work.progress.path,
     )
     if config.processes == 1:
-        # Imported where this process generates itself: torch and megatron-core take seconds.
-        from components.generate.generation import generate_partition
+        # Imported where this process generates itself.
+        from components.generate.generation import answer_partition, generate_partition
 
-        generate_partition(spec)
+        if kept is None:
+            generate_partition(spec)
+        else:
+            answer_partition(spec, kept.of(model, config))
     else:
         _generate_in_processes(spec, work)
     shutil.rmtree(work.folder / JOURNAL_FOLDER)

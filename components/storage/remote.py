@@ -118,7 +118,7 @@ def check_status(status: int, shown: str, retry_after: str | None = None, hint: 
     if status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         raise SourceChanged(f"the server answered {said}")
     if status in _PASSING or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _LASTING):
-        raise PassingFault(f"the server answered {said}", _seconds(retry_after))
+        raise PassingFault(f"the server answered {said}", retry_after_seconds(retry_after))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise InputError(f"No access to {shown}: the server answered {said}. {hint}".strip())
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
@@ -145,7 +145,7 @@ def _phrase(status: int) -> str:
         return "unknown status"
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def retry_after_seconds(retry_after: str | None) -> float | None:
     """Read a Retry-After header: seconds, or a date."""
     if not retry_after:
         return None

@@ -22,6 +22,7 @@ from components.data.pictures import Pictures
 from components.data.prompt import encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, StageError
+from components.generate.answerer import Answer
 from components.generate.config import GenerateConfig
 from components.generate.controls import blank_like
 from components.generate.journal import JOURNAL_FOLDER, Journal, finished_batches
@@ -234,7 +235,7 @@ def test_a_killed_generation_goes_on_after_the_finished_batches(world: World, ra
 
 
 def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path: Path) -> None:
-    batches = [[[5, 6], []], [[7]], [[8, 9, 10], [11]]]
+    batches = [[Answer("a\nb", 2, 9), Answer("", 0)], [Answer("ä", 1)], [Answer('"', 3, 7), Answer("\u2028", 1)]]
     sizes = [len(answers) for answers in batches]
     with Journal(tmp_path / "whole", 0) as journal:
         for number, answers in enumerate(batches):

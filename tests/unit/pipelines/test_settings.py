@@ -30,7 +30,16 @@ PURE_NUMBERS = {
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "divergence_factor"),
     *("hidden_size", "intermediate_size", "ffn_hidden_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("pictures", "held_out_pictures", "questions", "connections", "attempts", "min_shards", "parallel_tasks"),
+    *(
+        "pictures",
+        "held_out_pictures",
+        "questions",
+        "connections",
+        "concurrency",
+        "attempts",
+        "min_shards",
+        "parallel_tasks",
+    ),
     *("nodes", "processes_per_node", "threads_per_process", "gpus", "retries", "tries", "backoff_limit", "partitions"),
     *("keep_checkpoints", "keep_best", "loader_workers", "bootstrap_samples", "constant_candidates"),
 }

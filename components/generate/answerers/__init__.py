@@ -1,0 +1,1 @@
+"""The kinds of models that answer, a file each; `components/generate/registry.py` lists them."""

@@ -1,0 +1,148 @@
+"""Models of transformers: answers in batches equal those of transformers alone, one by one; our exports answer as our checkpoints do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from components.context import RunContext
+from components.data.pictures import Pictures
+from components.errors import ConfigurationError, InputError
+from components.export.config import ExportConfig
+from components.export.stage import run_export
+from components.generate.config import GenerateConfig
+from components.generate.controls import BLANK_SIDE, blank_like
+from components.generate.stage import run_generate
+from components.model.sampling_settings import Sampling
+from components.published_model.config import PublishedModel
+from components.published_model.stage import run_published_model
+from components.tasks.loading import load_samples, load_task
+from tests.support import published_models
+from tests.support.evaluation_world import raw_dataset
+from tests.support.export_world import Sources
+
+SHORT_TASK = """
+name: short_questions
+version: 1
+kind: multiple_choice
+dataset: multiple_choice.jsonl
+prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
+max_new_tokens: 6
+metrics: [accuracy]
+headline: accuracy
+"""
+NEW_TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    return RunContext(run_id="t", run_name="t", workspace=tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def raw(context: RunContext) -> Path:
+    return raw_dataset(context, 7, side=48)
+
+
+@pytest.fixture(scope="module")
+def questions(context: RunContext) -> str:
+    path = context.workspace / "short_questions.yaml"
+    path.write_text(SHORT_TASK)
+    return str(path)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [{**json.loads(line), "generation": ""} for line in lines if line]
+
+
+def asked_alone(folder: Path, rows: list[dict[str, Any]], raw: Path) -> list[str]:
+    """Ask a model about one picture at a time, by the way that model cards show, and what comes without a template."""
+    model, processor = published_models.reload(folder)
+    answers = []
+    with Pictures(raw) as pictures:
+        for row in rows:
+            picture = pictures.open(row["image"]) if row["image"] else blank_like((BLANK_SIDE, BLANK_SIDE))
+            inputs = _as_model_cards_show(processor, picture, row["prompt"])
+            with torch.no_grad():
+                found = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            new = found[0, inputs["input_ids"].shape[1] :]
+            answers.append(processor.decode(new, skip_special_tokens=True).strip())
+    return answers
+
+
+def _as_model_cards_show(processor: Any, picture: Image.Image, prompt: str) -> Any:
+    if processor.chat_template is None:
+        return processor(images=picture, text=f"<image>{prompt}", return_tensors="pt")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
+@pytest.mark.parametrize("make", [published_models.llava, published_models.idefics3, published_models.paligemma])
+def test_answers_of_batches_equal_those_of_transformers_alone(
+    context: RunContext, raw: Path, questions: str, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    folder = make(tmp_path / "model")
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), make.__name__).folder
+    config = GenerateConfig(task=questions, batch_size=5, max_new_tokens=NEW_TOKENS)
+    output = run_generate(context, config, model, raw, 0)
+    rows = rows_of(output.folder)
+    assert len(rows) == 3 * 7
+    assert [row["text"] for row in rows] == asked_alone(folder, rows, raw)
+    facts = output.manifest.facts
+    assert facts["answer_tokens"] > 0
+    assert facts["prompt_tokens"] > facts["answers"] * 16
+    assert any(sample.prompt in facts["example_prompt"] for sample in load_samples(raw, load_task(questions)))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_export_answers_as_its_checkpoint_does(tmp_path: Path, questions: str, wide: bool) -> None:
+    sources = Sources(tmp_path, **({"projector": {"ffn_hidden_size": 40}} if wide else {}))
+    raw = raw_dataset(sources.context, 9, side=40)
+    exported = run_export(sources.context, ExportConfig(verify=False, custom_code=wide), sources.model).folder
+    drawn = Sampling(temperature=1.5, top_p=0.9, seed=3)
+    for task, sampling in (("captioning", Sampling()), (questions, Sampling()), (questions, drawn)):
+        config = GenerateConfig(task=task, batch_size=4, max_new_tokens=12, sampling=sampling)
+        outputs = [run_generate(sources.context, config, model, raw, 0) for model in (sources.model, exported)]
+        own, other = (rows_of(output.folder) for output in outputs)
+        assert own == other
+        assert len({row["text"] for row in own}) > 3
+        for fact in ("answers", "answer_tokens", "prompt_tokens", "empties"):
+            assert outputs[0].manifest.facts[fact] == outputs[1].manifest.facts[fact]
+
+
+def test_a_model_that_transformers_can_not_load_is_refused(
+    context: RunContext, raw: Path, questions: str, tmp_path: Path
+) -> None:
+    folder = published_models.llava(tmp_path / "model")
+    (folder / "processor_config.json").unlink()
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "broken").folder
+    with pytest.raises(InputError, match="LlavaForConditionalGeneration"):
+        run_generate(context, GenerateConfig(task=questions), model, raw, 0)
+
+
+def test_a_copy_of_a_model_is_not_split_over_processes(context: RunContext, raw: Path, tmp_path: Path) -> None:
+    folder = published_models.llava(tmp_path / "model")
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "split").folder
+    config = GenerateConfig(task="captioning", tensor_parallel=2)
+    with pytest.raises(ConfigurationError, match="tensor_parallel is 2"):
+        run_generate(context, config, model, raw, 0)
+
+
+def test_copies_of_a_model_share_a_partition(context: RunContext, raw: Path, questions: str, tmp_path: Path) -> None:
+    folder = published_models.llava(tmp_path / "model")
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "shared").folder
+    config = GenerateConfig(task=questions, batch_size=2, max_new_tokens=5)
+    alone = run_generate(context, config, model, raw, 0)
+    shared = run_generate(context, config.model_copy(update={"processes_per_node": 2}), model, raw, 0)
+    assert rows_of(alone.folder) == rows_of(shared.folder)
