@@ -107,8 +107,12 @@ def compare(runs: Sequence[ComparedRun], samples: int) -> Comparison:
     names = [run.name for run in runs]
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     rows = {key: [run.settings.get(key, ABSENT) for run in runs] for key in keys}
-    # The name is the label already.
-    differing = {key: values for key, values in rows.items() if len(set(values)) > 1 and key != "name"}
+    sections = [{key.partition(".")[0] for key in run.settings} for run in runs]
+    differing = {
+        key: values
+        for key, values in rows.items()
+        if key != "name" and _differ(values, [key.partition(".")[0] in known for known in sections])
+    }
     evaluations = dict.fromkeys(name for run in runs for name in run.evaluations)
     return Comparison(
         runs=runs,
@@ -122,6 +126,11 @@ def compare(runs: Sequence[ComparedRun], samples: int) -> Comparison:
 def is_significant(test: PairedTest) -> bool:
     """Tell whether a difference is significant at the level that the page uses."""
     return test.p_value < SIGNIFICANCE
+
+
+def _differ(values: Sequence[str], known: Sequence[bool]) -> bool:
+    """Tell whether a setting differs among the runs that have its section: one that trained nothing has no recipe."""
+    return len({value for value, has_section in zip(values, known, strict=True) if has_section}) > 1
 
 
 def _compare_task(name: str, runs: Sequence[ComparedRun], count: int) -> TaskComparison:

@@ -2,14 +2,14 @@
 
 import argparse
 
-from pipelines.cli import cancel, cluster, doctor, machine, model, results, settings, tasks
+from pipelines.cli import cancel, cluster, doctor, evaluate, machine, model, results, settings, tasks
 from pipelines.cli.arguments import CommandGroup
 
 _GROUPS = (
     ("On this machine", (machine, doctor)),
     ("On a cluster", (cluster,)),
     ("Runs and what they gave", (results, cancel)),
-    ("Models", (model,)),
+    ("Models", (evaluate, model)),
     ("What there is", (settings, tasks)),
 )
 

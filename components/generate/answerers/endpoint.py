@@ -27,7 +27,7 @@ from components.storage.faults import Faults
 from components.storage.remote import PassingFault
 
 _SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png"}
-_ORIENTATION = 0x0112  # EXIF; some servers turn the picture by it, and our own models never do
+_ORIENTATION = 0x0112  # EXIF; our own models are shown the picture turned by it, and not every server does so
 _Result = tuple[int, list[Answer]] | BaseException | None  # answers; or a thread's end, with what ended it
 
 
