@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.download.benchmarks.registry import BENCHMARKS
 from components.download.multiple_choice import AnswerForm
 from components.sources.config import Mixture
 from components.storage.config import TransferConfig
@@ -129,6 +130,17 @@ class QuestionsSource(AnnotatedSource):
     questions: Source
 
 
+class TextSource(AnnotatedSource):
+    """Questions about text in pictures, and their pictures.
+
+    Attributes:
+        words: URI of a file with the words that OCR found, `TextVQA_Rosetta_OCR_v0.2_val.json`; empty to take those of the
+            annotations, if they have any.
+    """
+
+    words: Source = ""
+
+
 class EvaluationSources(BaseModel):
     """Evaluation data; captions and multiple-choice questions that are left out are made of held-out pictures.
 
@@ -140,6 +152,11 @@ class EvaluationSources(BaseModel):
         vqav2: VQAv2: `v2_OpenEnded_mscoco_val2014_questions.json` and `v2_mscoco_val2014_annotations.json`, or the zips
             that they are published in; gives `vqav2.jsonl`.
         textvqa: TextVQA: `TextVQA_0.5.1_val.json`; gives `textvqa.jsonl`.
+        benchmarks: Benchmarks by the names of their tasks (pope, mme, scienceqa, ai2d, chartqa, docvqa, infovqa, gqa, mmbench,
+            seedbench, realworldqa, ocrbench, mmmu_pro, mmmu_pro_vision, textvqa, nocaps, flickr30k): NAME to the dataset of
+            the hub, or a folder, with tables that hold the pictures; `vlm tasks NAME` says which.
+        benchmark_files: The same, from their authors' own annotations and pictures: pope (the folder of coco_pope_*.json),
+            gqa, nocaps.
         more: Questions of tasks of your own: NAME to JSON lines with `id`, `image` and whatever the task's kind reads;
             gives `NAME.jsonl`.
     """
@@ -150,14 +167,27 @@ class EvaluationSources(BaseModel):
     multiple_choice: AnnotatedSource | None = None
     mmmu: Source = ""
     vqav2: QuestionsSource | None = None
-    textvqa: AnnotatedSource | None = None
+    textvqa: TextSource | None = None
+    benchmarks: dict[str, Source] = {}
+    benchmark_files: dict[str, AnnotatedSource] = {}
     more: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], AnnotatedSource] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        taken = sorted({"multiple_choice", "mmmu", "vqav2", "textvqa", "rejects"} & set(self.more))
+        taken = sorted({"multiple_choice", "mmmu", "vqav2", "textvqa", "rejects", *BENCHMARKS} & set(self.more))
         if taken:
             raise ValueError(f"more: {taken[0]}.jsonl is another file of the dataset; choose another name")
+        known = {
+            "benchmarks": list(BENCHMARKS),
+            "benchmark_files": [name for name, one in BENCHMARKS.items() if one.annotated],
+        }
+        for setting, names in known.items():
+            unknown = sorted(set(getattr(self, setting)) - set(names))
+            if unknown:
+                raise ValueError(f"{setting}: {unknown[0]!r} is not one of {', '.join(names)}")
+        twice = sorted(set(self.benchmarks) & {*self.benchmark_files, *(("textvqa",) if self.textvqa else ())})
+        if twice:
+            raise ValueError(f"benchmarks: {twice[0]} is named twice; leave one of them out")
         return self
 
 

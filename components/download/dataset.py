@@ -77,7 +77,7 @@ def write_scenes(config: ScenesConfig, seed: int, name: str, folder: Path, progr
         "sft_entries": layout.write_list(folder / layout.SFT, overlap.watch(_conversations(training, config, seed))),
         "held_out_pictures": len(evaluation),
         "held_out_captions": sum(len(captions(drawn.scene)) for drawn in evaluation),
-        **write_evaluation(folder, truth, questions, {}, {}),
+        **write_evaluation(folder, truth, questions, {}, {}, {}),
         "questions_asked_in_training": overlap.counts(),
         "held_out_combinations": len(held_out),
         "pictures": len(training) + len(evaluation),

@@ -5,13 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.cores import available_cores
 from components.data.entry import check_text
 from components.download import layout
-from components.download.coco import read_truth
+from components.download.benchmarks.reading import GroundTruth, read_annotations, read_tables
+from components.download.coco import find_name, read_truth
+from components.download.mmmu import PREFIX as MMMU_PREFIX
+from components.download.mmmu import TARGET as MMMU_TARGET
 from components.download.mmmu import write_mmmu
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
@@ -34,15 +38,21 @@ class Evaluation:
         truth: Captions; None where there are none.
         questions: Multiple-choice questions; None where there are none.
         tasks: File to questions of other tasks.
+        captions: File to captions of other tasks.
         pictures: Pictures of all of them.
         own: Those of them that are in the raw dataset folder already.
+        roots: Where these are; see `image_roots` of `dataset.json`.
+        made_of: File to what it was made of, for errors.
     """
 
     truth: Row | None
     questions: list[Row] | None
     tasks: dict[str, list[Row]]
+    captions: dict[str, Row]
     pictures: set[str]
     own: set[str]
+    roots: list[dict[str, str]]
+    made_of: dict[str, Path]
 
 
 def read_evaluation(parts: DatasetParts, pictures: Pictures, folder: Path, progress: Progress) -> Evaluation:
@@ -69,19 +79,36 @@ def read_evaluation(parts: DatasetParts, pictures: Pictures, folder: Path, progr
         tasks[layout.VQAV2] = read_vqav2(*parts.vqav2, pictures, parts.vqav2_prefixes)
         _check_texts(parts.vqav2[0], tasks[layout.VQAV2])
     if parts.textvqa is not None:
-        tasks[layout.TEXTVQA] = read_textvqa(parts.textvqa, pictures, parts.textvqa_prefixes)
+        tasks[layout.TEXTVQA] = read_textvqa(parts.textvqa, pictures, parts.textvqa_prefixes, parts.textvqa_words)
         _check_texts(parts.textvqa, tasks[layout.TEXTVQA])
     if parts.mmmu:
         tasks[layout.MMMU] = write_mmmu(parts.mmmu, folder, progress)
+    given = GroundTruth()
+    for name, paths in parts.benchmarks.items():
+        read_tables(name, paths, folder, given, progress)
+    own = pictures_of(row for rows in given.questions.values() for row in rows) | _pictured(given.captions.values())
+    if parts.mmmu:
+        given.roots.append(layout.image_root(MMMU_PREFIX, MMMU_TARGET))
+        own |= pictures_of(tasks[layout.MMMU])
+    for name, paths in parts.benchmark_files.items():
+        find = partial(find_name, pictures=pictures, prefixes=parts.benchmark_prefixes[name])
+        read_annotations(name, paths, find, given)
+    captions = {file: read_truth(path, pictures, ()) for file, path in parts.captions.items()} | given.captions
+    tasks |= given.questions
     every = [*(questions or []), *(row for rows in tasks.values() for row in rows)]
-    named = {item["file_name"] for item in (truth or {}).get("images", [])} | pictures_of(every)
-    own = pictures_of(tasks[layout.MMMU]) if parts.mmmu else set()
+    named = _pictured([*captions.values(), *([truth] if truth else [])]) | pictures_of(every)
     _check_pictures(sorted(named - own), pictures, progress)
-    return Evaluation(truth, questions, tasks, named, own)
+    made_of = parts.evaluation_files | given.made_of
+    return Evaluation(truth, questions, tasks, captions, named, own, given.roots, made_of)
 
 
 def write_evaluation(
-    folder: Path, truth: Row, questions: Sequence[Row], tasks: Mapping[str, Sequence[Row]], made_of: Mapping[str, Path]
+    folder: Path,
+    truth: Row,
+    questions: Sequence[Row],
+    tasks: Mapping[str, Sequence[Row]],
+    captions: Mapping[str, Row],
+    made_of: Mapping[str, Path],
 ) -> dict[str, int]:
     """Write the files of ground truth and read them as the tasks that use them will.
 
@@ -90,6 +117,7 @@ def write_evaluation(
         truth: Captions in COCO's layout.
         questions: Multiple-choice questions.
         tasks: File to questions of other tasks.
+        captions: File to captions of other tasks, in COCO's layout.
         made_of: File to what it was made of, for errors.
 
     Returns:
@@ -103,13 +131,17 @@ def write_evaluation(
     facts = {"held_out_questions": layout.write_lines(folder / layout.MULTIPLE_CHOICE, questions)}
     for file, rows in tasks.items():
         facts[f"{file.removesuffix('.jsonl')}_questions"] = layout.write_lines(folder / file, rows)
+    for file, other in captions.items():
+        write_json(folder / file, other)
+        facts[f"{file.removesuffix('.json')}_pictures"] = len(other["images"])
     every = {layout.MULTIPLE_CHOICE: questions, **tasks}
+    shown = {layout.CAPTIONING: truth, **captions}
     pictures = {file: sorted(pictures_of(rows)) for file, rows in every.items()}
-    pictures[layout.CAPTIONING] = sorted({item["file_name"] for item in truth["images"]})
+    pictures |= {file: sorted(_pictured([one])) for file, one in shown.items()}
     write_json(folder / layout.EVALUATION_PICTURES, pictures)
     for name in task_names():
         task = load_task(name)
-        if task.dataset not in (layout.CAPTIONING, *every):
+        if task.dataset not in (*shown, *every):
             continue
         try:
             load_samples(folder, task)
@@ -125,6 +157,11 @@ def write_evaluation(
 def pictures_of(rows: Iterable[Row]) -> set[str]:
     """Return the pictures that questions are about."""
     return {name for row in rows for name in (row["image"], *row.get("images", ()))}
+
+
+def _pictured(truths: Iterable[Row]) -> set[str]:
+    """Return the pictures of captions in COCO's layout."""
+    return {item["file_name"] for truth in truths for item in truth["images"]}
 
 
 def given_references(truth: Row) -> dict[str, list[str]]:

@@ -15,8 +15,6 @@ from components.download.config import FolderConfig
 from components.download.derived import OPTIONS, Captioned, caption_questions, derived_conversations
 from components.download.evaluation import given_references, read_evaluation, write_evaluation
 from components.download.json_hints import instead_of_json
-from components.download.mmmu import PREFIX as MMMU_PREFIX
-from components.download.mmmu import TARGET as MMMU_TARGET
 from components.download.overlap import QuestionOverlap
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
@@ -86,9 +84,11 @@ def write_dataset(
         else:
             truth, references = given.truth, given_references(given.truth)
             held_out = given.pictures
-            rule = f"the pictures of {', '.join([layout.CAPTIONING, layout.MULTIPLE_CHOICE, *given.tasks])}"
+            rule = f"the pictures of {', '.join([layout.CAPTIONING, layout.MULTIPLE_CHOICE, *given.tasks, *given.captions])}"
         questions = given.questions if given.questions is not None else list(caption_questions(references, seed))
-        facts: dict[str, Any] = {**write_evaluation(folder, truth, questions, given.tasks, parts.evaluation_files)}
+        facts: dict[str, Any] = {
+            **write_evaluation(folder, truth, questions, given.tasks, given.captions, given.made_of)
+        }
         overlap = QuestionOverlap({layout.MULTIPLE_CHOICE: questions, **given.tasks})
         training = [item for item in usable if item.image not in held_out]
         if not training:
@@ -107,8 +107,7 @@ def write_dataset(
             entries = derived_conversations(training, seed, config.answer_form)
         facts["sft_entries"] = layout.write_list(folder / layout.SFT, overlap.watch(entries))
         roots = pictures.provide(used - given.own, folder, progress)
-        if parts.mmmu:
-            roots.append(layout.image_root(MMMU_PREFIX, MMMU_TARGET))
+        roots += given.roots
     finally:
         pictures.close()
     layout.write_lines(folder / layout.REJECTS, (vars(reject) for reject in rejects))

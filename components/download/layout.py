@@ -17,6 +17,9 @@ MULTIPLE_CHOICE = "multiple_choice.jsonl"
 MMMU = "mmmu.jsonl"
 VQAV2 = "vqav2.jsonl"
 TEXTVQA = "textvqa.jsonl"
+BENCHMARK_CAPTIONS = ("nocaps.json", "flickr30k.json")
+"""Files of captions of benchmarks of their own, in COCO's layout."""
+
 DESCRIPTION = "dataset.json"
 REJECTS = "rejects.jsonl"
 EVALUATION_PICTURES = "evaluation_pictures.json"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from components.download import layout
+from components.download.benchmarks.registry import BENCHMARKS
 from components.download.config import AnnotatedSource, DatasetConfig, QuestionsSource
-from components.download.fetched import Fetched, Wanted
+from components.download.fetched import Choice, Fetched, Wanted
 from components.download.pictures import RootSource
 from components.errors import ConfigurationError, InputError
 from components.stage.manifest import MANIFEST_NAME
@@ -17,6 +18,7 @@ from components.storage.lock import LOCK_NAME
 _OWN_FILES = {
     layout.SFT,
     layout.CAPTIONING,
+    *layout.BENCHMARK_CAPTIONS,
     layout.EVALUATION_PICTURES,
     layout.DESCRIPTION,
     LOCK_NAME,
@@ -25,6 +27,9 @@ _OWN_FILES = {
 _VALIDATION = re.compile(r"(^|/)validation-[^/]*\.parquet$")
 
 _MMMU = "data.evaluation.mmmu"
+_WORDS = "data.evaluation.textvqa.words"
+_BENCHMARKS = "data.evaluation.benchmarks"
+_FILES = "data.evaluation.benchmark_files"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class DatasetParts:
         vqav2_prefixes: Prefixes of the roots that hold their pictures.
         textvqa: Questions in TextVQA's layout.
         textvqa_prefixes: Prefixes of the roots that hold their pictures.
+        textvqa_words: The words that OCR found in TextVQA's pictures.
+        benchmarks: Benchmark to its tables, which have its pictures.
+        benchmark_files: Benchmark to its authors' annotations.
+        benchmark_prefixes: Benchmark to prefixes of the roots that hold the pictures of its annotations.
+        captions: Name of a file of a benchmark's captions in the raw dataset folder to captions in COCO's layout.
         more: Name of a file of questions in the raw dataset folder to the lines that it is made of.
         lenient: Whether names may differ from stored ones by a leading `images/`.
         sources: Setting to URI of parts that are named one by one, for `dataset.json`.
@@ -61,6 +71,11 @@ class DatasetParts:
     vqav2_prefixes: tuple[str, ...] = ()
     textvqa: Path | None = None
     textvqa_prefixes: tuple[str, ...] = ()
+    textvqa_words: Path | None = None
+    benchmarks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    benchmark_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    benchmark_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    captions: Mapping[str, Path] = field(default_factory=dict)
     more: Mapping[str, Path] = field(default_factory=dict)
     lenient: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +89,7 @@ class DatasetParts:
             layout.VQAV2: self.vqav2[0] if self.vqav2 else None,
             layout.TEXTVQA: self.textvqa,
             layout.MMMU: self.mmmu[0] if self.mmmu else None,
+            **self.captions,
             **self.more,
         }
         return {name: path for name, path in files.items() if path is not None}
@@ -113,6 +129,7 @@ def folder_parts(source: Path, origin: str) -> DatasetParts:
         sft=source / layout.SFT if (source / layout.SFT).is_file() else None,
         captioning=source / layout.CAPTIONING if there else None,
         multiple_choice=source / layout.MULTIPLE_CHOICE if there else None,
+        captions={name: source / name for name in layout.BENCHMARK_CAPTIONS if (source / name).is_file()},
         more={path.name: path for path in sorted(source.glob("*.jsonl")) if _holds_questions(path)},
         lenient=True,
     )
@@ -140,6 +157,10 @@ def named_sources(config: DatasetConfig) -> list[Wanted]:
             wanted.append(Wanted(f"{setting}.questions", part.questions))
     if config.evaluation.mmmu:
         wanted.append(Wanted(_MMMU, config.evaluation.mmmu, _validation_files))
+    if config.evaluation.textvqa and config.evaluation.textvqa.words:
+        wanted.append(Wanted(_WORDS, config.evaluation.textvqa.words))
+    for benchmark, uri in config.evaluation.benchmarks.items():
+        wanted.append(Wanted(f"{_BENCHMARKS}.{benchmark}", uri, _files_of(benchmark)))
     return wanted
 
 
@@ -168,7 +189,8 @@ def named_parts(
                 roots[images.prefix] = RootSource(
                     images.prefix, (path,), images.inside, _target(images.prefix, len(roots))
                 )
-        annotations[setting] = fetched[f"{setting}.annotations"].file
+        if not setting.startswith(_FILES):
+            annotations[setting] = fetched[f"{setting}.annotations"].file
     given = config.evaluation
     vqav2 = annotations.get("data.evaluation.vqav2")
     return DatasetParts(
@@ -184,6 +206,13 @@ def named_parts(
         vqav2_prefixes=_prefixes(given.vqav2),
         textvqa=annotations.get("data.evaluation.textvqa"),
         textvqa_prefixes=_prefixes(given.textvqa),
+        textvqa_words=fetched[_WORDS].file if given.textvqa and given.textvqa.words else None,
+        benchmarks={name: tuple(fetched[f"{_BENCHMARKS}.{name}"].paths) for name in given.benchmarks},
+        benchmark_files={
+            name: tuple(path for path in fetched[f"{_FILES}.{name}.annotations"].paths if path.suffix == ".json")
+            for name in given.benchmark_files
+        },
+        benchmark_prefixes={name: _prefixes(part) for name, part in given.benchmark_files.items()},
         more={f"{name}.jsonl": annotations[f"data.evaluation.more.{name}"] for name in given.more},
         sources={setting: source.shown for setting, source in fetched.items()},
     )
@@ -198,6 +227,7 @@ def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
         "data.evaluation.multiple_choice": config.evaluation.multiple_choice,
         "data.evaluation.vqav2": config.evaluation.vqav2,
         "data.evaluation.textvqa": config.evaluation.textvqa,
+        **{f"{_FILES}.{name}": part for name, part in config.evaluation.benchmark_files.items()},
         **{f"data.evaluation.more.{name}": part for name, part in config.evaluation.more.items()},
     }
     return {setting: part for setting, part in parts.items() if part is not None}
@@ -236,6 +266,24 @@ def _validation_files(names: Sequence[str], shown: str) -> Sequence[str]:
     if not found:
         raise InputError(f"{shown} has no parquet files of MMMU's validation split (validation-*.parquet).")
     return found
+
+
+def _files_of(benchmark: str) -> Choice:
+    """Return what picks a benchmark's tables."""
+    known = BENCHMARKS[benchmark]
+    patterns = [known.files, *(known.shared[:1] if known.shared else ())]
+
+    def choose(names: Sequence[str], shown: str) -> Sequence[str]:
+        found = [[name for name in names if pattern.search(name)] for pattern in patterns]
+        missing = [pattern.pattern for pattern, matching in zip(patterns, found, strict=True) if not matching]
+        if missing:
+            raise InputError(
+                f"{shown} has no table of {benchmark}: expected files whose names match {missing[0]}, with the columns "
+                f"{known.expected}."
+            )
+        return [name for matching in found for name in matching]
+
+    return choose
 
 
 def _target(prefix: str, number: int) -> str:

@@ -18,7 +18,7 @@ from components.storage.lock import LOCK_NAME, read_lock, write_lock
 if TYPE_CHECKING:
     from components.download.streamed import Streams
 
-DATASET_VERSION = 6
+DATASET_VERSION = 7
 WEIGHTS_VERSION = 2
 
 

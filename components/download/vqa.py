@@ -55,27 +55,36 @@ def read_vqav2(questions: Path, annotations: Path, pictures: Pictures, prefixes:
     return rows
 
 
-def read_textvqa(path: Path, pictures: Pictures, prefixes: tuple[str, ...]) -> list[Row]:
-    """Return the lines of `textvqa.jsonl`: `id`, `image`, `question`, `answers` (of all people).
+def read_textvqa(path: Path, pictures: Pictures, prefixes: tuple[str, ...], words: Path | None = None) -> list[Row]:
+    """Return the lines of `textvqa.jsonl`: `id`, `image`, `question`, `answers` (of all people), `hint` (the OCR's words).
+
+    The question begins with a capital letter, as lmms-eval asks it.
 
     Args:
         path: `TextVQA_0.5.1_val.json`.
         pictures: All pictures; a picture's file has its id for a name.
         prefixes: Prefixes of the roots that hold those of these questions.
+        words: `TextVQA_Rosetta_OCR_v0.2_val.json`; None to take the words of the questions' file, if it has any.
 
     Raises:
         InputError: The file has another layout, or a picture is not there.
     """
     items = _items(path, "data")
     try:
+        found = {
+            item["image_id"]: item["ocr_tokens"]
+            for item in (_items(words, "data") if words else items)
+            if "ocr_tokens" in item
+        }
         names = [f"{item['image_id']}.jpg" for item in items]
         pictures.settle(f"{prefix}{name}" for prefix in prefixes for name in names)
         return [
             {
                 "id": str(item["question_id"]),
                 "image": find_name(path, name, pictures, prefixes),
-                "question": item["question"],
+                "question": item["question"].capitalize(),
                 "answers": [str(answer) for answer in item["answers"]],
+                **({"hint": ", ".join(found[item["image_id"]])} if item["image_id"] in found else {}),
             }
             for item, name in zip(items, names, strict=True)
         ]

@@ -51,7 +51,10 @@ def of_subtask(right: float, all_right: float, of_picture: int, subtask: str, co
 
 
 def summed(sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return the sum over subtasks of accuracy and accuracy+, 0..2 each."""
+    """Return the sum over subtasks of accuracy and accuracy+, 0..2 each.
+
+    A subtask without samples adds nothing: intervals are good where each has some ten pictures, as MME's have.
+    """
     right, answers, pictures_right, pictures = (sums[:, place::_COLUMNS] for place in range(_COLUMNS))
     return (ratio(right, answers) + ratio(pictures_right, pictures)).sum(axis=1)
 

@@ -278,7 +278,7 @@ def test_textvqa(reference: StageOutput) -> None:
     assert (row["id"], row["image"]) == ("34602", "textvqa/train_images/003a8ae2ef43b901.jpg")
     assert stored(reference.folder, row["image"]) == picture(3)
     (sample,) = load_samples(reference.folder, load_task("textvqa"))
-    assert (sample.question, sample.references.count("nokia")) == ("what is the brand?", 9)
+    assert (sample.question, sample.references.count("nokia")) == ("What is the brand?", 9)
 
 
 @pytest.fixture

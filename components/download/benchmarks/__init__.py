@@ -1,0 +1,1 @@
+"""Benchmarks in the layouts that they are published in."""

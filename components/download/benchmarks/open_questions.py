@@ -1,0 +1,134 @@
+"""Benchmarks of open questions, and of yes and no."""
+
+import json
+import re
+
+from components.download.benchmarks.benchmark import Benchmark, Row, first, text
+
+_MME_INSTRUCTION = " Please answer yes or no."
+_CHARTQA_SPLITS = {"human_test": "human", "augmented_test": "augmented"}
+
+
+def _pope(raw: Row, number: int) -> Row:
+    split = text(raw["category"])
+    return {
+        "id": f"{split}-{text(raw['question_id'])}",
+        "question": raw["question"].strip(),
+        "answers": [raw["answer"].strip().lower()],
+        "category": split,
+    }
+
+
+def _pope_lines(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read JSON lines of `question_id`, `image`, `text`, `label`, of the split that the file is named after."""
+    split = name.removesuffix(".json").removeprefix("coco_pope_")
+    found = []
+    for line in content.splitlines():
+        if line.strip():
+            raw = json.loads(line)
+            asked = {"question_id": raw["question_id"], "question": raw["text"], "answer": raw["label"]}
+            found.append((_pope({**asked, "category": split}, 0), raw["image"]))
+    return found
+
+
+def _mme(raw: Row, number: int) -> Row:
+    return {
+        "id": f"{raw['question_id']}-{number}",
+        "question": raw["question"].strip().replace(_MME_INSTRUCTION, ""),
+        "answers": [raw["answer"].strip().lower().rstrip(".")],
+        "category": raw["category"],
+        "unit": text(raw["question_id"]),
+    }
+
+
+def _chartqa(raw: Row, number: int) -> Row:
+    return {
+        "id": f"chartqa-{number}",
+        "question": raw["question"],
+        "answers": [text(raw["answer"])],
+        "category": _CHARTQA_SPLITS.get(raw["type"], raw["type"]),
+    }
+
+
+def _docvqa(raw: Row, number: int) -> Row:
+    kind = first(raw.get("question_types") or raw.get("answer_type"))
+    return {
+        "id": text(raw["questionId"]),
+        "question": raw["question"],
+        "answers": list(raw["answers"]),
+        "category": kind,
+    }
+
+
+def _gqa(raw: Row, number: int) -> Row:
+    return {
+        "id": text(raw["id"]),
+        "question": raw["question"],
+        "answers": [text(raw["answer"])],
+        "category": text((raw.get("types") or {}).get("structural")),
+        "picture": text(raw["imageId"]),
+    }
+
+
+def _gqa_questions(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read the object of question id to question."""
+    found = []
+    for identifier, raw in json.loads(content).items():
+        row = _gqa({**raw, "id": identifier}, 0)
+        found.append((row, f"{row.pop('picture')}.jpg"))
+    return found
+
+
+def _ocrbench(raw: Row, number: int) -> Row:
+    answers = raw["answer"] if isinstance(raw["answer"], list) else [raw["answer"]]
+    return {
+        "id": f"ocrbench-{number}",
+        "question": raw["question"].strip(),
+        "answers": [text(answer) for answer in answers],
+        "category": raw["question_type"],
+    }
+
+
+def _textvqa(raw: Row, number: int) -> Row:
+    return {
+        "id": text(raw["question_id"]),
+        "question": raw["question"].capitalize(),
+        "answers": [text(answer) for answer in raw["answers"]],
+        "hint": ", ".join(raw.get("ocr_tokens") or ()),
+    }
+
+
+_TEST = re.compile(r"(^|/)test-[^/]*\.parquet$")
+
+POPE = Benchmark(
+    re.compile(r"^(?!.*Full/)(.*/)?test-[^/]*\.parquet$"),
+    _pope,
+    expected="image, question_id, question, answer, category",
+    annotated=_pope_lines,
+)
+MME = Benchmark(_TEST, _mme, expected="image, question_id, question, answer, category")
+CHARTQA = Benchmark(_TEST, _chartqa, expected="image, question, answer, type")
+DOCVQA = Benchmark(
+    re.compile(r"(^|/)DocVQA/validation-[^/]*\.parquet$"),
+    _docvqa,
+    expected="image, questionId, question, answers, question_types",
+)
+INFOVQA = Benchmark(
+    re.compile(r"(^|/)InfographicVQA/validation-[^/]*\.parquet$"),
+    _docvqa,
+    expected="image, questionId, question, answers, answer_type",
+)
+GQA = Benchmark(
+    re.compile(r"(^|/)testdev_balanced_instructions/testdev-[^/]*\.parquet$"),
+    _gqa,
+    pictures=(),
+    expected="id, imageId, question, answer, types",
+    shared=(re.compile(r"(^|/)testdev_balanced_images/testdev-[^/]*\.parquet$"), "id", "image"),
+    annotated=_gqa_questions,
+)
+OCRBENCH = Benchmark(_TEST, _ocrbench, expected="image, question, answer, question_type")
+TEXTVQA = Benchmark(
+    re.compile(r"(^|/)validation-[^/]*\.parquet$"),
+    _textvqa,
+    expected="image, question_id, question, answers, ocr_tokens",
+)
