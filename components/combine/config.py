@@ -1,10 +1,10 @@
 """Settings of the combination."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from components.data.image_settings import ImageSettings
+from components.data.image_settings import ImageLayout, Resample
 
 
 class ProjectorSettings(BaseModel):
@@ -23,17 +23,47 @@ class ProjectorSettings(BaseModel):
     init_std: float = Field(default=0.014, gt=0)
 
 
+class ImageChoice(BaseModel):
+    """How pictures enter the vision tower. What is left out is as the tower was trained: see `weight_conversion`.
+
+    Attributes:
+        size (pixels): Side of the square input in pixels; must be the tower's.
+        patch (pixels): Side of a patch in pixels; must be the tower's.
+        mean: Mean of the red, green and blue channel, of values in 0..1.
+        std: Standard deviation of the channels, of values in 0..1.
+        resample: PIL's filter for resizing.
+        layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are
+            padded with zeros after normalisation. "squash": both sides become `size` (SigLIP's own). "center_crop":
+            kept, the shortest side becomes `size`, the middle is cut out (CLIP's own).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int | None = Field(default=None, gt=0)
+    patch: int | None = Field(default=None, gt=0)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resample: Resample | None = None
+    layout: ImageLayout = "pad"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be positive in every channel, got {self.std}")
+        return self
+
+
 class CombineConfig(BaseModel):
     """How the parts become one model.
 
     Attributes:
         projector: The projector between them.
-        image: How pictures enter the vision tower; size and patch must be the tower's.
+        image: How pictures enter the vision tower.
         seed: Seed of the projector's weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     projector: ProjectorSettings
-    image: ImageSettings
+    image: ImageChoice = ImageChoice()
     seed: int = Field(default=0, ge=0)

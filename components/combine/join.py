@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from components.combine.config import CombineConfig
+from components.combine.config import CombineConfig, ImageChoice
+from components.data.image_settings import ImageSettings
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, InputError
 from components.model.checkpoint.sharded import PART_PREFIXES
@@ -71,13 +72,24 @@ def combined_config(config: CombineConfig, language: LanguagePart, vision: Visio
             projector=ProjectorConfig(
                 ffn_hidden_size=config.projector.ffn_hidden_size, activation=config.projector.activation
             ),
-            image=config.image,
+            image=image_settings(config.image, vision),
             image_token_id=tokens.image,
             versions={name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
         )
     except ValidationError as error:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise ConfigurationError(f"The settings of combine don't fit the weights: {problems}.") from error
+
+
+def image_settings(choice: ImageChoice, vision: VisionPart) -> ImageSettings:
+    """Return how pictures enter a tower: as it was trained, but for what is chosen otherwise.
+
+    Args:
+        choice: The stage's settings.
+        vision: The vision tower.
+    """
+    own = {"size": vision.config.image_size, "patch": vision.config.patch_size, **vision.pixels.model_dump()}
+    return ImageSettings(**{**own, **choice.model_dump(exclude_none=True)})
 
 
 def joined_model(

@@ -23,22 +23,22 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tup
 
     Args:
         image: Picture of any size and mode; see `to_rgb`. Memory does not depend on its shape.
-        settings: Size and layout.
+        settings: Size, layout and filter.
 
     Returns:
         Pixels, uint8 [3, size, size], and (height, width) in pixels of the top left area that holds the picture; the
-        rest is padding. Resizing is PIL's bicubic.
+        rest is padding. Resizing is PIL's.
     """
-    size = settings.size
+    size, resample = settings.size, Image.Resampling[settings.resample.upper()]
     rgb = to_rgb(image)
     width, height = rgb.size
     if settings.layout == "squash":
-        return _to_tensor(_resize(rgb, size, size)), (size, size)
+        return _to_tensor(_resize(rgb, size, size, resample)), (size, size)
     if settings.layout == "center_crop":
-        return _to_tensor(_middle(rgb, size)), (size, size)
+        return _to_tensor(_middle(rgb, size, resample)), (size, size)
     scale = size / max(width, height)
     valid_width, valid_height = max(1, round(width * scale)), max(1, round(height * scale))
-    content = _to_tensor(_resize(rgb, valid_width, valid_height))
+    content = _to_tensor(_resize(rgb, valid_width, valid_height, resample))
     if (valid_height, valid_width) == (size, size):
         return content, (size, size)
     pixels = torch.zeros(3, size, size, dtype=torch.uint8)
@@ -66,13 +66,13 @@ def normalise(pixels: Tensor, valid: Tensor, settings: ImageSettings) -> Tensor:
     return torch.where(inside, values, torch.zeros((), device=pixels.device))
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
     if image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize((width, height), resample)
 
 
-def _middle(image: Image.Image, size: int) -> Image.Image:
+def _middle(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     """Return the middle of a picture whose shorter side becomes `size`, as CLIP's processor cuts it.
 
     Of a very long picture only the middle is resized: 2 x 60,000 pixels would become 336 x 10,080,000. PIL keeps the place of
@@ -83,17 +83,17 @@ def _middle(image: Image.Image, size: int) -> Image.Image:
     width, height = (size * side // shorter for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     if max(image.size) <= _LONG * shorter:
-        return _resize(image, width, height).crop((left, top, left + size, top + size))
+        return _resize(image, width, height, resample).crop((left, top, left + size, top + size))
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    around = (  # the filter reaches two pixels beyond, or two of the result's where that is smaller
+    around = (  # a filter reaches at most two pixels beyond, or two of the result's where that is smaller
         max(0, math.floor(box[0] - 3 * max(x, 1))),
         max(0, math.floor(box[1] - 3 * max(y, 1))),
         min(image.width, math.ceil(box[2] + 3 * max(x, 1))),
         min(image.height, math.ceil(box[3] + 3 * max(y, 1))),
     )
     inner = (box[0] - around[0], box[1] - around[1], box[2] - around[0], box[3] - around[1])
-    return image.crop(around).resize((size, size), Image.Resampling.BICUBIC, box=inner)
+    return image.crop(around).resize((size, size), resample, box=inner)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

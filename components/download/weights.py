@@ -31,11 +31,11 @@ _OPTIONAL = (
     "special_tokens_map.json",
     "generation_config.json",
     "tokenizer.model",
-    "preprocessor_config.json",
     "LICENSE",
     "LICENSE.txt",
     "README.md",
 )
+_OWN_OPTIONAL = {LANGUAGE: (), VISION: ("preprocessor_config.json", "processor_config.json")}
 
 
 def needed_files(part: str) -> Choice:
@@ -60,7 +60,7 @@ def needed_files(part: str) -> Choice:
                 f"{shown} has no {kinds}{more}. Load the model with transformers and store it with save_pretrained, which "
                 "writes safetensors."
             )
-        optional = [name for name in _OPTIONAL if name in names]
+        optional = [name for name in (*_OPTIONAL, *_OWN_OPTIONAL[part]) if name in names]
         return [*_REQUIRED[part], *weights, *optional]
 
     return choose

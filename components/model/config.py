@@ -6,7 +6,7 @@ from typing import Literal, Self, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from components.data.image_settings import ImageSettings
+from components.data.image_settings import ImageSettings, PixelSettings
 from components.errors import InputError
 from components.storage.atomic import write_text
 
@@ -228,6 +228,7 @@ class VisionPart(BaseModel):
     Attributes:
         part: Says which part this is.
         config: The vision tower.
+        pixels: How its pictures are resized and normalised.
         dtype: Type that its parameters are stored in.
     """
 
@@ -235,6 +236,7 @@ class VisionPart(BaseModel):
 
     part: Literal["vision"] = "vision"
     config: VisionConfig
+    pixels: PixelSettings
     dtype: StoredDtype = "float32"
 
 

@@ -19,6 +19,7 @@ from components.model.families.vision.openai_clip import (
     openai_vision_drops,
     openai_vision_rules,
 )
+from components.model.families.vision.pixels import PixelSource, read_pixels
 from components.model.families.vision.registry import read_vision, vision_family
 from components.model.language import LanguageModel
 from components.model.transformer_config import BuildSettings
@@ -42,6 +43,7 @@ class Part:
         drops: What is left out on purpose.
         build: Builds the part unsplit, with plain layers and uninitialised parameters of a type.
         difference: Compares the output of a stored checkpoint with that of the source.
+        pixel_source: Vision only: where its picture settings are from.
     """
 
     architecture: str
@@ -50,6 +52,7 @@ class Part:
     drops: list[DropRule]
     build: Callable[[torch.dtype], nn.Module]
     difference: Callable[[Path], verify.Difference]
+    pixel_source: PixelSource | None = None
 
 
 def open_part(config: WeightConversionConfig, folder: Path, tensors: TensorSource) -> Part:
@@ -99,9 +102,11 @@ def _vision(config: WeightConversionConfig, folder: Path, tensors: TensorSource,
     architecture = read_vision(content, config.feature_layer)
     family = vision_family(architecture.family)
     prefix = vision_prefix(tensors.names)
+    pixels, pixel_source = read_pixels(folder, family)
     return Part(
         architecture=content.architecture,
-        stored=VisionPart(config=architecture, dtype=dtype),
+        stored=VisionPart(config=architecture, pixels=pixels, dtype=dtype),
+        pixel_source=pixel_source,
         rules=family.rules(architecture, prefix),
         drops=family.drops(architecture, prefix),
         build=_tower(architecture),
@@ -118,9 +123,11 @@ def _tower(architecture: VisionConfig) -> Callable[[torch.dtype], nn.Module]:
 def _openai_vision(config: WeightConversionConfig, tensors: OpenAiFile, dtype: StoredDtype) -> Part:
     architecture = openai_vision_config(tensors.names, tensors.shape, str(tensors.path), config.feature_layer)
     prefix = openai_prefix(tensors.names)
+    pixels = vision_family(architecture.family).pixels
     return Part(
         architecture=OPENAI_ARCHITECTURE,
-        stored=VisionPart(config=architecture, dtype=dtype),
+        stored=VisionPart(config=architecture, pixels=pixels, dtype=dtype),
+        pixel_source="the family's own",
         rules=openai_vision_rules(architecture, prefix),
         drops=openai_vision_drops(architecture, prefix),
         build=_tower(architecture),

@@ -11,7 +11,7 @@ from components.storage.atomic import write_json
 from components.weight_conversion.config import WeightConversionConfig
 
 STAGE = "weight_conversion"
-VERSION = 2
+VERSION = 3
 REPORT_FILE = "conversion_report.json"
 NOT_VERIFIED = "not verified"
 
@@ -83,6 +83,8 @@ def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> d
         "max_logit_difference": NOT_VERIFIED if difference is None else difference.largest,
         "largest_logit": NOT_VERIFIED if difference is None else difference.scale,
     }
+    if part.pixel_source is not None:
+        facts["picture_settings"] = part.pixel_source
     write_stored(work.folder, part.stored)
     write_json(work.folder / REPORT_FILE, {"facts": facts, **asdict(report)})
     work.tracker.log_artifact(work.folder / REPORT_FILE)

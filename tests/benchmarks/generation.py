@@ -49,8 +49,6 @@ SHAPES = {
     "laptop": ["combine.projector.ffn_hidden_size=128"],
     "scaled": [
         "combine.projector.ffn_hidden_size=512",
-        "combine.image.size=336",
-        "combine.image.patch=14",
         *SCALED_DOWN_LANGUAGE,
         "weights.language.initializer_range=0.04",
         "weights.vision.image_size=336",

@@ -54,8 +54,6 @@ _SCALED_DOWN = [
     "weights.vision.hidden_size=128",
     "weights.vision.num_hidden_layers=6",
     "combine.projector.ffn_hidden_size=1792",
-    "combine.image.size=168",
-    "combine.image.patch=14",
 ]
 _PROJECTOR_ALONE = {"train_language": False, "train_vision": False, "global_batch_size": 4}
 _SFT = {"train_language": True, "train_vision": False, "prompt_format": "instruct", "global_batch_size": 4}

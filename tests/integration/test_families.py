@@ -108,8 +108,8 @@ def test_the_way_back_changes_no_bit_and_loads_in_transformers(
 
 
 def _logits(reference: Reference, number: int, tokens: Tensor) -> Tensor:
-    sample = samples()[number]
-    pictures = pixel_values(sample) if len(sample.pixels) else None
+    sample = samples(image=reference.image)[number]
+    pictures = pixel_values(sample, reference.image) if len(sample.pixels) else None
     logits: Tensor = reference.llava(input_ids=tokens[None], pixel_values=pictures).logits[0]
     return logits
 

@@ -8,16 +8,15 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPVisionModel, MistralForCausalLM
 
-from components.combine.config import CombineConfig, ProjectorSettings
+from components.combine.config import CombineConfig, ImageChoice, ProjectorSettings
 from components.combine.stage import run_combine
 from components.context import RunContext
-from components.data.image_settings import ImageSettings
 from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.vlm import VisionLanguageModel, build_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
-from tests.support.model_samples import IMAGE, SPECIAL_TOKENS
+from tests.support.model_samples import SPECIAL_TOKENS
 from tests.support.model_world import clip, finished_weights, mistral, tokenizer
 
 TEXT_TOKENS = 286  # of the tokenizer below
@@ -46,7 +45,7 @@ class Sources:
         vision: dict[str, Any] | None = None,
         write_tokenizer: Callable[[Path], None] = tokenizer,
         projector: dict[str, Any] | None = None,
-        image: ImageSettings = IMAGE,
+        image: dict[str, Any] | None = None,
         feature_layer: int = -1,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -72,7 +71,7 @@ class Sources:
             for part in ("language", "vision")
         }
         settings = ProjectorSettings(**{"ffn_hidden_size": HIDDEN, "init_std": 0.2, **(projector or {})})
-        config = CombineConfig(projector=settings, image=image, seed=5)
+        config = CombineConfig(projector=settings, image=ImageChoice(**(image or {})), seed=5)
         self.model = run_combine(self.context, config, converted["language"], converted["vision"]).folder
 
 

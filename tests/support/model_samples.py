@@ -20,23 +20,26 @@ TOLERANCE = 1e-5
 NEW_TOKENS = 3
 
 
-def samples(seed: int = 0) -> list[EncodedSample]:
+def samples(seed: int = 0, image: ImageSettings = IMAGE) -> list[EncodedSample]:
     """Two samples with a picture, one with two, one without, of different lengths."""
     generator = torch.Generator().manual_seed(seed)
+    # Of their own, so that words don't depend on the size of the pictures.
+    pictures_generator = torch.Generator().manual_seed(seed)
     made = []
     for number, (pictures, text) in enumerate([(1, 9), (2, 14), (0, 11), (1, 20)]):
         words = torch.randint(FIRST_TEXT_TOKEN, VOCABULARY, (text,), generator=generator)
-        image = torch.full((IMAGE.tokens,), IMAGE_TOKEN)
+        picture_tokens = torch.full((image.tokens,), IMAGE_TOKEN)
         parts = [words[:2]]
         for picture in range(pictures):
-            parts += [image, words[2 + picture : 3 + picture]]
+            parts += [picture_tokens, words[2 + picture : 3 + picture]]
         tokens = torch.cat([*parts, words[2 + pictures :]])
         labels = tokens.roll(-1)
         labels[-1] = -100
         labels[: tokens.numel() // 2] = -100
         labels[labels == IMAGE_TOKEN] = -100
-        pixels = torch.randint(0, 256, (pictures, 3, IMAGE.size, IMAGE.size), generator=generator).to(torch.uint8)
-        valid = torch.full((pictures, 2), IMAGE.size)
+        shape = (pictures, 3, image.size, image.size)
+        pixels = torch.randint(0, 256, shape, generator=pictures_generator).to(torch.uint8)
+        valid = torch.full((pictures, 2), image.size)
         made.append(EncodedSample(key=str(number), tokens=tokens, labels=labels, pixels=pixels, valid=valid))
     return made
 
@@ -47,9 +50,9 @@ def packed(chosen: list[EncodedSample]) -> PackedBatch:
     return batch
 
 
-def pixel_values(batch: PackedBatch | EncodedSample) -> Tensor:
+def pixel_values(batch: PackedBatch | EncodedSample, image: ImageSettings = IMAGE) -> Tensor:
     """The vision tower's input."""
-    return normalise(batch.pixels, batch.valid, IMAGE)
+    return normalise(batch.pixels, batch.valid, image)
 
 
 def measure(model: VisionLanguageModel, dropout_model: VisionLanguageModel) -> dict[str, object]:

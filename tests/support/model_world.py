@@ -128,7 +128,7 @@ def build_world(folder: Path, **language_settings: Any) -> World:
 
 def combine_config(**changes: Any) -> CombineConfig:
     """The settings of combine, with a projector whose output matters."""
-    settings = {"projector": ProjectorSettings(ffn_hidden_size=40, init_std=0.2), "image": IMAGE, "seed": 5}
+    settings = {"projector": ProjectorSettings(ffn_hidden_size=40, init_std=0.2), "seed": 5}
     return CombineConfig(**{**settings, **changes})
 
 

@@ -32,13 +32,14 @@ from transformers import (
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
 from components.context import RunContext
+from components.data.image_settings import ImageSettings
 from components.model.checkpoint.sharded import load_model
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import build_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
-from tests.support.model_samples import IMAGE, IMAGE_TOKEN, VOCABULARY, pixel_values, samples
+from tests.support.model_samples import IMAGE_TOKEN, VOCABULARY, pixel_values, samples
 from tests.support.model_world import CLIP_SETTINGS, finished_weights, redraw, tokenizer
 from tests.support.parity_worker import compute_logits, measure_training
 from tests.support.ranks import run_ranks
@@ -130,10 +131,11 @@ CASES = (
         activation="gelu",
     ),
     Case(
-        "Qwen 3, normed queries and keys; SigLIP",
+        "Qwen 3, normed queries and keys; SigLIP, 28 pixels in patches of 8",
         "qwen3",
         {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6},
         tower="siglip",
+        vision={"image_size": 28},
         activation="gelu",
     ),
 )
@@ -149,6 +151,7 @@ class Reference:
         own: Logits in the type that the weights are stored in.
         llava: transformers' model in float32.
         sources: Folder of the weights as they were published: `language/` and `vision/`.
+        image: How pictures enter the model.
     """
 
     model: Path
@@ -156,6 +159,7 @@ class Reference:
     own: Tensor
     llava: LlavaForConditionalGeneration
     sources: Path
+    image: ImageSettings
 
 
 def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
@@ -185,10 +189,11 @@ def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
         activation=case.activation,  # type: ignore[arg-type]
         init_std=0.2,
     )
-    model = run_combine(context, CombineConfig(projector=projector, image=IMAGE, seed=5), *parts).folder
+    model = run_combine(context, CombineConfig(projector=projector, seed=5), *parts).folder
     llava = _llava(case, language, vision, model)
-    exact, own = _logits(llava.float()), _logits(llava.to(dtype))
-    return Reference(model, exact, own, llava=llava.float(), sources=weights)
+    image = read_model_config(model).image
+    exact, own = _logits(llava.float(), image), _logits(llava.to(dtype), image)
+    return Reference(model, exact, own, llava=llava.float(), sources=weights, image=image)
 
 
 def logits_at(size: int, models: dict[str, Path], dtypes: dict[str, str], results: Path) -> dict[str, Tensor]:
@@ -276,7 +281,7 @@ def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForCondi
         vision_feature_layer=case.feature_layer,
         vision_feature_select_strategy="default" if case.tower == "clip" else "full",
         multimodal_projector_bias=False,
-        image_seq_length=IMAGE.tokens,
+        image_seq_length=read_model_config(model).image.tokens,
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
     llava = LlavaForConditionalGeneration(config).eval()
@@ -292,12 +297,12 @@ def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForCondi
     return llava
 
 
-def _logits(llava: LlavaForConditionalGeneration) -> Tensor:
+def _logits(llava: LlavaForConditionalGeneration, image: ImageSettings) -> Tensor:
     """Return logits of all samples, one after the other, in float32."""
     dtype = llava.lm_head.weight.dtype
     outputs = []
-    for sample in samples():
-        pictures = pixel_values(sample).to(dtype) if len(sample.pixels) else None
+    for sample in samples(image=image):
+        pictures = pixel_values(sample, image).to(dtype) if len(sample.pixels) else None
         with torch.no_grad():
             outputs.append(llava(input_ids=sample.tokens[None], pixel_values=pictures).logits[0].float())
     return torch.cat(outputs)

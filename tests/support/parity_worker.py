@@ -47,9 +47,10 @@ def _loaded(folder: Path, dtype: torch.dtype) -> VisionLanguageModel:
 
 
 def _logits(model: VisionLanguageModel) -> Tensor:
-    batch = packed(samples())
+    image = model.architecture.image
+    batch = packed(samples(image=image))
     with torch.no_grad():
-        return gather_logits(model(batch, pixel_values(batch)))[:, :VOCABULARY].float()
+        return gather_logits(model(batch, pixel_values(batch, image)))[:, :VOCABULARY].float()
 
 
 def _cut_as_one_matrix(model: VisionLanguageModel) -> None:
@@ -75,8 +76,9 @@ def measure_training(results: Path) -> None:
     for number, (name, folder) in enumerate(jobs.items()):
         model = _loaded(Path(folder), torch.float32)
         steps = _decoded(model)
-        batch = packed(samples())
-        losses = model.train()(batch, pixel_values(batch), compute_loss=True)
+        image = model.architecture.image
+        batch = packed(samples(image=image))
+        losses = model.train()(batch, pixel_values(batch, image), compute_loss=True)
         losses.sum().backward()
         measured[name] = {"steps": steps, "losses": losses.detach()}
         optimizer = MasterWeightAdamW(model, Recipe(**RECIPE))
@@ -92,8 +94,9 @@ def measure_training(results: Path) -> None:
 
 def _decoded(model: VisionLanguageModel) -> Tensor:
     """Return the logits of every decoding step, [steps, samples, vocabulary]."""
-    batch = packed(samples())
-    decoder = Decoder(model, batch, pixel_values(batch), DECODED_STEPS)
+    image = model.architecture.image
+    batch = packed(samples(image=image))
+    decoder = Decoder(model, batch, pixel_values(batch, image), DECODED_STEPS)
     steps = [gather_logits(decoder.logits)]
     for step in range(1, DECODED_STEPS):
         decoder.step(decoded_tokens(step))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.combine.config import ImageChoice
 from components.combine.stage import run_combine
-from components.data.image_settings import ImageSettings
+from components.data.image_settings import ImageSettings, PixelSettings
 from components.errors import ConfigurationError, InputError
 from components.model.checkpoint.sharded import load_model
-from components.model.config import read_model_config
+from components.model.config import VisionPart, read_model_config, read_stored, write_stored
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.runner import StageOutput
@@ -67,8 +68,26 @@ def test_parts_are_unchanged_and_the_projector_follows_its_seed(world: World, tm
     assert abs(float(projector.std()) - 0.2) < 0.01
 
 
-@pytest.mark.parametrize("image", [ImageSettings(size=48, patch=8), ImageSettings(size=24, patch=12)])
-def test_image_settings_must_be_the_towers(world: World, tmp_path: Path, image: ImageSettings) -> None:
+def test_what_is_left_out_is_the_towers(world: World, tmp_path: Path) -> None:
+    vision = tmp_path / "vision"
+    shutil.copytree(part(world, "vision"), vision)
+    stored = read_stored(vision, VisionPart)
+    assert stored.pixels == PixelSettings()
+    trained = PixelSettings(mean=(0.5, 0.4, 0.3), std=(0.5, 0.4, 0.3), resample="bilinear")
+    write_stored(vision, stored.model_copy(update={"pixels": trained}))
+    context = world.context.model_copy(update={"workspace": tmp_path / "workspace"})
+    own, chosen = (
+        read_model_config(
+            run_combine(context, combine_config(image=image), part(world, "language"), vision).folder
+        ).image
+        for image in (ImageChoice(), ImageChoice(mean=(0.1, 0.2, 0.3), size=24, layout="squash"))
+    )
+    assert own == ImageSettings(**trained.model_dump(), size=24, patch=8, layout="pad")
+    assert chosen == own.model_copy(update={"mean": (0.1, 0.2, 0.3), "layout": "squash"})
+
+
+@pytest.mark.parametrize("image", [ImageChoice(size=48, patch=8), ImageChoice(patch=12)])
+def test_image_settings_must_be_the_towers(world: World, tmp_path: Path, image: ImageChoice) -> None:
     with pytest.raises(ConfigurationError, match="must equal the vision tower's 24 and 8"):
         combined(world, tmp_path, image=image)
 

@@ -1,5 +1,6 @@
 """Preprocessing, against transformers, PIL and plain arithmetic."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from components.data.image import normalise, preprocess
-from components.data.image_settings import ImageSettings
+from components.data.image_settings import ImageLayout, ImageSettings, Resample
+from components.model.families.vision.clip import CLIP
+from components.model.families.vision.pixels import read_pixels
+from components.model.families.vision.siglip import SIGLIP
 
 TINY = ImageSettings(size=3, patch=3)
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -26,21 +31,23 @@ def _noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (33, 31), (64, 64), (200, 1), (500, 300)])
 @pytest.mark.parametrize("layout", ["pad", "squash", "center_crop"])
-def test_matches_pil(width: int, height: int, layout: str) -> None:
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_matches_pil(width: int, height: int, layout: ImageLayout, resample: Resample) -> None:
     size = 64
     image = _noise(width, height)
-    pixels, valid = preprocess(image, ImageSettings(size=size, patch=16, layout=layout))  # type: ignore[arg-type]
+    pixels, valid = preprocess(image, ImageSettings(size=size, patch=16, layout=layout, resample=resample))
+    pil = Image.Resampling[resample.upper()]
     if layout == "squash":
-        expected, area = image.resize((size, size), Image.Resampling.BICUBIC), (size, size)
+        expected, area = image.resize((size, size), pil), (size, size)
     elif layout == "pad":
         scale = size / max(width, height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
         expected = Image.new("RGB", (size, size))
-        expected.paste(image.resize(inner, Image.Resampling.BICUBIC), (0, 0))
+        expected.paste(image.resize(inner, pil), (0, 0))
         area = (inner[1], inner[0])
     else:
         scale = size / min(width, height)
-        big = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
+        big = image.resize((int(width * scale), int(height * scale)), pil)
         left, top = (big.width - size) // 2, (big.height - size) // 2
         expected, area = big.crop((left, top, left + size, top + size)), (size, size)
     assert valid == area
@@ -148,18 +155,62 @@ def test_extreme_shapes_are_cropped_before_they_are_resized(size: tuple[int, int
 
 
 @pytest.mark.parametrize("size", [(3, 200), (300, 4), (9, 700)])
-def test_cropping_first_shows_what_cropping_last_shows(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_cropping_first_shows_what_cropping_last_shows(size: tuple[int, int], resample: Resample) -> None:
     image, side = _noise(*size), 48
     longer = tuple(side * edge // min(size) for edge in size)
     left, top = ((edge - side) // 2 for edge in longer)
-    whole = image.resize(longer, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
-    pixels, _ = preprocess(image, ImageSettings(size=side, patch=16, layout="center_crop"))
+    whole = image.resize(longer, Image.Resampling[resample.upper()]).crop((left, top, left + side, top + side))
+    pixels, _ = preprocess(image, ImageSettings(size=side, patch=16, layout="center_crop", resample=resample))
     assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(whole).astype(int)).max() <= 2
+
+
+PUBLISHED = {
+    # openai/clip-vit-large-patch14-336
+    "CLIP": {
+        "crop_size": 336, "do_center_crop": True, "do_normalize": True, "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": 336,
+    },
+    # google/siglip-so400m-patch14-384
+    "SigLIP": {
+        "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "SiglipProcessor", "resample": 3, "rescale_factor": 0.00392156862745098,
+        "size": {"height": 384, "width": 384},
+    },
+    # google/siglip2-base-patch16-224
+    "SigLIP 2": {
+        "do_convert_rgb": None, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5], "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "SiglipProcessor", "resample": 2, "rescale_factor": 0.00392156862745098,
+        "size": {"height": 224, "width": 224},
+    },
+}  # fmt: skip
+"""`preprocessor_config.json` as published."""
+
+
+@pytest.mark.parametrize(("tower", "size"), [("CLIP", 336), ("SigLIP", 384), ("SigLIP 2", 224)])
+def test_published_settings_give_the_pixels_of_transformers(tower: str, size: int, tmp_path: Path) -> None:
+    family = CLIP if tower == "CLIP" else SIGLIP
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED[tower]))
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    pixels, source = read_pixels(tmp_path, family)
+    assert source == "preprocessor_config.json"
+    assert type(processor).__name__ == f"{family.image_processor}Pil"
+    image_settings = ImageSettings(**pixels.model_dump(), size=size, patch=14, layout=family.layout)
+    for sides in ((640, 427), (97, 61), (384, 384), (300, 1000), (1, 50)):
+        image = _noise(*sides)
+        expected = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+        stored, valid = preprocess(image, image_settings)
+        found = normalise(stored[None], torch.tensor([valid]), image_settings)[0].numpy()
+        assert np.abs(found - expected).max() <= 1e-5, sides  # one step of 255 would be 0.008
 
 
 def test_settings_are_checked() -> None:
     assert ImageSettings(size=336, patch=14).tokens == 576
-    with pytest.raises(ValueError, match="multiple of patch"):
-        ImageSettings(size=30, patch=16)
+    assert ImageSettings(size=384, patch=14).tokens == 27 * 27
+    with pytest.raises(ValueError, match="size 15 is less than patch 16"):
+        ImageSettings(size=15, patch=16)
     with pytest.raises(ValueError, match="std must be positive"):
         ImageSettings(size=32, patch=16, std=(1, 0, 1))

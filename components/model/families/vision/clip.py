@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from components.data.image_settings import PixelSettings
 from components.model.config import VisionConfig
-from components.model.families.hf_config import HfConfig
+from components.model.families.hf_config import HfConfig, read_hf_config
 from components.model.families.rules import DropRule, TensorRule, class_token, same_affine
 from components.model.families.vision.encoder import (
     checked_feature_layer,
@@ -33,7 +34,7 @@ _DEFAULTS = {
 
 def _read(config: HfConfig, feature_layer: int) -> VisionConfig:
     inner = config.inner("vision_config")
-    own = HfConfig({**_DEFAULTS, **inner.content}, inner.source)
+    own = HfConfig({**_DEFAULTS, **inner.content, **_older_settings(config)}, inner.source)
     own.refuse_unless("hidden_act", "quick_gelu", "gelu")
     own.refuse_unless("num_channels", 3)
     return VisionConfig(
@@ -48,6 +49,12 @@ def _read(config: HfConfig, feature_layer: int) -> VisionConfig:
         activation=own.required("hidden_act"),
         feature_layer=feature_layer,
     )
+
+
+def _older_settings(config: HfConfig) -> dict[str, Any]:
+    """Return what older files of whole models have in `vision_config_dict`: it counts, with its own defaults."""
+    older = config.get("vision_config_dict")
+    return {**_DEFAULTS, **older} if isinstance(older, dict) else {}
 
 
 def _rules(config: VisionConfig, prefix: str) -> list[TensorRule]:
@@ -82,9 +89,13 @@ def _settings(config: VisionConfig) -> dict[str, Any]:
 
 
 def _reference(folder: Path) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModel
 
-    return CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
+    content = read_hf_config(folder).content
+    if "vision_config" not in content and "vision_config_dict" not in content:
+        return CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
+    whole: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    return CLIPVisionModel(whole.vision_config)
 
 
 CLIP = VisionFamily(
@@ -95,6 +106,9 @@ CLIP = VisionFamily(
     rules=_rules,
     drops=_drops,
     settings=_settings,
+    pixels=PixelSettings(),
+    image_processor="CLIPImageProcessor",
+    layout="center_crop",
     reference=_reference,
     examples=("openai/clip-vit-large-patch14-336", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"),
 )

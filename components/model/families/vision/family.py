@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from components.data.image_settings import ImageLayout, PixelSettings
 from components.model.config import VisionConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.rules import DropRule, TensorRule
@@ -26,6 +27,9 @@ class VisionFamily:
         rules: What each parameter is made of, given what the source names begin with ("vision_model." or nothing).
         drops: What is left out on purpose, given the same.
         settings: The fields of transformers' vision configuration that describe an architecture.
+        pixels: How its pictures are resized and normalised where a folder does not say it.
+        image_processor: transformers' class that prepares its pictures.
+        layout: What that class does to the aspect ratio.
         reference: Builds transformers' tower as a folder's `config.json` describes it, to compare with. Layers above the
             feature layer are part of it; they lie in `encoder.layers`.
         examples: Names that it was published under, for people.
@@ -38,5 +42,8 @@ class VisionFamily:
     rules: Callable[[VisionConfig, str], list[TensorRule]]
     drops: Callable[[VisionConfig, str], list[DropRule]]
     settings: Callable[[VisionConfig], dict[str, Any]]
+    pixels: PixelSettings
+    image_processor: str
+    layout: ImageLayout
     reference: Callable[[Path], nn.Module]
     examples: tuple[str, ...]

@@ -1,6 +1,7 @@
 """SigLIP, and SigLIP 2 of fixed resolution, which is published as the same architecture.
 
-There is no class token, positions are learnt, and the pooling head is left out: features are the patches'.
+There is no class token, positions are learnt, and the pooling head is left out: features are the patches'. Pictures are
+resized by the bicubic filter (SigLIP) or the bilinear one (SigLIP 2, by its `preprocessor_config.json`).
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from components.data.image_settings import PixelSettings
 from components.model.config import VisionConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.rules import DropRule, TensorRule
@@ -97,6 +99,9 @@ SIGLIP = VisionFamily(
     rules=_rules,
     drops=_drops,
     settings=_settings,
+    pixels=PixelSettings(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    image_processor="SiglipImageProcessor",
+    layout="squash",
     reference=_reference,
     examples=("google/siglip-so400m-patch14-384", "google/siglip2-so400m-patch14-384"),
 )
