@@ -1,7 +1,8 @@
 """The blend file: which prepared datasets are drawn from, and how much of each."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,36 @@ from components.errors import InputError
 
 BLEND_FILE = "blend.yaml"
 
-# Fields of a sample in a shard: at most one picture, its bytes as they came, and the list of conversation turns.
-IMAGE_FIELDS = ("jpg", "png", "webp")
+# Fields of a sample in a shard: its pictures, their bytes as they came, and the list of conversation turns.
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 CONVERSATION_FIELD = "json"
+_PICTURE_FIELD = re.compile(rf"(?:(\d+)\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})")
 
 _META_FOLDER = ".nv-meta"
 _DEFAULT_DATASET_CONFIG = "dataset.yaml"
 _RAW_SAMPLES = "CrudeWebdataset"
+
+
+def picture_field(number: int, pictures: int, extension: str) -> str:
+    """Return the field of a sample that holds a picture: "jpg" for a single one, else "0.jpg", "1.png", ..."""
+    return extension if pictures == 1 else f"{number}.{extension}"
+
+
+def picture_fields(fields: Iterable[str]) -> list[str]:
+    """Return those fields of a sample that hold pictures, in the pictures' order.
+
+    Raises:
+        InputError: There is a numbered picture beside one without a number, two of one number, or a gap.
+    """
+    found = {field: match[1] for field in fields if (match := _PICTURE_FIELD.fullmatch(field))}
+    if len(found) == 1 and None in found.values():
+        return list(found)
+    ordered = sorted(found, key=lambda field: int(found[field] or 0))
+    if [found[field] for field in ordered] != [str(number) for number in range(len(ordered))]:
+        raise InputError(
+            f"the sample's pictures are {', '.join(sorted(found))}; a single one is jpg, png or webp, several are 0.jpg, 1.jpg, ..."
+        )
+    return ordered
 
 
 def blend_file(dataset_folder: Path) -> Path:

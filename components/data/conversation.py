@@ -1,6 +1,7 @@
 """LLaVA conversations: their layout, checked and taken apart. Light on imports: the conversion's processes use it too."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.errors import InputError
@@ -11,49 +12,107 @@ HUMAN = "human"
 MODEL = "gpt"
 
 
-def conversation_pairs(conversation: Sequence[Mapping[str, Any]], has_image: bool) -> list[tuple[str, str]]:
-    """Return the (human text, answer) pairs of a LLaVA conversation, with image markers removed and text stripped.
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        parts: What the human gives, in order: texts, and None for a picture. No text is empty or has blanks around it.
+        answer: What the model says.
+    """
+
+    parts: tuple[str | None, ...]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The human's text, without pictures."""
+        return " ".join(part for part in self.parts if part is not None)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation, taken apart.
+
+    Attributes:
+        system: The system prompt; empty without one.
+        turns: Questions and answers.
+    """
+
+    system: str
+    turns: tuple[Turn, ...]
+
+
+def read_conversation(conversation: Sequence[Mapping[str, Any]], pictures: int) -> Conversation:
+    """Take a LLaVA conversation apart.
 
     Args:
         conversation: Turns `{"from": "human" | "gpt", "value": text}`, alternating, the first by the human, the last by
-            the model. A turn from "system" may stand before them; `system_text` returns it.
-        has_image: Whether a picture belongs to it; a marker is not needed then.
+            the model. A turn from "system" may stand before them. Markers `<image>` of human turns: see `place_pictures`.
+        pictures: Number of pictures that belong to it.
 
     Raises:
-        InputError: Another layout, an empty answer, a marker without a picture, or markers of several pictures.
+        InputError: Another layout, an empty answer, or another number of markers than of pictures.
     """
     turns = _turns(conversation)
     if not turns or len(turns) % 2:
         raise InputError("a conversation must be a list of human and gpt turns in pairs")
     first = len(conversation) - len(turns)
     texts = [_turn_text(turn, MODEL if number % 2 else HUMAN, first + number) for number, turn in enumerate(turns)]
-    humans, answers = texts[0::2], texts[1::2]
-    markers = sum(text.count(IMAGE_MARKER) for text in humans)
-    if markers > 1:
-        raise InputError(f"the conversation refers to {markers} pictures ({IMAGE_MARKER}); one is supported")
-    if markers and not has_image:
-        raise InputError(f"the conversation refers to a picture ({IMAGE_MARKER}) but has none")
-    pairs = [(without_marker(human), answer.strip()) for human, answer in zip(humans, answers, strict=True)]
-    for number, (_, answer) in enumerate(pairs):
+    humans, answers = place_pictures(texts[0::2], pictures), [text.strip() for text in texts[1::2]]
+    for number, answer in enumerate(answers):
         if not answer:
             raise InputError(f"answer {number + 1} of the conversation is empty")
-    return pairs
+    pairs = tuple(Turn(parts, answer) for parts, answer in zip(humans, answers, strict=True))
+    return Conversation(without_marker(_turn_text(conversation[0], SYSTEM, 0)) if first else "", pairs)
 
 
-def system_text(conversation: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of a conversation's leading system turn, without markers and stripped; empty if it has none.
+def place_pictures(humans: Sequence[str], pictures: int) -> list[tuple[str | None, ...]]:
+    """Return the parts of human turns, see `Turn.parts`.
+
+    One picture stands at the front of the first turn, as in LLaVA, wherever its marker is. Several stand where their
+    markers are; without markers all stand at the front of the first turn.
+
+    Args:
+        humans: Their texts.
+        pictures: Number of pictures of all of them.
 
     Raises:
-        InputError: The system turn has no text.
+        InputError: There are markers, but not one for every picture.
     """
-    if len(_turns(conversation)) == len(conversation):
-        return ""
-    return without_marker(_turn_text(conversation[0], SYSTEM, 0))
+    markers = sum(text.count(IMAGE_MARKER) for text in humans)
+    if markers and not pictures:
+        raise InputError(f"the conversation refers to a picture ({IMAGE_MARKER}) but has none")
+    if markers not in (0, pictures):
+        raise InputError(
+            f"the conversation refers to {_count(markers)} ({IMAGE_MARKER}) but has {pictures}: every picture needs a marker, "
+            "or none does"
+        )
+    if pictures > 1 and markers:
+        return [_parts(text) for text in humans]
+    texts = [without_marker(text) for text in humans]
+    placed: list[tuple[str | None, ...]] = [(text,) if text else () for text in texts]
+    placed[0] = (*[None] * pictures, *placed[0])
+    return placed
 
 
 def without_marker(text: str) -> str:
     """Return the text without image markers and without blanks around it."""
     return text.replace(IMAGE_MARKER, "").strip()
+
+
+def _parts(text: str) -> tuple[str | None, ...]:
+    parts: list[str | None] = []
+    for number, run in enumerate(text.split(IMAGE_MARKER)):
+        if number:
+            parts.append(None)
+        if run.strip():
+            parts.append(run.strip())
+    return tuple(parts)
+
+
+def _count(pictures: int) -> str:
+    return "1 picture" if pictures == 1 else f"{pictures} pictures"
 
 
 def _turn_text(turn: Any, role: str, number: int) -> str:

@@ -11,7 +11,7 @@ from megatron.energon.errors import FatalSampleError
 from megatron.energon.task_encoder.base import stateless
 from torch import Tensor
 
-from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
+from components.data.blend import CONVERSATION_FIELD, picture_fields
 from components.data.decode import open_picture
 from components.data.image_settings import ImageSettings
 from components.data.packing import EncodedSample, truncate
@@ -78,7 +78,7 @@ class EncodedChunk(Sample):
 class _RawSample(Sample):
     """A sample as it lies in the shard: this is what the shuffle buffer holds."""
 
-    picture: bytes | None
+    pictures: list[bytes]
     conversation: bytes
 
 
@@ -92,8 +92,8 @@ class EncodedRecord(Sample):
 
 @stateless
 def _cook(raw: dict[str, Any]) -> _RawSample:
-    picture = next((raw[field] for field in IMAGE_FIELDS if field in raw), None)
-    return _RawSample(**basic_sample_keys(raw), picture=picture, conversation=raw[CONVERSATION_FIELD])
+    pictures = [raw[field] for field in picture_fields(raw)]
+    return _RawSample(**basic_sample_keys(raw), pictures=pictures, conversation=raw[CONVERSATION_FIELD])
 
 
 class SampleEncoder(TaskEncoder):
@@ -134,7 +134,7 @@ class SampleEncoder(TaskEncoder):
 
     @stateless
     def encode_sample(self, sample: _RawSample) -> EncodedRecord:
-        """Decode the picture and encode the conversation.
+        """Decode the pictures and encode the conversation.
 
         Raises:
             SkipSample: It can't be used, and was noted.
@@ -143,7 +143,7 @@ class SampleEncoder(TaskEncoder):
         try:
             encoded = encode_conversation(
                 json.loads(sample.conversation),
-                None if sample.picture is None else open_picture(sample.picture),
+                [open_picture(content) for content in sample.pictures],
                 tokenizer=self._tokenizer,
                 settings=self._image,
                 prompt_format=self._prompt_format,

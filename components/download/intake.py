@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.data.conversation import conversation_pairs
+from components.data.conversation import read_conversation
 from components.data.entry import check_text, named_picture, printable
 from components.download import layout
 from components.download.config import FolderConfig
@@ -163,14 +163,14 @@ def _read_captioned(
             image = _picture_of(entry, pictures)
             if image is None:
                 raise InputError("the entry names no picture (`image`)")
-            pairs = conversation_pairs(entry.get("conversations"), has_image=True)
-            if len(pairs) != 1:
-                raise InputError(f"expected one human turn and one caption, found {len(pairs)} pairs")
-            check_text([identifier, *pairs[0]])
+            turns = read_conversation(entry.get("conversations"), pictures=1).turns
+            if len(turns) != 1:
+                raise InputError(f"expected one human turn and one caption, found {len(turns)} pairs")
+            check_text([identifier, turns[0].text, turns[0].answer])
         except InputError as error:
             rejects.append(_reject("pretrain", annotations, row, identifier, str(error)))
         else:
-            usable.append(Captioned(row, identifier, image, *pairs[0]))
+            usable.append(Captioned(row, identifier, image, turns[0].text, turns[0].answer))
         if row % 1000 == 0:
             progress.update(row)
     progress.update(len(entries))
@@ -273,7 +273,7 @@ def _given_conversations(
     for row, entry in enumerate(entries):
         try:
             image = _picture_of(entry, pictures)
-            conversation_pairs(entry.get("conversations"), has_image=image is not None)
+            read_conversation(entry.get("conversations"), pictures=int(image is not None))
             check_text(entry)
         except InputError as error:
             rejects.append(_reject("sft", path, row, _identifier(entry, row), str(error)))

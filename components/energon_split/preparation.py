@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from megatron.energon import CrudeWebdataset
 
-from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
+from components.data.blend import CONVERSATION_FIELD, IMAGE_EXTENSIONS
 from components.energon_split.blend import CRUDE_CONFIG, DEFAULT_CONFIG, META_FOLDER, read_splits
 from components.energon_split.config import SampleType, divide, split_problem
 from components.errors import StageError
@@ -108,7 +108,7 @@ def write_configs(dataset: Path, counts: Mapping[str, Any], sample_type: SampleT
         StageError: There are samples that the sample type can't describe.
     """
     meta = dataset / META_FOLDER
-    fields = [field for field in IMAGE_FIELDS if field in counts["formats"]]
+    fields = [field for field in IMAGE_EXTENSIONS if field in counts["formats"]]
     others = counts["text_only"] + counts["several_pictures"]
     pictured = bool(fields) and not others
     if sample_type == "auto":

@@ -19,8 +19,8 @@ from megatron.energon import (
 from megatron.energon.errors import reraise_exception
 from megatron.energon.task_encoder.base import stateless
 
-from components.data.blend import CONVERSATION_FIELD, IMAGE_FIELDS
-from components.data.conversation import conversation_pairs
+from components.data.blend import CONVERSATION_FIELD, IMAGE_EXTENSIONS, picture_fields
+from components.data.conversation import read_conversation
 from components.energon_split.blend import CRUDE_CONFIG, BlendEntry
 from components.errors import InputError, StageError
 from components.progress import Progress
@@ -77,10 +77,10 @@ def check_first_sample(entry: BlendEntry) -> None:
         raw = next(_read(Path(entry.path), "train", 0, _RawEncoder(), None, entry.dataset_config)).raw
         if CONVERSATION_FIELD not in raw:
             raise InputError(f"the fields are {sorted(name for name in raw if not name.startswith('__'))}")
-        conversation_pairs(json.loads(raw[CONVERSATION_FIELD]), has_image=any(field in raw for field in IMAGE_FIELDS))
+        read_conversation(json.loads(raw[CONVERSATION_FIELD]), len(picture_fields(raw)))
     except (Exception, SystemExit) as error:  # energon raises many kinds
         raise InputError(
-            f"blend_with: {entry.path} can't be used, its first sample is not as ours are ({', '.join(IMAGE_FIELDS)} and "
+            f"blend_with: {entry.path} can't be used, its first sample is not as ours are ({', '.join(IMAGE_EXTENSIONS)} and "
             f"{CONVERSATION_FIELD} with the conversation): {error}"
         ) from error
 

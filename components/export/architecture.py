@@ -48,7 +48,7 @@ def model_settings(
 
     language, vision = config.language, config.vision
     text_family = language_family(language.family)
-    tokens = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+    tokens = tokenizer.generation_ids
     settings: dict[str, Any] = {
         "text_config": {
             "model_type": text_family.model_type,
@@ -106,12 +106,7 @@ def write_architecture(
 
 
 def _generation(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.eos,
-        "pad_token_id": tokenizer.pad,
-        "do_sample": False,
-    }
+    content: dict[str, Any] = {**tokenizer.generation_ids, "do_sample": False}
     added = list(range(config.language.vocabulary_size, exported_vocabulary(config)))
     if added:  # rows that the model itself does not have; their logits are zero
         content["suppress_tokens"] = added

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.data.tokenizer import CHAT_TEMPLATE_FILE
 from components.export.config import ExportConfig
-from components.export.processing import CHAT_TEMPLATE_FILE
 
 if TYPE_CHECKING:
     import torch

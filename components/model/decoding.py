@@ -5,7 +5,7 @@ longer than the arithmetic, so here the layers' own modules (norms and linear la
 called one after the other. What comes out equals the training path's: tests compare the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def generate(
     model: VisionLanguageModel,
     prompts: Sequence[EncodedSample],
     *,
-    end_token: int,
+    end_tokens: Collection[int],
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
@@ -43,7 +43,7 @@ def generate(
     Args:
         model: The model, in evaluation mode.
         prompts: Encoded prompts; the key of each decides its draws.
-        end_token: The token that ends an answer.
+        end_tokens: The tokens that end an answer, whichever comes first.
         max_new_tokens: Most tokens of an answer.
         sampling: How a token is chosen.
 
@@ -70,7 +70,7 @@ def generate(
         tokens = chooser.choose(decoder.logits, open_answers)
         going_on = []
         for place, token in enumerate(tokens.tolist()):
-            if token != end_token:
+            if token not in end_tokens:
                 answers[open_answers[place]].append(token)
                 going_on.append(place)
         if not going_on or step + 1 == max_new_tokens:

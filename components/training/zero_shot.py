@@ -109,7 +109,7 @@ class ZeroShot:
             prompts = self._prompts[first : first + _BATCH_SIZE]
             room = model.architecture.language.max_position_embeddings - max(prompt.length for prompt in prompts)
             limit = max(1, min(MAX_NEW_TOKENS, room))
-            found = generate(model, prompts, end_token=self._tokenizer.eos, max_new_tokens=limit)
+            found = generate(model, prompts, end_tokens=self._tokenizer.ends, max_new_tokens=limit)
             texts += [self._tokenizer.decode(tokens).strip() for tokens in found]
         model.train()
         every = self._gather(texts)

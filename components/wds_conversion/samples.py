@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from components.data.blend import CONVERSATION_FIELD
-from components.data.conversation import conversation_pairs
+from components.data.conversation import read_conversation
 from components.data.decode import BrokenPicture, check_picture
 from components.data.entry import check_text, named_picture
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
@@ -42,7 +42,7 @@ def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: I
         raise RejectedEntry("bad_entry", str(error)) from error
     conversation = entry.get("conversations")
     try:
-        conversation_pairs(conversation, has_image=image is not None)
+        read_conversation(conversation, pictures=int(image is not None))
         check_text(conversation)
     except InputError as error:
         raise RejectedEntry("bad_conversation", str(error)) from error

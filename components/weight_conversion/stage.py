@@ -41,18 +41,22 @@ def run_weight_conversion(context: RunContext, config: WeightConversionConfig, w
 
 def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> dict[str, Any]:
     # Imported here: a run that reuses the finished folder needs none of it.
+    from components.data.tokenizer_folder import prepare_tokenizer
     from components.model.checkpoint.sharded import PART_PREFIXES
     from components.model.checkpoint.streamed import save_streamed
     from components.model.config import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, TORCH_DTYPES, write_stored
     from components.model.distributed import single_process
+    from components.model.families.hf_config import read_hf_config
+    from components.model.families.language.registry import family_of
     from components.model.streaming import outlined, with_progress
     from components.weight_conversion.convert import Conversion
     from components.weight_conversion.parts import open_part
     from components.weight_conversion.tensor_source import open_source
-    from components.weight_conversion.tokenizer_files import copy_tokenizer
 
+    tokenizer = None
     if config.part == "language":
-        copy_tokenizer(source, work.folder / TOKENIZER_FOLDER)
+        facts_of_chats = family_of(read_hf_config(source)).chat
+        tokenizer = prepare_tokenizer(source, work.folder / TOKENIZER_FOLDER, facts_of_chats)
     checkpoint = work.folder / CHECKPOINT_FOLDER
     tensors = open_source(source)
     part = open_part(config, source, tensors)
@@ -85,6 +89,8 @@ def _convert(config: WeightConversionConfig, source: Path, work: StageWork) -> d
     }
     if part.pixel_source is not None:
         facts["picture_settings"] = part.pixel_source
+    if tokenizer is not None:
+        facts["tokenizer"] = asdict(tokenizer)
     write_stored(work.folder, part.stored)
     write_json(work.folder / REPORT_FILE, {"facts": facts, **asdict(report)})
     work.tracker.log_artifact(work.folder / REPORT_FILE)

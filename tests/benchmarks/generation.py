@@ -87,7 +87,7 @@ def main() -> None:
             stack.enter_context(single_process())
             models = load_both(raw, model, exported)
             prompts = encoded_prompts(models, options.samples)
-            end_token = chosen_end(generate(models.own, prompts, end_token=-1, max_new_tokens=options.new_tokens))
+            end_token = chosen_end(generate(models.own, prompts, end_tokens=[-1], max_new_tokens=options.new_tokens))
             ways = all_ways(models, options.batch, options.new_tokens, end_token)
             times, tokens = measure(ways, prompts)
         lengths = [prompt.length for prompt in prompts]
@@ -126,7 +126,7 @@ def encoded_prompts(models: Models, count: int) -> list[EncodedSample]:
         return [
             encode_prompt(
                 sample.prompt,
-                pictures.open(sample.image),
+                [pictures.open(sample.image)],
                 tokenizer=models.tokenizer,
                 settings=models.own.architecture.image,
                 prompt_format="instruct",
@@ -149,7 +149,7 @@ def all_ways(models: Models, batch: int, new_tokens: int, end_token: int) -> dic
     """Return what is compared."""
 
     def by_us(prompts: Sequence[EncodedSample]) -> Answers:
-        return generate(models.own, prompts, end_token=end_token, max_new_tokens=new_tokens)
+        return generate(models.own, prompts, end_tokens=[end_token], max_new_tokens=new_tokens)
 
     def by_transformers(prompts: Sequence[EncodedSample]) -> Answers:
         longest = max(prompt.length for prompt in prompts)

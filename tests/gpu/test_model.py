@@ -120,7 +120,7 @@ def test_greedy_answers_equal_transformers(world: World) -> None:
             pad_token_id=0,
         )
         expected.append(tokens[0].tolist())
-    assert [list(answer) for answer in generate(model, samples(), end_token=-1, max_new_tokens=12)] == expected
+    assert [list(answer) for answer in generate(model, samples(), end_tokens=[-1], max_new_tokens=12)] == expected
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])

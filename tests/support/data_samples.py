@@ -16,6 +16,7 @@ from components.energon_split.config import EnergonSplitConfig
 from components.energon_split.stage import run_energon_split
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
+from tests.support.chats import prepared
 from tests.support.finished import finish
 
 WORDS = "a red circle number above the large blue square on grey ground Describe the picture What colour is it ?"
@@ -30,9 +31,10 @@ def make_tokenizer(folder: Path) -> ChatTokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIALS, initial_alphabet=alphabet)
     tokenizer.train_from_iterator([WORDS] * 4, trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return ChatTokenizer.load(folder)
+    published = folder / "published"
+    published.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(published / "tokenizer.json"))
+    return prepared(published, folder)
 
 
 def picture(number: int, kind: str = "JPEG", size: tuple[int, int] = (40, 32)) -> bytes:

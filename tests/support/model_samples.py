@@ -73,7 +73,7 @@ def measure(model: VisionLanguageModel, dropout_model: VisionLanguageModel) -> d
         [p.grad.square().sum() for p in model.parameters() if getattr(p, "tensor_model_parallel", False)]
     ).sum()
     torch.distributed.all_reduce(split)
-    settings = {"end_token": -1, "max_new_tokens": NEW_TOKENS}
+    settings = {"end_tokens": [-1], "max_new_tokens": NEW_TOKENS}
     drawn = generate(model, samples(), sampling=Sampling(temperature=1.5, top_k=50, top_p=0.9), **settings)
     seed_everything(3)
     dropout_losses = dropout_model(batch, pixels, compute_loss=True).detach()

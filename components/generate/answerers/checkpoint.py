@@ -9,7 +9,7 @@ from PIL.Image import Image
 
 from components.data.packing import EncodedSample
 from components.data.pictures import Pictures
-from components.data.prompt import encode_prompt
+from components.data.prompt import encode_prompt, prompt_tokens
 from components.data.tokenizer import ChatTokenizer
 from components.generate.answerer import Answer, Answerer, Asking, Place, read_ahead
 from components.generate.config import GenerateConfig
@@ -56,9 +56,7 @@ class Checkpoint(Answerer):
 
     def batches(self, inputs: Sequence[ModelInput], asking: Asking) -> list[list[int]]:
         """Put about equally long prompts together, without reading pictures."""
-        lengths = {
-            prompt: self._encode(prompt, None, "", asking).length for prompt in {shown.prompt for shown in inputs}
-        }
+        lengths = {prompt: self._length(prompt, asking) for prompt in {shown.prompt for shown in inputs}}
         return batches_by_length([lengths[shown.prompt] for shown in inputs], asking.batch_size)
 
     def answer(
@@ -67,13 +65,13 @@ class Checkpoint(Answerer):
         """Answer batches in order."""
 
         def prepare(batch: Sequence[ModelInput]) -> list[EncodedSample]:
-            return [self._encode(shown.prompt, self._picture(shown, pictures), shown.draws, asking) for shown in batch]
+            return [self._encode(shown.prompt, [self._picture(shown, pictures)], shown.draws, asking) for shown in batch]
 
         def answers(prompts: list[EncodedSample]) -> list[Answer]:
             found = generate(
                 self.model,
                 prompts,
-                end_token=self.tokenizer.eos,
+                end_tokens=self.tokenizer.ends,
                 max_new_tokens=asking.max_new_tokens,
                 sampling=asking.sampling,
             )
@@ -88,10 +86,17 @@ class Checkpoint(Answerer):
         side = self.model.architecture.image.size
         return blank_like((side, side)) if shown.picture == BLANK else pictures.open(shown.picture)
 
-    def _encode(self, prompt: str, picture: Image | None, key: str, asking: Asking) -> EncodedSample:
+    def _length(self, prompt: str, asking: Asking) -> int:
+        image_tokens = self.model.architecture.image.tokens
+        encoded = prompt_tokens(
+            prompt, 1, tokenizer=self.tokenizer, image_tokens=image_tokens, prompt_format=asking.prompt_format
+        )
+        return len(encoded.ids)
+
+    def _encode(self, prompt: str, pictures: Sequence[Image], key: str, asking: Asking) -> EncodedSample:
         return encode_prompt(
             prompt,
-            picture,
+            pictures,
             tokenizer=self.tokenizer,
             settings=self.model.architecture.image,
             prompt_format=asking.prompt_format,

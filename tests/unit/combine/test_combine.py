@@ -17,7 +17,7 @@ from components.model.config import VisionPart, read_model_config, read_stored, 
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.stage.runner import StageOutput
-from tests.support.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS
+from tests.support.model_samples import IMAGE, IMAGE_TOKEN
 from tests.support.model_world import World, build_world, combine_config, tokenizer
 
 
@@ -92,8 +92,9 @@ def test_image_settings_must_be_the_towers(world: World, tmp_path: Path, image: 
         combined(world, tmp_path, image=image)
 
 
-def without_image_token(folder: Path) -> None:
-    tokenizer(folder / "tokenizer", special_tokens=[name for name in SPECIAL_TOKENS if name != "[IMG]"])
+def with_published_tokenizer(folder: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer(folder / "tokenizer")
 
 
 def with_small_vocabulary(folder: Path) -> None:
@@ -115,7 +116,7 @@ def of_another_width(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without_image_token, r"no control token \[IMG\]"),
+        (with_published_tokenizer, "has to be converted again"),
         (with_small_vocabulary, "the language model has 200"),
         (without_checkpoint, "not a finished megatron-core checkpoint"),
         (of_another_width, "does not fit the model"),

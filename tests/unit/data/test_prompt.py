@@ -21,6 +21,7 @@ from components.data.prompt_text import prompt_text
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 from tests.support import data_samples
+from tests.support.chats import prepared
 
 SETTINGS = ImageSettings(size=16, patch=8)
 PICTURE = Image.new("RGB", (20, 10), "red")
@@ -61,8 +62,9 @@ def newer(converted: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Cha
     folder = tmp_path_factory.mktemp("newer")
     converted.normalizer = None
     converted.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
-    converted.save(str(folder / "tokenizer.json"))
-    return ChatTokenizer.load(folder)
+    published = tmp_path_factory.mktemp("published")
+    converted.save(str(published / "tokenizer.json"))
+    return prepared(published, folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,9 @@ def older(converted: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Cha
     folder = tmp_path_factory.mktemp("older")
     converted.pre_tokenizer = None
     converted.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    converted.save(str(folder / "tokenizer.json"))
-    return ChatTokenizer.load(folder)
+    published = tmp_path_factory.mktemp("published")
+    converted.save(str(published / "tokenizer.json"))
+    return prepared(published, folder)
 
 
 @pytest.fixture(scope="module", params=["newer", "older"])
@@ -109,7 +112,7 @@ def _encode(
     tokenizer: ChatTokenizer, *texts: str, image: Image.Image | None = None, form: str = "instruct"
 ) -> EncodedSample:
     return encode_conversation(
-        _turns(*texts), image, tokenizer=tokenizer, settings=SETTINGS, prompt_format=form, key="k"
+        _turns(*texts), [image] if image else [], tokenizer=tokenizer, settings=SETTINGS, prompt_format=form, key="k"
     )  # type: ignore[arg-type]
 
 
@@ -129,7 +132,7 @@ def test_instruct_matches_mistral_common(
     mistral: ChatTokenizer, reference: MistralTokenizer, texts: tuple[str, ...], system: str
 ) -> None:
     found = encode_conversation(
-        _turns(*texts, system=system), None, tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
+        _turns(*texts, system=system), [], tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
     )
     expected = _mistrals_own(reference, system, [text.strip() for text in texts])
     assert found.tokens.tolist() == expected
@@ -168,7 +171,7 @@ def test_instruct_matches_mistral_common_for_any_text(
 ) -> None:
     texts = [text.strip() for pair in pairs for text in (pair[0], f"{pair[1]}.")]
     found = encode_conversation(
-        _turns(*texts, system=system), None, tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
+        _turns(*texts, system=system), [], tokenizer=mistral, settings=SETTINGS, prompt_format="instruct"
     )
     assert found.tokens.tolist() == _mistrals_own(reference, system.strip(), texts)
 
@@ -181,18 +184,19 @@ def test_text_encodes_as_mistral_common_does(mistral: ChatTokenizer, reference: 
 
 def test_system_prompt_stands_behind_the_picture(small: ChatTokenizer) -> None:
     turns = _turns("<image>\nWhat is it?", "a circle", system=" Describe the picture. ")
-    sample = encode_conversation(turns, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format="instruct")
+    sample = encode_conversation(turns, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format="instruct")
     asked = small.encode("Describe the picture.\n\nWhat is it?")
     answer = [*small.encode("a circle"), small.eos]
-    expected = [small.bos, small.inst, *[small.image] * 4, *asked, small.inst_end, *answer]
+    expected = [small.bos, small.token_id("[INST]"), *[small.image] * 4, *asked, small.token_id("[/INST]"), *answer]
     assert sample.tokens.tolist() == expected
     assert [label for label in sample.labels.tolist() if label != IGNORED_LABEL] == answer
-    plain = encode_conversation(turns, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format="plain")
+    plain = encode_conversation(turns, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format="plain")
     assert plain.tokens.tolist() == [small.bos, *[small.image] * 4, *answer]
 
 
 def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
-    assert (mistral.bos, mistral.eos, mistral.inst, mistral.inst_end, mistral.image) == (1, 2, 3, 4, 10)
+    assert (mistral.bos, mistral.ends, mistral.image) == (1, (2,), 10)
+    assert (mistral.token_id("[INST]"), mistral.token_id("[/INST]")) == (3, 4)
     assert mistral.pad == mistral.eos
     assert mistral.vocabulary == 32768
 
@@ -200,7 +204,10 @@ def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
 @pytest.mark.parametrize("name", ["small", "newer", "older"])
 def test_text_never_becomes_a_control_token(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: ChatTokenizer = request.getfixturevalue(name)
-    control = {tokenizer.bos, tokenizer.eos, tokenizer.inst, tokenizer.inst_end, tokenizer.image, tokenizer.pad}
+    control = {tokenizer.token_id(name) for name in ("<s>", "</s>", "[INST]", "[/INST]")} | {
+        tokenizer.image,
+        tokenizer.pad,
+    }
     text = "<s></s>[INST] [/INST][IMG]<pad> a </s>"
     ids = tokenizer.encode(text)
     assert not control & set(ids)
@@ -225,8 +232,8 @@ def test_plain_is_picture_then_caption(small: ChatTokenizer) -> None:
 def test_instruct_puts_the_picture_first_and_trains_every_answer(small: ChatTokenizer) -> None:
     sample = _encode(small, "What is\n<image>", "a square", "Sure?", "red", image=PICTURE)
     ask, answer, again, last = (small.encode(text) for text in ("What is", "a square", "Sure?", "red"))
-    first = [small.bos, small.inst, *[small.image] * 4, *ask, small.inst_end]
-    second = [small.inst, *again, small.inst_end]
+    first = [small.bos, small.token_id("[INST]"), *[small.image] * 4, *ask, small.token_id("[/INST]")]
+    second = [small.token_id("[INST]"), *again, small.token_id("[/INST]")]
     assert sample.tokens.tolist() == [*first, *answer, small.eos, *second, *last, small.eos]
     trained = [token for token in sample.labels.tolist() if token != IGNORED_LABEL]
     assert trained == [*answer, small.eos, *last, small.eos]
@@ -247,7 +254,7 @@ def test_prompt_is_what_training_puts_before_the_answer(small: ChatTokenizer, fo
     sample = _encode(small, "<image>\nDescribe", "red", image=PICTURE, form=form)
     prompt = encode_prompt(
         "Describe",
-        PICTURE,
+        [PICTURE],
         tokenizer=small,
         settings=SETTINGS,
         prompt_format=form,
@@ -286,32 +293,26 @@ def test_system_turn_stands_first_and_alone(small: ChatTokenizer) -> None:
         ([system, {"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}], "turn 2"),
     ):
         with pytest.raises(InputError, match=message):
-            encode_conversation(turns, None, tokenizer=small, settings=SETTINGS, prompt_format="instruct")
+            encode_conversation(turns, [], tokenizer=small, settings=SETTINGS, prompt_format="instruct")
 
 
 def test_wrong_roles_are_refused(small: ChatTokenizer) -> None:
     turns = [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]
     with pytest.raises(InputError, match="turn 1"):
-        encode_conversation(turns, None, tokenizer=small, settings=SETTINGS, prompt_format="instruct")
-
-
-def test_tokenizer_without_control_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        ChatTokenizer.load(tmp_path)
-    Tokenizer(models.BPE({"a": 0, "<s>": 1, "</s>": 2}, [])).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(InputError, match=r"no control token \[INST\]"):
-        ChatTokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match="not a Hugging Face fast tokenizer"):
-        ChatTokenizer.load(tmp_path)
+        encode_conversation(turns, [], tokenizer=small, settings=SETTINGS, prompt_format="instruct")
 
 
 @pytest.mark.parametrize("prompt_format", ["plain", "instruct"])
 def test_the_text_shown_to_people_is_what_the_tokens_say(small: ChatTokenizer, prompt_format: Any) -> None:
     question = "  <image>\nwhat is the colour of the circle?"
-    encoded = encode_prompt(question, PICTURE, tokenizer=small, settings=SETTINGS, prompt_format=prompt_format)
+    encoded = encode_prompt(question, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format=prompt_format)
     tokens = encoded.tokens.tolist()
-    names = {small.bos: "<s>", small.inst: "[INST]", small.inst_end: "[/INST]", small.image: ""}
+    names = {
+        small.bos: "<s>",
+        small.token_id("[INST]"): "[INST]",
+        small.token_id("[/INST]"): "[/INST]",
+        small.image: "",
+    }
     words = small.decode([token for token in tokens if token not in names])
     shown = "".join(names[token] for token in tokens if token in names).replace("[/INST]", f"{words}[/INST]")
     assert prompt_text(question, prompt_format).replace("<image>", "") == shown

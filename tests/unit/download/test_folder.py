@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.context import RunContext
-from components.data.conversation import conversation_pairs
+from components.data.conversation import read_conversation
 from components.download.config import DatasetConfig, FolderConfig, ScenesConfig
 from components.download.intake import write_dataset
 from components.download.multiple_choice import multiple_choice_prompt
@@ -96,7 +96,7 @@ def test_zip_is_linked_and_split(source: Path, tmp_path: Path) -> None:
     facts = output.manifest.facts
     assert (facts["pretrain_entries"], facts["held_out_pictures"], facts["rejected_entries"]) == (24, 6, 0)
     first = load(output.folder / "pretrain.json")[0]
-    assert conversation_pairs(first["conversations"], has_image=True)[0][0] == PROMPT
+    assert read_conversation(first["conversations"], pictures=1).turns[0].text == PROMPT
 
 
 def test_questions_ask_for_the_pictures_caption(source: Path, tmp_path: Path) -> None:
@@ -117,7 +117,9 @@ def test_derived_conversations(source: Path, tmp_path: Path) -> None:
     folder = download(source, tmp_path).folder
     held_out_captions = {row["caption"] for row in load(folder / "captioning.json")["annotations"]}
     for item in load(folder / "sft.json"):
-        (human, caption), (question, letter) = conversation_pairs(item["conversations"], has_image=True)
+        (human, caption), (question, letter) = (
+            (turn.text, turn.answer) for turn in read_conversation(item["conversations"], pictures=1).turns
+        )
         assert human == PROMPT
         options = [line.split(") ", 1)[1] for line in question.splitlines() if line.startswith("(")]
         assert options[LETTERS.index(letter)] == caption

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.context import RunContext
-from components.data.conversation import conversation_pairs
+from components.data.conversation import read_conversation
 from components.download.config import DatasetConfig, ScenesConfig
 from components.download.dataset import conversation
 from components.download.multiple_choice import ask, balanced_letters, multiple_choice_prompt
@@ -84,7 +84,7 @@ def test_layout(dataset: Path) -> None:
             assert entry["image"] in names
             assert entry["image"].startswith("train/")
             assert entry["conversations"][0]["value"].startswith("<image>\n")
-            assert conversation_pairs(entry["conversations"], has_image=True)
+            assert read_conversation(entry["conversations"], pictures=1).turns
     truth = load(dataset / "captioning.json")
     assert [image["id"] for image in truth["images"]] == list(range(24))
     assert all(image["file_name"].startswith("heldout/") and image["file_name"] in names for image in truth["images"])

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from components.context import RunContext
-from components.data.tokenizer import ChatTokenizer
 from components.download.config import DatasetConfig, ScenesConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError
+from tests.support.chats import prepared
 
 LANGUAGE: dict[str, Any] = {
     "hidden_size": 32,
@@ -99,12 +99,12 @@ def test_special_tokens_have_mistrals_ids(weights: Path) -> None:
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
 
 
-def test_chat_tokenizer_loads_it(weights: Path) -> None:
-    tokenizer = ChatTokenizer.load(weights / "language")
+def test_chat_tokenizer_takes_it(weights: Path, tmp_path: Path) -> None:
+    tokenizer = prepared(weights / "language", tmp_path)
     for text in ("a small red circle", "Where?\n(A) above\n\nAnswer", "naïve 日本 \U0001f600"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode("circle")) == len(tokenizer.encode("a circle")) - 1 == 1
-    assert tokenizer.encode("[INST]") != [tokenizer.inst]
+    assert tokenizer.encode("[INST]") != [tokenizer.token_id("[INST]")]
 
 
 @pytest.mark.parametrize(

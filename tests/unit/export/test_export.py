@@ -161,7 +161,11 @@ def compare(source: Path, cases: list[Case], found: list[dict[str, Any]], *, exa
         if picture and not exact_pixels and rounded_differently(picture, config.image.size):
             continue
         prompt = encode_prompt(
-            case.question, picture, tokenizer=tokenizer, settings=config.image, prompt_format="instruct"
+            case.question,
+            [picture] if picture else [],
+            tokenizer=tokenizer,
+            settings=config.image,
+            prompt_format="instruct",
         )
         assert answer["prompt"].tolist() == prompt.tokens.tolist()
         (batch,) = pack([prompt], sequence_length=prompt.length)
@@ -169,7 +173,7 @@ def compare(source: Path, cases: list[Case], found: list[dict[str, Any]], *, exa
             logits = model(batch, normalise(batch.pixels, batch.valid, config.image) if picture else None)
         assert logits[:, :rows].abs().max() > 0.5
         assert (logits[:, :rows] - answer["logits"][:, :rows]).abs().max() <= TOLERANCE
-        (tokens,) = generate(model, [prompt], end_token=tokenizer.eos, max_new_tokens=NEW_TOKENS)
+        (tokens,) = generate(model, [prompt], end_tokens=tokenizer.ends, max_new_tokens=NEW_TOKENS)
         ended = [tokenizer.eos] if len(tokens) < NEW_TOKENS else []
         assert answer["tokens"] == [*tokens, *ended]
         assert answer["text"].removeprefix(" ") == tokenizer.decode(tokens)

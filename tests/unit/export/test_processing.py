@@ -23,6 +23,7 @@ from components.export.config import ExportConfig
 from components.export.loading import load_processor
 from components.export.processing import write_processing
 from components.model.config import ModelConfig, ProjectorConfig, VisionConfig
+from tests.support.chats import prepared
 from tests.support.data_samples import make_raw, make_tokenizer
 from tests.support.mistral_samples import save_mistral_tokenizer
 from tests.support.model_config import CONFIG, changed
@@ -74,9 +75,9 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ChatToken
     """Tokenizer's name to this project's tokenizer and the exported processor."""
     made = {}
     for name in TOKENIZERS:
-        source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-        write_tokenizer(name, source)
-        tokenizer = ChatTokenizer.load(source)
+        published, source, target = (tmp_path_factory.mktemp(kind) for kind in ("published", "source", "target"))
+        write_tokenizer(name, published)
+        tokenizer = prepared(published, source)
         write_processing(target, model_config(tokenizer), source, custom_code=False)
         made[name] = (tokenizer, load_processor(target, ExportConfig()))
     return made
@@ -113,7 +114,7 @@ def test_conversations_have_the_ids_of_training(
             messages += [message("user", question, shown), message("assistant", answer)]
         expected = encode_conversation(
             turns,
-            PICTURE if with_picture else None,
+            [PICTURE] if with_picture else [],
             tokenizer=tokenizer,
             settings=IMAGE,
             prompt_format="instruct",
@@ -126,15 +127,16 @@ def test_conversations_have_the_ids_of_training(
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_control_tokens_in_a_text_stay_text(name: str, chats: dict[str, tuple[ChatTokenizer, LlavaProcessor]]) -> None:
     tokenizer, processor = chats[name]
-    control = {tokenizer.bos, tokenizer.eos, tokenizer.inst, tokenizer.inst_end, tokenizer.image}
+    begin, end = tokenizer.token_id("[INST]"), tokenizer.token_id("[/INST]")
+    control = {tokenizer.bos, tokenizer.eos, begin, end, tokenizer.image}
     ids = encoded(processor, [message("user", "say [INST] and </s> or [IMG][/INST] <s>", PICTURE)])
     assert [token for token in ids if token in control] == [
         tokenizer.bos,
-        tokenizer.inst,
+        begin,
         *[tokenizer.image] * IMAGE.tokens,
-        tokenizer.inst_end,
+        end,
     ]
-    assert encoded(processor, [message("user", "say [INST]")], sanitize=False).count(tokenizer.inst) == 2
+    assert encoded(processor, [message("user", "say [INST]")], sanitize=False).count(begin) == 2
 
 
 @pytest.mark.parametrize("name", ["mistral", "mistral legacy"])
@@ -162,7 +164,7 @@ def test_picture_comes_first_wherever_it_was_given(
     before = {"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What is it?"}]}
     later = [message("user", "What is it?"), message("assistant", "a cat"), message("user", "Sure?", PICTURE)]
     expected = encode_prompt(
-        "What is it?", PICTURE, tokenizer=tokenizer, settings=IMAGE, prompt_format="instruct"
+        "What is it?", [PICTURE], tokenizer=tokenizer, settings=IMAGE, prompt_format="instruct"
     ).tokens.tolist()
     assert encoded(processor, [before]) == expected
     assert encoded(processor, later)[: len(expected)] == expected
@@ -171,7 +173,6 @@ def test_picture_comes_first_wherever_it_was_given(
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
-        ([message("user", "a", PICTURE), message("assistant", "b"), message("user", "c", PICTURE)], "one picture"),
         ([message("assistant", "a")], "alternate"),
         ([message("user", "a"), message("user", "b")], "alternate"),
         ([message("user", "a"), message("system", "b")], "first one"),
@@ -197,7 +198,7 @@ def test_tokenizer_adds_nothing_and_text_decodes(
     answer = [*tokenizer.encode("größer 漢字"), tokenizer.eos]
     assert processor.decode(answer, skip_special_tokens=True).removeprefix(" ") == "größer 漢字"
     caption = processor(text="<s>" + processor.image_token, images=PICTURE, return_tensors="pt")["input_ids"]
-    expected = encode_prompt("", PICTURE, tokenizer=tokenizer, settings=IMAGE, prompt_format="plain").tokens
+    expected = encode_prompt("", [PICTURE], tokenizer=tokenizer, settings=IMAGE, prompt_format="plain").tokens
     assert caption[0].tolist() == expected.tolist()
 
 

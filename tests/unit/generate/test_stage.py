@@ -65,7 +65,7 @@ def prompts_of(world: World, raw: Path) -> list[EncodedSample]:
         return [
             encode_prompt(
                 sample.question if row % 2 else "red",
-                pictures.open(sample.image),
+                [pictures.open(sample.image)],
                 tokenizer=tokenizer,
                 settings=settings,
                 prompt_format="instruct",
@@ -105,14 +105,14 @@ def test_greedy_answers_of_a_batch_equal_transformers_sample_by_sample(
     end_token = free[0][4]
     expected = generate_by_transformers(world, projector, prompts, end_token, 12)
     assert len({len(answer) for answer in expected}) > 1
-    assert generate(model, prompts, end_token=end_token, max_new_tokens=12) == expected
-    assert generate(model, prompts[3:4], end_token=end_token, max_new_tokens=12) == expected[3:4]
-    assert generate(model, [], end_token=end_token, max_new_tokens=12) == []
+    assert generate(model, prompts, end_tokens=[end_token], max_new_tokens=12) == expected
+    assert generate(model, prompts[3:4], end_tokens=[end_token], max_new_tokens=12) == expected[3:4]
+    assert generate(model, [], end_tokens=[end_token], max_new_tokens=12) == []
 
 
 def test_a_draw_depends_on_seed_and_sample_alone(world: World, raw: Path, model: VisionLanguageModel) -> None:
     prompts = [replace(prompt, key=str(row)) for row, prompt in enumerate(prompts_of(world, raw))]
-    settings = {"end_token": 2, "max_new_tokens": 8}
+    settings = {"end_tokens": [2], "max_new_tokens": 8}
 
     def draw(chosen: list[EncodedSample], seed: int = 0) -> list[list[int]]:
         return generate(model, chosen, sampling=Sampling(temperature=2.0, top_p=0.95, seed=seed), **settings)
@@ -136,11 +136,11 @@ def test_prompts_of_one_picture_share_its_encoding(
 ) -> None:
     first, second, *_ = prompts_of(world, raw)
     prompts = [first, second, replace(second, pixels=first.pixels, valid=first.valid), first]
-    alone = [generate(model, [prompt], end_token=2, max_new_tokens=5)[0] for prompt in prompts]
+    alone = [generate(model, [prompt], end_tokens=[2], max_new_tokens=5)[0] for prompt in prompts]
     encoded: list[int] = []
     tower = model.vision_model.forward
     monkeypatch.setattr(model.vision_model, "forward", lambda pixels: encoded.append(len(pixels)) or tower(pixels))
-    assert generate(model, prompts, end_token=2, max_new_tokens=5) == alone
+    assert generate(model, prompts, end_tokens=[2], max_new_tokens=5) == alone
     assert encoded == [2]
 
 

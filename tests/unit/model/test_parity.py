@@ -142,7 +142,7 @@ def test_decoding_with_cache_equals_reading_everything_again(model: VisionLangua
 def test_prompts_that_outgrow_the_positions_are_refused(model: VisionLanguageModel) -> None:
     positions = model.architecture.language.max_position_embeddings
     with pytest.raises(StageError, match="max_position_embeddings"):
-        generate(model, samples(), end_token=2, max_new_tokens=positions)
+        generate(model, samples(), end_tokens=[2], max_new_tokens=positions)
 
 
 def append(sample: EncodedSample, token: int) -> EncodedSample:

@@ -113,8 +113,8 @@ def test_model_runs_with_one_layer_in_memory(tmp_path: Path, tied: bool) -> None
     with torch.no_grad():
         assert torch.equal(found, model(batch, pixel_values(batch)))
     with layers_streamed(outline, layers, reader, entry=lambda layer: layer.input_layernorm):
-        answers = generate(outline, samples(), end_token=-1, max_new_tokens=4)
-    assert answers == generate(model.eval(), samples(), end_token=-1, max_new_tokens=4)
+        answers = generate(outline, samples(), end_tokens=[-1], max_new_tokens=4)
+    assert answers == generate(model.eval(), samples(), end_tokens=[-1], max_new_tokens=4)
 
 
 @pytest.mark.parametrize(

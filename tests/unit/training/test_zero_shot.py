@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from PIL import Image
 from components.data.prompt import PromptFormat, encode_conversation, encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.training.zero_shot import Shown, ask, cider, page
+from tests.support.chats import prepared
 from tests.support.model_samples import IMAGE
 from tests.support.model_world import tokenizer as save_tokenizer
 
@@ -26,7 +26,7 @@ TURNS = [
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(folder)
-    return ChatTokenizer.load(Path(folder))
+    return prepared(folder, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_it_asks_as_generation_does_and_expects_the_first_answer(
 ) -> None:
     picture = Image.new("RGB", (48, 24), (200, 30, 30))
     settings = {"tokenizer": tokenizer, "settings": IMAGE, "prompt_format": prompt_format}
-    prompt, shown = ask(encode_conversation(turns, picture, **settings), tokenizer)
-    expected = encode_prompt(turns[0]["value"], picture, **settings)
+    prompt, shown = ask(encode_conversation(turns, [picture], **settings), tokenizer)
+    expected = encode_prompt(turns[0]["value"], [picture], **settings)
     assert torch.equal(prompt.tokens, expected.tokens)
     assert torch.equal(prompt.pixels, expected.pixels)
     assert (shown.question, shown.answer) == (question, "a red circle")

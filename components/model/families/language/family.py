@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from components.data.chat import ChatFacts
 from components.model.config import LanguageConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.language.decoder import decoder_drops, decoder_rules
@@ -23,6 +24,7 @@ class LanguageFamily:
         settings: The fields of transformers' configuration that describe an architecture: what `read` reads, written
             back. Without those that depend on the tokenizer or on the stored vocabulary.
         examples: Names that it was published under, for people.
+        chat: What its tokenizers leave open.
         rules: What each parameter is made of.
         drops: What is left out on purpose.
     """
@@ -32,5 +34,6 @@ class LanguageFamily:
     read: Callable[[HfConfig, int], LanguageConfig]
     settings: Callable[[LanguageConfig], dict[str, Any]]
     examples: tuple[str, ...]
+    chat: ChatFacts
     rules: Callable[[LanguageConfig], list[TensorRule]] = decoder_rules
     drops: Callable[[LanguageConfig], list[DropRule]] = decoder_drops

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components.data.chat import MISTRAL_TEMPLATE, MISTRAL_TEXT_TEMPLATE, ChatFacts
 from components.model.config import LanguageConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.language.decoder import decoder_settings, read_decoder
@@ -24,4 +25,13 @@ MISTRAL = LanguageFamily(
     read=_read,
     settings=_settings,
     examples=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-Nemo-Instruct-2407"),
+    chat=ChatFacts(
+        # The row that later became [IMG] has a reserved name in v0.3 and in Nemo.
+        image_tokens=("[IMG]", "[control_8]", "<SPECIAL_20>"),
+        end_tokens=("</s>",),
+        begin_tokens=("<s>",),
+        padding_tokens=("<pad>",),
+        control_tokens=("[INST]", "[/INST]"),
+        templates=(MISTRAL_TEMPLATE, MISTRAL_TEXT_TEMPLATE),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components.data.chat import CHATML_TEMPLATE, ChatFacts
 from components.model.config import LanguageConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.language.decoder import decoder_settings, read_decoder
@@ -24,4 +25,10 @@ QWEN2 = LanguageFamily(
     read=_read,
     settings=_settings,
     examples=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2-7B-Instruct"),
+    chat=ChatFacts(
+        image_tokens=("<|image_pad|>",),
+        end_tokens=("<|im_end|>", "<|endoftext|>"),
+        padding_tokens=("<|endoftext|>",),
+        templates=(CHATML_TEMPLATE,),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components.data.chat import QWEN3_TEMPLATE, ChatFacts
 from components.model.config import LanguageConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.language.decoder import decoder_settings, read_decoder
@@ -27,4 +28,11 @@ QWEN3 = LanguageFamily(
     read=_read,
     settings=_settings,
     examples=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B"),
+    chat=ChatFacts(
+        image_tokens=("<|image_pad|>",),
+        end_tokens=("<|im_end|>", "<|endoftext|>"),
+        padding_tokens=("<|endoftext|>",),
+        variables={"enable_thinking": False},
+        templates=(QWEN3_TEMPLATE,),
+    ),
 )
