@@ -1,8 +1,8 @@
 """What turns a person's pictures and words into the model's input: tokenizer, chat template, image processor."""
 
 import json
-import shutil
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from components.data.image_settings import ImageSettings
@@ -27,7 +27,7 @@ def write_processing(folder: Path, config: ModelConfig, source: Path, *, custom_
     """
     settings = json.loads((source / TOKENIZER_SETTINGS_FILE).read_text(encoding="utf-8"))
     for name in (TOKENIZER_FILE, CHAT_TEMPLATE_FILE):
-        shutil.copyfile(source / name, folder / name)
+        copyfile(source / name, folder / name)
     settings |= {"processor_class": "LlavaProcessor", "model_max_length": config.language.max_position_embeddings}
     write_json(folder / TOKENIZER_SETTINGS_FILE, settings)
     write_json(folder / "preprocessor_config.json", _image_settings(config.image, custom_code=custom_code))

@@ -5,7 +5,7 @@ from pathlib import Path
 from components.data.chat import ChatFacts
 from components.data.tokenizer import ChatTokenizer
 from components.data.tokenizer_folder import prepare_tokenizer
-from components.model.families.language.mistral import FAMILY as MISTRAL
+from components.model.families.language.mistral import MISTRAL
 
 
 def prepared(published: Path, folder: Path, facts: ChatFacts = MISTRAL.chat) -> ChatTokenizer:

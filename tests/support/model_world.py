@@ -1,6 +1,7 @@
 """A tiny world for model tests: Hugging Face models with random weights, a tokenizer, finished stage folders."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ def tokenizer(folder: Path, special_tokens: list[str] | None = None) -> None:
     trained.train_from_iterator(["a red circle left of a blue square"] * 4, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     trained.save(str(folder / "tokenizer.json"))
+
+
+def chat_template(folder: Path) -> None:
+    """Give the tokenizer of `tokenizer` a chat template, for families that have none for its control tokens."""
+    turn = "{{ '[' + m['role'] + ']' + m['content'] + '[/INST]' }}"
+    answer = "{{ m['content'] + eos_token }}"
+    content = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "chat_template": "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        f"{answer}{{% else %}}{turn}{{% endif %}}{{% endfor %}}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
 
 
 def finished_weights(folder: Path) -> None:

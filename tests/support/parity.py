@@ -40,7 +40,7 @@ from components.model.vlm import build_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE_TOKEN, VOCABULARY, pixel_values, samples
-from tests.support.model_world import CLIP_SETTINGS, finished_weights, redraw, tokenizer
+from tests.support.model_world import CLIP_SETTINGS, chat_template, finished_weights, redraw, tokenizer
 from tests.support.parity_worker import compute_logits, measure_training
 from tests.support.ranks import run_ranks
 
@@ -169,6 +169,7 @@ def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
     language.save_pretrained(weights / "language")
     vision.save_pretrained(weights / "vision")
     tokenizer(weights / "language")
+    chat_template(weights / "language")
     finished_weights(weights)
     context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")
     parts = [

@@ -12,7 +12,7 @@ from components.data.chat import ChatFacts
 from components.data.tokenizer import ChatTokenizer
 from components.data.tokenizer_folder import prepare_tokenizer
 from components.errors import InputError
-from components.model.families.language.mistral import FAMILY as MISTRAL
+from components.model.families.language.mistral import MISTRAL
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"

@@ -180,7 +180,7 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
         from components.context import RunContext
         from components.weight_conversion.config import WeightConversionConfig
         from components.weight_conversion.stage import run_weight_conversion
-        from tests.support.model_world import finished_weights, redraw, tokenizer
+        from tests.support.model_world import chat_template, finished_weights, redraw, tokenizer
         from transformers import SeedOssConfig, SeedOssForCausalLM
 
         weights = Path({str(tmp_path / "weights")!r})
@@ -193,6 +193,7 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
         redraw(model, seed=1)
         model.save_pretrained(weights / "language")
         tokenizer(weights / "language")
+        chat_template(weights / "language")
         finished_weights(weights)
         context = RunContext(run_id="t", run_name="t", workspace=Path({str(tmp_path)!r}))
         settings = WeightConversionConfig(part="language", make_vocab_size_divisible_by=8)

@@ -343,7 +343,10 @@ def wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processing, "_boundary", lambda *_: "  ")
+    def copy(source: Path, target: Path) -> None:
+        target.write_text(source.read_text().replace("[/INST]'", " [/INST]'"))
+
+    monkeypatch.setattr(processing, "copyfile", copy)
 
 
 @pytest.mark.parametrize(

@@ -361,12 +361,14 @@ def test_broken_files_are_named(tmp_path: Path, language: Path) -> None:
 
 def test_missing_tokenizer_or_config_is_named(tmp_path: Path, language: Path) -> None:
     finished_weights(tmp_path / "weights")
+    config = (language / "config.json").read_text()
     (language / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
         run(tmp_path, "language")
     (language / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json can't be read"):
         run(tmp_path, "language")
+    (language / "config.json").write_text(config)
     (language / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer\.json is missing"):
         run(tmp_path, "language")
