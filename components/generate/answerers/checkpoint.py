@@ -65,7 +65,9 @@ class Checkpoint(Answerer):
         """Answer batches in order."""
 
         def prepare(batch: Sequence[ModelInput]) -> list[EncodedSample]:
-            return [self._encode(shown.prompt, [self._picture(shown, pictures)], shown.draws, asking) for shown in batch]
+            return [
+                self._encode(shown.prompt, [self._picture(shown, pictures)], shown.draws, asking) for shown in batch
+            ]
 
         def answers(prompts: list[EncodedSample]) -> list[Answer]:
             found = generate(
