@@ -1,11 +1,14 @@
 """Settings of a training stage: the recipe (what is learnt) and the launch (where)."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.data.prompt_text import PromptFormat
 from components.launch.config import LaunchConfig
+
+if TYPE_CHECKING:  # settings are read where nothing is computed
+    from components.model.config import Part
 
 
 class Recipe(BaseModel):
@@ -84,6 +87,16 @@ class Recipe(BaseModel):
     loader_workers: int = Field(default=0, ge=0)
     max_skip_share: float = Field(default=0.01, ge=0, le=1)
     seed: int = 1234
+
+    @property
+    def trained_parts(self) -> "set[Part]":
+        """The parts of the model that are updated."""
+        trains: dict[Part, bool] = {
+            "language": self.train_language,
+            "vision": self.train_vision,
+            "projection": self.train_projector,
+        }
+        return {part for part, is_trained in trains.items() if is_trained}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

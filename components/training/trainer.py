@@ -51,7 +51,6 @@ from components.training.checkpoint.layout import checkpoints, clear_unfinished,
 from components.training.checkpoint.resume import load_checkpoint
 from components.training.checkpoint.retention import Mark, Retention
 from components.training.checkpoint.saving import CheckpointSaver
-from components.training.config import Recipe
 from components.training.curves import CURVES_NAME, curves_picture
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
@@ -134,7 +133,7 @@ class _Training:
             device=self.device,
             recompute=spec.memory.recompute,
         )
-        self.trained = _trained_parts(self.recipe)
+        self.trained = self.recipe.trained_parts
         self.model.freeze(set(get_args(Part)) - self.trained)
         self.counters = Counters()
         self.validation_loss: float | None = None  # at the step that the counters name, if it was measured there
@@ -493,15 +492,6 @@ class _Training:
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
         stop, writing = flags.tolist()
         return bool(stop), bool(writing)
-
-
-def _trained_parts(recipe: Recipe) -> set[Part]:
-    trains: dict[Part, bool] = {
-        "language": recipe.train_language,
-        "vision": recipe.train_vision,
-        "projection": recipe.train_projector,
-    }
-    return {part for part, is_trained in trains.items() if is_trained}
 
 
 def _sum_over_data_parallel(tensor: torch.Tensor) -> None:
