@@ -24,6 +24,7 @@ from components.export.config import ExportConfig
 from components.generate.config import GenerateConfig
 from components.launch.config import ClusterConfig
 from components.launch.fit import check_fit
+from components.published_model.config import PublishedModel
 from components.report.config import ReportConfig
 from components.tracking.registry import RegistryConfig
 from components.training.config import TrainingConfig
@@ -97,12 +98,12 @@ class EvaluationConfig(_Section):
     """What one trained model is asked, and how its answers are scored.
 
     Attributes:
-        model: The training stage whose model answers.
+        model: What answers: the model of a training stage, "pretrain" or "sft", or one of `models`.
         generate: Task and generation.
         evaluate: Scores and gates; the task is the generation's.
     """
 
-    model: TrainingStage
+    model: EvaluationName
     generate: GenerateConfig
     evaluate: EvaluateConfig
 
@@ -140,7 +141,8 @@ class RunConfig(_Section):
         combine: Language model, vision tower and projector to one model.
         pretrain: First training stage.
         sft: Second training stage.
-        evaluations: Name to what a trained model is asked; any number.
+        models: Name to a published model that is asked, too: what the trained ones are compared with.
+        evaluations: Name to what a model is asked; any number.
         report: The report.
         export: The tuned model in Hugging Face layout.
         registry: Where a model that passes its gates is registered.
@@ -158,14 +160,66 @@ class RunConfig(_Section):
     combine: CombineConfig
     pretrain: TrainingConfig
     sft: TrainingConfig
+    models: dict[EvaluationName, PublishedModel] = {}
     evaluations: dict[EvaluationName, EvaluationConfig] = Field(min_length=1)
     report: ReportConfig
     export: ExportConfig = ExportConfig()
     registry: RegistryConfig = RegistryConfig()
 
-    def evaluations_of(self, model: TrainingStage) -> list[str]:
-        """Return the names of a training stage's evaluations."""
+    def evaluations_of(self, model: str) -> list[str]:
+        """Return the names of the evaluations of a training stage's model, or of one of `models`."""
         return [name for name, evaluation in self.evaluations.items() if evaluation.model == model]
+
+    def baselines_of(self, evaluation: str) -> dict[str, str]:
+        """Return the baselines of an evaluation's gates that are evaluations of this run: what a published model is asked.
+
+        Args:
+            evaluation: Name of the evaluation.
+
+        Returns:
+            A gate's `baseline`, which names one of `models` or what is published under, to the name of that model's evaluation
+            of the same task.
+        """
+        asked = self.evaluations[evaluation]
+        found: dict[str, str] = {}
+        for reference in dict.fromkeys(gate.baseline for gate in asked.evaluate.gates if gate.baseline):
+            for name, other in self.evaluations.items():
+                model = self.models.get(other.model)
+                same = name != evaluation and other.generate.task == asked.generate.task
+                if same and model is not None and reference in (other.model, model.name):
+                    found[reference] = name
+        return found
+
+    def is_served(self, model: str) -> bool:
+        """Tell whether a model that evaluations name is an endpoint's, which needs no GPU here."""
+        return model in self.models and self.models[model].endpoint is not None
+
+    @model_validator(mode="after")
+    def _models_are_known(self) -> "RunConfig":
+        taken = sorted(set(self.models) & set(TRAINING_STAGES))
+        if taken:
+            raise ValueError(f"models.{taken[0]}: is the name of a training stage's model; choose another")
+        for name, evaluation in self.evaluations.items():
+            if evaluation.model not in (*TRAINING_STAGES, *self.models):
+                known = ", ".join((*TRAINING_STAGES, *self.models))
+                raise ValueError(
+                    f"evaluations.{name}.model: {evaluation.model!r} is none of {known}; models names published ones"
+                )
+            named = {gate.baseline for gate in evaluation.evaluate.gates} & set(self.models)
+            alone = sorted(named - set(self.baselines_of(name)))
+            if alone:
+                raise ValueError(
+                    f"evaluations.{name}.evaluate.gates: the baseline {alone[0]} is one of models, but is not asked {evaluation.generate.task}: "
+                    "add an evaluation of it"
+                )
+            if evaluation.model in self.models and self.baselines_of(name):
+                raise ValueError(
+                    f"evaluations.{name}.evaluate.gates: a published model has no other one as a baseline in one run"
+                )
+        idle = [name for name in self.models if not self.evaluations_of(name)]
+        if idle:
+            raise ValueError(f"models.{idle[0]}: no evaluation asks it")
+        return self
 
     @model_validator(mode="after")
     def _shards_fit(self) -> "RunConfig":
@@ -197,6 +251,8 @@ class RunConfig(_Section):
             except ConfigurationError as error:
                 raise ValueError(f"{stage}: {error}") from None
         for name, evaluation in self.evaluations.items():
+            if self.is_served(evaluation.model):
+                continue
             if 0 < self.cluster.gpus < evaluation.generate.processes:
                 raise ValueError(
                     f"cluster.gpus ({self.cluster.gpus}) is less than the processes of evaluations.{name}.generate "

@@ -263,7 +263,9 @@ def _open(config: RunConfig, workspace: Path, run_id: str) -> RunContext:
     )
     write_json(run.path / CONTEXT_NAME, context.model_dump(mode="json"))
     for name, evaluation in config.evaluations.items():
-        find_baselines(context, evaluation.evaluate.gates, name)  # a wrong name must not come up after the training
+        own = config.baselines_of(name)
+        earlier = [gate for gate in evaluation.evaluate.gates if gate.baseline not in own]
+        find_baselines(context, earlier, name)  # a wrong name must not come up after the training
     return context
 
 

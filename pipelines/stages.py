@@ -76,6 +76,7 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
     Args:
         config: The run's configuration, for the names of its evaluations.
     """
+    published_scores = [name for model in config.models for name in _evaluations(config, model)]
     pretrain_scores = _evaluations(config, "pretrain")
     sft_scores = _evaluations(config, "sft")
     return (
@@ -94,6 +95,7 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
             "combine",
             follows=("weight_conversion/language", "weight_conversion/vision"),
         ),
+        *(stage for model in config.models for stage in _published(config, model)),
         _training("pretrain", model="combine"),
         *_examinations(config, "pretrain"),
         _training("sft", model="pretrain"),
@@ -102,14 +104,14 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
             "report",
             "components.report.component:report",
             "report",
-            follows=("pretrain", "sft", *pretrain_scores, *sft_scores),
+            follows=("pretrain", "sft", *published_scores, *pretrain_scores, *sft_scores),
         ),
         Stage("export", "components.export.component:export", "export", follows=("sft", *sft_scores)),
         Stage(
             "quality_gate",
             "components.evaluate.component:quality_gate",
             "registry",
-            follows=(*pretrain_scores, *sft_scores, "report", "export"),
+            follows=(*published_scores, *pretrain_scores, *sft_scores, "report", "export"),
             listed=False,
         ),
         Stage(
@@ -166,17 +168,25 @@ def _training(stage: TrainingStage, model: str) -> Stage:
     )
 
 
-def _examinations(config: RunConfig, model: TrainingStage) -> list[Stage]:
-    return [stage for name in config.evaluations_of(model) for stage in _examination(name, model)]
+def _published(config: RunConfig, model: str) -> list[Stage]:
+    """Return the rows of a published model and of what it is asked."""
+    name = f"published_model/{model}"
+    row = Stage(name, "components.published_model.component:published_model", f"models.{model}")
+    return [row, *_examinations(config, model, stage=name)]
 
 
-def _examination(name: str, model: TrainingStage) -> tuple[Stage, Stage]:
+def _examinations(config: RunConfig, model: str, stage: str = "") -> list[Stage]:
+    return [row for name in config.evaluations_of(model) for row in _examination(config, name, model=stage or model)]
+
+
+def _examination(config: RunConfig, name: str, model: str) -> tuple[Stage, Stage]:
+    baselines = [f"evaluate/{other}" for other in config.baselines_of(name).values()]
     generate = Stage(
         f"generate/{name}",
         "components.generate.component:generate",
         f"evaluations.{name}.generate",
-        follows=(model, "download/dataset"),
-        place=Place.GPU,
+        follows=(model, "download/dataset", *baselines),
+        place=Place.CPU if config.is_served(config.evaluations[name].model) else Place.GPU,
         compiled=("partitions",),
     )
     evaluate = Stage(
@@ -188,5 +198,5 @@ def _examination(name: str, model: TrainingStage) -> tuple[Stage, Stage]:
     return generate, evaluate
 
 
-def _evaluations(config: RunConfig, model: TrainingStage) -> list[str]:
+def _evaluations(config: RunConfig, model: str) -> list[str]:
     return [f"evaluate/{name}" for name in config.evaluations_of(model)]

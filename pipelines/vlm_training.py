@@ -18,7 +18,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.evaluate.component import evaluate
 from components.generate.component import generate
 from components.wds_conversion.component import wds_conversion, wds_conversion_merge, wds_conversion_part
-from pipelines.config import DEFAULT_PRESET, RunConfig, TrainingStage, load_preset, setting
+from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset, setting
 from pipelines.open_run import close_run, open_run
 from pipelines.opening import stored_settings
 from pipelines.parameters import takes_parameters
@@ -60,12 +60,16 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
                 """Add a stage of the table."""
                 return place(stages[name].load()(**given, stage=name, **inputs), stages[name], config)
 
-            def examine(stage: TrainingStage, model: PipelineChannel) -> list[PipelineChannel]:
-                """Ask a training stage's model everything that it is to be asked; return where the scores lie."""
-                return [
-                    _shown(examinations[name](**given, model=model, raw=raw), f"{name}: generate, evaluate").output
-                    for name in config.evaluations_of(stage)
-                ]
+            examined: dict[str, dsl.PipelineTask] = {}
+
+            def examine(asked: str, model: PipelineChannel) -> list[PipelineChannel]:
+                """Ask a model everything that it is to be asked; return where the scores lie."""
+                names = config.evaluations_of(asked)
+                for name in names:
+                    task = _shown(examinations[name](**given, model=model, raw=raw), f"{name}: generate, evaluate")
+                    # A gate's baseline is scored before the gate is judged.
+                    examined[name] = task.after(*(examined[other] for other in config.baselines_of(name).values()))
+                return [examined[name].output for name in names]
 
             # Data.
             raw = add("download/dataset").outputs["raw"]
@@ -80,6 +84,13 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             vision = add("weight_conversion/vision", weights=weights).outputs["converted"]
             combined = add("combine", language=language, vision=vision).outputs["model"]
 
+            # Published models, asked the same.
+            published_scores = [
+                scores
+                for name in config.models
+                for scores in examine(name, add(f"published_model/{name}").outputs["model"])
+            ]
+
             # First training stage, and what it has learnt.
             cluster = run["cluster"]
             pretrained = add("pretrain", cluster=cluster, model=combined, dataset=pretrain_data).outputs["trained"]
@@ -90,7 +101,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
             tuned_scores = examine("sft", tuned)
 
             # What came out. A gate that is missed fails the run when there are a report and an export to look at.
-            scores = [*pretrained_scores, *tuned_scores]
+            scores = [*published_scores, *pretrained_scores, *tuned_scores]
             written = add("report", pretrain=pretrained, sft=tuned, evaluations=scores)
             exported = add("export", model=tuned, evaluations=tuned_scores).outputs["exported"]
             add("quality_gate", evaluations=scores, exported=exported).after(written)

@@ -1,4 +1,4 @@
-"""The earlier run that a gate compares with: what it scored, from its folder or else from MLflow."""
+"""What a gate compares with: an earlier run's scores, from its folder or else from MLflow, or a published model's in this run."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from components.context import RunContext
 from components.errors import ConfigurationError, InputError, StageError
 from components.evaluate.config import EVALUATION_PREFIX, Gate
+from components.published_model.config import hub_source
+from components.published_model.stage import PREFIX as PUBLISHED_PREFIX
 from components.runs.find import FinishedStage, Places, Run, fetch_stage_file, find_run, find_stage
+from components.runs.folder import RunFolder, is_run_folder
+from components.runs.rows import FINISHED_STAGE
+from components.stage.manifest import read_manifest
 
 if TYPE_CHECKING:
     from components.evaluate.gates import Rival
@@ -24,12 +29,14 @@ class Baseline:
         run: The run.
         stage: Name of the evaluation's stage.
         evaluation: The evaluation.
+        same_run: It is a published model's, of the run whose gate it is.
     """
 
     reference: str
     run: Run
     stage: str
     evaluation: FinishedStage
+    same_run: bool = False
 
     @property
     def run_id(self) -> str:
@@ -39,16 +46,19 @@ class Baseline:
     @property
     def identity(self) -> str:
         """What makes a judgement against this baseline another one: the run and its scores."""
+        if self.same_run:
+            return f"key {self.evaluation.key}"
         return f"run {self.run_id}, key {self.evaluation.key}"
 
 
-def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) -> dict[str, Baseline]:
-    """Find every baseline that gates name: in the run's workspace, else in MLflow.
+def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str, task: str = "") -> dict[str, Baseline]:
+    """Find every baseline that gates name: a published model of this run, else a run in the workspace, else one in MLflow.
 
     Args:
         context: The pipeline run.
         gates: The gates of one evaluation.
         evaluation: Its name.
+        task: Its task as in the settings, for published models of this run; empty before anything is scored.
 
     Returns:
         A gate's `baseline` to the run's evaluation.
@@ -60,6 +70,10 @@ def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) 
     places = Places(context.workspace, context.tracking_uri)
     found = {}
     for reference in dict.fromkeys(gate.baseline for gate in gates if gate.baseline):
+        own = _of_this_run(context, reference, task) if task else None
+        if own is not None:
+            found[reference] = own
+            continue
         setting = f"The baseline of a gate of {evaluation} is {reference!r}"
         try:
             run = find_run(reference, places, finished_only=True, besides=context.run_id)
@@ -69,12 +83,31 @@ def find_baselines(context: RunContext, gates: Sequence[Gate], evaluation: str) 
                 if context.tracking_uri
                 else " Runs of other workspaces are found in MLflow: tracking is off (tracking.uri)."
             )
+            if published := hub_source(reference):
+                hint += f" To score {published} first: vlm evaluate {reference}."
             raise ConfigurationError(f"{setting}: {error}{hint}") from error
         scored = find_stage(run, stage)
         if scored is None:
             raise ConfigurationError(f"{setting}: the run {run.name} ({run.run_id}) has no evaluation {evaluation}.")
         found[reference] = Baseline(reference, run, stage, scored)
     return found
+
+
+def _of_this_run(context: RunContext, reference: str, task: str) -> Baseline | None:
+    """Return what a published model of this run has scored on a task, if it is called so and has."""
+    folder = RunFolder(context.workspace, context.run_id)
+    if not is_run_folder(folder.path):
+        return None
+    for row in folder.stages():
+        if not row.stage.startswith(EVALUATION_PREFIX) or row.state not in FINISHED_STAGE or row.folder is None:
+            continue
+        manifest = read_manifest(row.folder)
+        model = manifest.inputs.get("model", "").removeprefix(PUBLISHED_PREFIX).partition("/")[0]
+        names = {model, manifest.facts.get("published")} if manifest.facts.get("published") else set()
+        if reference in names and manifest.settings.get("task") == task:
+            run = find_run(str(folder.path), Places(context.workspace))
+            return Baseline(reference, run, row.stage, FinishedStage(row.key, row.folder), same_run=True)
+    return None
 
 
 def read_baseline(baseline: Baseline) -> "Rival":

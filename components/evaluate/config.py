@@ -20,7 +20,9 @@ class Gate(BaseModel):
         margin (points): Least distance in points to the best control of the task.
         baseline: Earlier run that the model must not fall behind, sample by sample: its run id, its name (the newest
             finished run of that name), the beginning of its id, its folder, its MLflow run id, or a registered model,
-            "models:/NAME@ALIAS" or "models:/NAME/VERSION". Looked for in the workspace, then in MLflow.
+            "models:/NAME@ALIAS" or "models:/NAME/VERSION". Looked for in the workspace, then in MLflow. A published model is one by
+            the name that it was evaluated under (`vlm evaluate ORG/NAME`), or by its name in this run's `models`, if that run asks
+            it the same.
         max_drop (points): Points that may be lost against the baseline even where the loss is significant.
         significance: A loss against the baseline counts where its two-sided p-value is below this.
         action: "fail" ends the pipeline run in failure, "warn" says so and goes on.

@@ -61,8 +61,9 @@ def evaluation_view(scores: Scores, samples: Sequence[ShownSample], folder: Path
 
 
 def title_of(scores: Scores) -> str:
-    """Return the task's name for people; it says so when the score is partial."""
+    """Return the task's name for people, with a published model's; it says so when the score is partial."""
     title = scores.presentation.title or scores.task.replace("_", " ").capitalize()
+    title = f"{title}: {scores.published}" if scores.published else title
     return f"{title} (PARTIAL)" if scores.partial else title
 
 

@@ -131,6 +131,7 @@ class Scores(BaseModel):
         dataset_file: Its name.
         checkpoint: Stage and key of the model folder.
         checkpoint_files: Hash over names and SHA-256 of the model folder's files.
+        published: What a published model is called; empty for a model of ours.
         versions: "generate" and "evaluate" to library to version.
         presentation: How this is put to people.
         partial: Why this is not the score of the whole ground truth with each sample once; empty where it is.
@@ -168,6 +169,7 @@ class Scores(BaseModel):
     dataset_file: str
     checkpoint: str
     checkpoint_files: str = ""
+    published: str = ""
     versions: dict[str, dict[str, str]] = {}
     presentation: Presentation = Presentation()
     partial: str = ""

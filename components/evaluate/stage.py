@@ -9,6 +9,7 @@ from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EVALUATION_PREFIX, EvaluateConfig
 from components.metrics.registry import find_metric
+from components.published_model.stage import published_name
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
@@ -55,7 +56,7 @@ def run_evaluate(
 
     task = load_task(config.task)
     generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
-    baselines = find_baselines(context, config.gates, name or task.name)
+    baselines = find_baselines(context, config.gates, name or task.name, config.task)
 
     def body(work: StageWork) -> dict[str, Any]:
         rivals = {reference: read_baseline(baseline) for reference, baseline in baselines.items()}
@@ -142,6 +143,7 @@ def _evaluate(
         dataset_file=task.dataset,
         checkpoint=input_identity(model),
         checkpoint_files=model_fingerprint(model),
+        published=published_name(model),
         versions={"generate": generation.versions, "evaluate": library_versions(SCORING)},
         generation=generation.identity,
         bootstrap_samples=config.bootstrap_samples,
@@ -222,4 +224,5 @@ def _facts(scores: "Scores") -> dict[str, Any]:
         "duplicates": scores.duplicates,
         "empties": scores.empties,
         "gates_failed": sum(not gate.passed for gate in scores.gates),
+        **({"published": scores.published} if scores.published else {}),
     }

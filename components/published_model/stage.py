@@ -66,6 +66,12 @@ def run_published_model(context: RunContext, config: PublishedModel, name: str) 
     )
 
 
+def published_name(folder: Path) -> str:
+    """Return what the published model in a finished folder is called; empty for a model of ours."""
+    manifest = read_manifest(folder)
+    return str(manifest.facts["name"]) if manifest.stage.startswith(PREFIX) else ""
+
+
 def trusts_code(folder: Path) -> bool:
     """Tell whether the code in a model's folder may run: only where its settings said so when it was fetched."""
     if not (folder / MANIFEST_NAME).is_file():

@@ -28,6 +28,8 @@ LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())
 FREE_MAPPINGS = {
     "evaluations",
+    "models",
+    "models.NAME.endpoint.body",
     "data.evaluation.more",
     "cluster.node_selector",
     "energon_split.pretrain.subflavors",

@@ -18,6 +18,8 @@ from components.evaluate.stage import run_evaluate
 from components.export.config import ExportConfig
 from components.export.stage import run_export
 from components.generate.stage import run_generate
+from components.published_model.config import PublishedModel
+from components.published_model.stage import run_published_model
 from components.runs.find import Places, find_run, find_stage
 from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RunFolder
 from components.storage.atomic import write_json
@@ -144,6 +146,28 @@ def test_a_model_of_the_hub_becomes_a_baseline(
     (gate,) = read_scores(output.folder).gates
     assert gate.difference is not None
     assert gate.difference.value == pytest.approx(own.metrics["accuracy"].value - scores.metrics["accuracy"].value)
+
+
+@pytest.mark.parametrize("called", ["rival", "as published"])
+def test_a_published_model_of_the_same_run_is_a_baseline(world: World, called: str) -> None:
+    published = PublishedModel(source=world.published.as_uri())
+    rival = run_published_model(world.context, published, "rival").folder
+    asked = load_preset("laptop", OVERRIDES).evaluations["multiple_choice"]
+    answers = run_generate(world.context, asked.generate, rival, world.raw, 0, "rival_choice").folder
+    task = "multiple_choice_text"
+    config = EvaluateConfig(task=task, bootstrap_samples=100)
+    scored = run_evaluate(world.context, config, [answers], rival, world.raw, "rival_choice").folder
+    gates = (Gate(baseline=published.name if called == "as published" else called),)
+    judged = EvaluateConfig(task=task, gates=gates, gate_partial=True, bootstrap_samples=100)
+    predictions = run_generate(world.context, asked.generate, world.model, world.raw, 0, "multiple_choice").folder
+    output = run_evaluate(world.context, judged, [predictions], world.model, world.raw, "multiple_choice")
+    scores = read_scores(output.folder)
+    (gate,) = scores.gates
+    assert gate.difference is not None
+    other = read_scores(scored).metrics["accuracy"].value
+    assert gate.difference.value == pytest.approx(scores.metrics["accuracy"].value - other)
+    assert read_scores(scored).published == published.name
+    assert not scores.published
 
 
 def test_an_exported_folder_scores_as_its_checkpoint(world: World, capsys: pytest.CaptureFixture[str]) -> None:
