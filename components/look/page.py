@@ -111,7 +111,8 @@ def _distribution(name: str, values: Sequence[float], form: str) -> Distribution
         for number, count in enumerate(counts)
     )
     median, high = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
-    return Distribution(name, *(form.format(value) for value in (low, median, high, most)), bins)
+    low_text, median_text, high_text, most_text = (form.format(value) for value in (low, median, high, most))
+    return Distribution(name, low_text, median_text, high_text, most_text, bins)
 
 
 def _listed(findings: Findings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
-from components.data.blend import CONVERSATION_FIELD
+from components.data.blend import CONVERSATION_FIELD, picture_field
 from components.data.entry import check_text, printable
 from components.data.image_settings import ImageCheck
 from components.errors import InputError
@@ -111,5 +111,5 @@ def _fields(sample: Sample, pictures: list[bytes], check: ImageCheck) -> Fields:
     except InputError as error:
         raise RejectedEntry("bad_conversation", str(error)) from error
     extensions = [picture_extension(content, check) for content in pictures]
-    names = extensions if len(pictures) == 1 else [f"{number}.{name}" for number, name in enumerate(extensions)]
+    names = [picture_field(number, len(pictures), extension) for number, extension in enumerate(extensions)]
     return [*zip(names, pictures, strict=True), (CONVERSATION_FIELD, _ENCODER.encode(sample.conversation).encode())]

@@ -30,7 +30,9 @@ def add_commands(group: CommandGroup) -> None:
     data.add_argument("--config", default="", metavar="NAME", help="configuration (subset) of the dataset")
     data.add_argument("--split", default="train", metavar="NAME", help="split of the dataset (default: train)")
     data.add_argument("--revision", default="", metavar="NAME", help="branch, tag or commit of the hub")
-    data.add_argument("--columns", default="", metavar="A,B", help="columns to read (default: those that the layout needs)")
+    data.add_argument(
+        "--columns", default="", metavar="A,B", help="columns to read (default: those that the layout needs)"
+    )
     data.add_argument(
         "--map",
         dest="mapping",
@@ -65,6 +67,7 @@ def _data(options: argparse.Namespace) -> int:
 
     from components.errors import ConfigurationError
     from components.look.findings import Findings, load_samples, see
+    from components.look.image import image_settings_of
     from components.look.page import distributions_of, facts_of, render_look
     from components.progress import Progress
     from components.sources.recording import look_at
@@ -75,10 +78,10 @@ def _data(options: argparse.Namespace) -> int:
         raise ConfigurationError("--rows and --samples must be 1 or more.")
     config, source = load_preset(options.preset, options.overrides), _source(options)
     progress, findings = Progress("data"), Findings()
+    image = image_settings_of(config.combine.image, config.weights)
     looked = look_at(source, "SOURCE", config.data.transfer, progress)
     loaded = list(load_samples(looked, options.rows, findings, progress))
     recipe = getattr(config, options.stage).recipe
-    image = config.combine.image
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = _tokenizer(options.tokenizer, loaded, config, Path(folder))
         see(loaded, tokenizer, image, recipe.prompt_format, recipe.sequence_length, options.samples, findings)
@@ -125,9 +128,7 @@ def _source(options: argparse.Namespace) -> "DatasetSource":
         raise ConfigurationError("; ".join(problem["msg"] for problem in error.errors())) from None
 
 
-def _tokenizer(
-    folder: Path | None, loaded: "list[LoadedSample]", config: "RunConfig", work: Path
-) -> "LookTokenizer":
+def _tokenizer(folder: Path | None, loaded: "list[LoadedSample]", config: "RunConfig", work: Path) -> "LookTokenizer":
     from components.look.tokenizer import published_tokenizer, trained_tokenizer
 
     if folder is not None:

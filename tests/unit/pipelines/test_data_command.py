@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from components.data.image import preprocess
+from components.look.image import image_settings_of
 from pipelines.cli import main
 from pipelines.config import load_preset
 from tests.support import table_datasets
@@ -58,7 +59,8 @@ def test_the_page_shows_what_training_gets(here: Path) -> None:
         "a red circle number 0", "no more"
     ]  # fmt: skip
     assert all("&lt;/s&gt;" in text for text in learnt[1:])
-    settings = load_preset("laptop").combine.image
+    config = load_preset("laptop")
+    settings = image_settings_of(config.combine.image, config.weights)
     assert f"{settings.tokens} tokens of a picture" in page
     (uri, *_) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
     shown = Image.open(io.BytesIO(base64.b64decode(uri)))
@@ -91,3 +93,10 @@ def test_a_source_that_is_none_says_so(here: Path, capsys: Captured) -> None:
     (here / "x.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "x"}))
     assert main(["data", (here / "y.jsonl").as_uri()]) == 1
     assert "does not exist on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("preset", "size", "tokens"), [("laptop", 64, 16), ("mistral-clip-7b", 336, 576)])
+def test_picture_size_is_that_of_the_presets_tower(preset: str, size: int, tokens: int) -> None:
+    config = load_preset(preset)
+    settings = image_settings_of(config.combine.image, config.weights)
+    assert (settings.size, settings.tokens) == (size, tokens)
