@@ -149,7 +149,7 @@ class SampleEncoder(TaskEncoder):
                 prompt_format=self._prompt_format,
                 key=sample.__key__,
             )
-            fitting = truncate(encoded, self._sequence_length)
+            fitting = truncate(encoded, self._sequence_length, self._tokenizer.image)
         except Exception as error:  # decoders raise many kinds
             # Not left to energon: it prints several lines for every one.
             self.note_skip(error, sample)

@@ -7,10 +7,10 @@ from components.data.names import canonical_name
 from components.errors import InputError
 
 
-def named_picture(entry: Any) -> str | None:
-    """Return the name of the picture that an entry is about, in its one spelling; None for a text without one.
+def named_pictures(entry: Any) -> tuple[str, ...]:
+    """Return the names of the pictures that an entry is about, in their one spelling; none for a text.
 
-    `"image"` may be missing, null, empty or an empty list: then there is none. A list of one means that picture.
+    `"image"` may be missing, null, empty or an empty list: then there is none. It is a name, or a list of names.
 
     Raises:
         InputError: The entry is no JSON object, or `image` is something else.
@@ -18,15 +18,29 @@ def named_picture(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         raise InputError(f"an entry must be a JSON object, this is a {type(entry).__name__}")
     image = entry.get("image")
-    if isinstance(image, list) and len(image) <= 1:
-        image = image[0] if image else None
     if image is None or image == "":
-        return None
-    if isinstance(image, list):
-        raise InputError(f"`image` lists {len(image)} pictures; several pictures per entry are not supported")
-    if not isinstance(image, str):
-        raise InputError(f"`image` must be the path of a picture, this is a {type(image).__name__}")
-    return canonical_name(image)
+        return ()
+    names = image if isinstance(image, list) else [image]
+    if names == [None] or names == [""]:
+        return ()
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InputError(
+                f"`image` must be the path of a picture or a list of such, not {printable(repr(name))[:80]}"
+            )
+    return tuple(canonical_name(name) for name in names)
+
+
+def named_picture(entry: Any) -> str | None:
+    """Return the name of the one picture that an entry is about; see `named_pictures`.
+
+    Raises:
+        InputError: The entry names several pictures.
+    """
+    names = named_pictures(entry)
+    if len(names) > 1:
+        raise InputError(f"`image` lists {len(names)} pictures; one is expected here")
+    return names[0] if names else None
 
 
 def check_text(value: Any) -> None:

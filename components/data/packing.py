@@ -75,23 +75,53 @@ class PackedBatch:
         )
 
 
-def truncate(sample: EncodedSample, length: int) -> EncodedSample:
-    """Cut a sample's end off so that `length` tokens remain; shorter samples come back as they are.
+def pictures_within(sample: EncodedSample, length: int, image_token: int) -> tuple[int, int]:
+    """Return how many whole pictures a sample's first tokens hold, and how many tokens there are before one that is cut.
+
+    Args:
+        sample: The sample.
+        length: Number of tokens.
+        image_token: Token that stands for a part of a picture.
+    """
+    pictures = sample.pixels.shape[0]
+    if not pictures:
+        return 0, length
+    places = (sample.tokens == image_token).nonzero().flatten()
+    of_each = places.numel() // pictures
+    whole, rest = divmod(int((places < length).sum()), of_each)
+    return whole, int(places[whole * of_each]) if rest else length
+
+
+def truncate(sample: EncodedSample, length: int, image_token: int) -> EncodedSample:
+    """Cut a sample's end off so that at most `length` tokens remain; shorter samples come back as they are.
+
+    A picture that the cut would go through goes away wholly, and so do those after it.
+
+    Args:
+        sample: The sample.
+        length: Most tokens.
+        image_token: Token that stands for a part of a picture.
 
     Raises:
-        InputError: No answer token would be left to train on. As answers follow the picture, this also means that a
-            picture is never cut.
+        InputError: No answer token would be left to train on.
     """
     if sample.length <= length:
         return sample
+    pictures, kept = pictures_within(sample, length, image_token)
     # A copy, not a view: a view would keep the whole sample in memory and in transfers between processes.
-    labels = sample.labels[:length].clone()
+    labels = sample.labels[:kept].clone()
     if not bool((labels != IGNORED_LABEL).any()):
         raise InputError(
             f"Sample {sample.key!r} has {sample.length} tokens and no answer within the first {length}. "
             "Raise the sequence length or leave the sample out."
         )
-    return dataclasses.replace(sample, tokens=sample.tokens[:length].clone(), labels=labels)
+    return dataclasses.replace(
+        sample,
+        tokens=sample.tokens[:kept].clone(),
+        labels=labels,
+        pixels=sample.pixels[:pictures].clone(),
+        valid=sample.valid[:pictures].clone(),
+    )
 
 
 def pack(samples: Sequence[EncodedSample], sequence_length: int) -> list[PackedBatch]:

@@ -43,6 +43,7 @@ class ChatTokenizer:
         vocabulary: The highest id and one.
         bos_name: Name of `bos`; empty without.
         image_name: Name of `image`.
+        control_ids: Ids that text never becomes.
         dialect: The chat template.
     """
 
@@ -52,7 +53,7 @@ class ChatTokenizer:
         self._special = {token["id"] for token in added if token["special"]}
         unknown = content["model"].get("unk_token")
         control = [token for token in added if is_control(token)]
-        self._control = {token["id"] for token in control if token["content"] != unknown}
+        self.control_ids = {token["id"] for token in control if token["content"] != unknown}
         self._tokenizer = tokenizer
         self._stand_ins = _add_stand_ins(tokenizer, control)
         self._names = {token["content"]: _STAND_IN.format(number=token["id"]) for token in control}
@@ -187,7 +188,7 @@ class ChatTokenizer:
             if begin < start < end:
                 raise InputError("the tokenizer joins the beginning of an answer with what stands before it")
             control = self._stand_ins.get(token)
-            if control is None and token in self._control:
+            if control is None and token in self.control_ids:
                 raise InputError(
                     f"the tokenizer makes the control token {self._tokenizer.id_to_token(token)!r} out of text"
                 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from components.data.packing import IGNORED_LABEL, EncodedSample
+from components.data.packing import IGNORED_LABEL, EncodedSample, pictures_within
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.decoding import generate
@@ -81,8 +81,8 @@ class ZeroShot:
         title: str,
     ) -> None:
         share = len(range(parallel.data_rank, count, parallel.data_parallel))
-        pictured = (sample for sample in islice(samples, _SAMPLES_LOOKED_AT * share) if len(sample.pixels))
-        asked = [ask(sample, tokenizer) for sample in islice(pictured, share)]
+        looked_at = (ask(sample, tokenizer) for sample in islice(samples, _SAMPLES_LOOKED_AT * share))
+        asked = list(islice((found for found in looked_at if found is not None), share))
         self._prompts = [prompt for prompt, _ in asked]
         self._tokenizer, self._parallel, self._output, self._title = tokenizer, parallel, output, title
         self._shown = self._gather([shown for _, shown in asked])
@@ -128,14 +128,26 @@ class ZeroShot:
         return [item for part in parts for item in part]
 
 
-def ask(sample: EncodedSample, tokenizer: ChatTokenizer) -> tuple[EncodedSample, Shown]:
-    """Return the prompt of a training sample with a picture, and what is shown of it: its first answer counts."""
+def ask(sample: EncodedSample, tokenizer: ChatTokenizer) -> tuple[EncodedSample, Shown] | None:
+    """Return the prompt of a training sample, and what is shown of it: its first answer counts, and its first picture.
+
+    None where no picture stands before that answer.
+    """
     trained = (sample.labels != IGNORED_LABEL).tolist()
     start = trained.index(True)
     end = start + [*trained[start:], False].index(False)
     # The label at a place is the token after it.
     tokens = sample.tokens[: start + 1]
-    prompt = replace(sample, tokens=tokens, labels=torch.full_like(tokens, IGNORED_LABEL))
+    pictures, _ = pictures_within(sample, start + 1, tokenizer.image)
+    if not pictures:
+        return None
+    prompt = replace(
+        sample,
+        tokens=tokens,
+        labels=torch.full_like(tokens, IGNORED_LABEL),
+        pixels=sample.pixels[:pictures],
+        valid=sample.valid[:pictures],
+    )
     height, width = sample.valid[0].tolist()
     picture = Image.fromarray(sample.pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
     return prompt, Shown(

@@ -22,14 +22,14 @@ class EntryRows:
         annotations: The annotation file.
         offset: Byte offset of the first row's entry in it.
         keys: Key of every row.
-        places: Where every row's picture lies; None if it names none or if the one it names was not found.
+        places: Where the pictures of every row lie; None for one that was not found.
         sources: The zips and folders that the places refer to.
     """
 
     annotations: Path
     offset: int
     keys: Sequence[str]
-    places: Sequence[Place | None]
+    places: Sequence[tuple[Place | None, ...]]
     sources: tuple[Path, ...]
 
     def __len__(self) -> int:
@@ -40,9 +40,9 @@ class EntryRows:
         """Yield what becomes of every row."""
         entries = itertools.islice(read_entries(self.annotations, self.offset), len(self.keys))
         with ImageReader(self.sources) as reader:
-            for number, (key, place, (_, entry)) in enumerate(zip(self.keys, self.places, entries, strict=True)):
+            for number, (key, places, (_, entry)) in enumerate(zip(self.keys, self.places, entries, strict=True)):
                 try:
-                    yield ConvertedRow(samples=[(key, sample_fields(entry, place, reader, check))])
+                    yield ConvertedRow(samples=[(key, sample_fields(entry, places, reader, check))])
                 except RejectedEntry as error:
                     yield ConvertedRow(reject=_reject(first_row + number, entry, error))
 

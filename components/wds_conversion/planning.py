@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.data.entry import named_picture
+from components.data.entry import named_pictures
 from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex, Place
 from components.errors import InputError
 from components.progress import Progress
@@ -50,17 +50,17 @@ def _listed(raw: Path, folder: Path, config: WdsConversionConfig, progress: Prog
     keys_made = KeyMaker()
     offsets = array("q")
     keys: list[str] = []
-    places: list[Place | None] = []
+    places: list[tuple[Place | None, ...]] = []
     progress.start("reading the annotations", None, "entries")
     for row, (offset, entry) in enumerate(read_entries(annotations)):
-        name = _named_picture(entry)
-        if name and not index.sources:
+        names = _named_pictures(entry)
+        if names and not index.sources:
             raise InputError(
                 f"{raw} has neither {DEFAULT_ZIP} nor {DEFAULT_FOLDER}/, but {annotations} names pictures."
             )
         offsets.append(offset)
         keys.append(keys_made.key(row, entry))
-        places.append(index.find(name) if name else None)
+        places.append(tuple(index.find(name) for name in names))
         if row % _PROGRESS_ROWS == 0:
             progress.update(row)
 
@@ -106,8 +106,8 @@ def _task(
     )
 
 
-def _named_picture(entry: Any) -> str | None:
+def _named_pictures(entry: Any) -> tuple[str, ...]:
     try:
-        return named_picture(entry)
+        return named_pictures(entry)
     except InputError:  # the entry is rejected where its shard is written
-        return None
+        return ()

@@ -1,12 +1,13 @@
 """What one entry becomes: the fields of a sample, or the reason why it can't be one."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from components.data.blend import CONVERSATION_FIELD
+from components.data.blend import CONVERSATION_FIELD, picture_field
 from components.data.conversation import read_conversation
 from components.data.decode import BrokenPicture, check_picture
-from components.data.entry import check_text, named_picture
+from components.data.entry import check_text, named_pictures
 from components.data.image_roots import BrokenImage, ImageReader, MissingImage, Place
 from components.data.image_settings import ImageCheck
 from components.errors import InputError
@@ -24,33 +25,37 @@ class RejectedEntry(Exception):
         self.cause = cause
 
 
-def sample_fields(entry: Any, place: Place | None, reader: ImageReader, check: ImageCheck) -> list[tuple[str, bytes]]:
-    """Return the fields of a sample: extension and content, the picture first.
+def sample_fields(
+    entry: Any, places: Sequence[Place | None], reader: ImageReader, check: ImageCheck
+) -> list[tuple[str, bytes]]:
+    """Return the fields of a sample: extension and content, the pictures first.
 
     Args:
         entry: An entry in LLaVA's layout.
-        place: Where its picture lies; None if it names none or if the one it names was not found.
+        places: Where each of its pictures lies; None for one that was not found.
         reader: Reads pictures.
         check: How broken pictures are found.
 
     Raises:
-        RejectedEntry: The entry has another layout, or its picture can't be used.
+        RejectedEntry: The entry has another layout, or a picture of it can't be used.
     """
     try:
-        image = named_picture(entry)
+        images = named_pictures(entry)
     except InputError as error:
         raise RejectedEntry("bad_entry", str(error)) from error
     conversation = entry.get("conversations")
     try:
-        read_conversation(conversation, pictures=int(image is not None))
+        read_conversation(conversation, pictures=len(images))
         check_text(conversation)
     except InputError as error:
         raise RejectedEntry("bad_conversation", str(error)) from error
     text = _ENCODER.encode(conversation).encode()
-    if image is None:
-        return [(CONVERSATION_FIELD, text)]
-    content = _picture(image, place, reader)
-    return [(picture_extension(content, check), content), (CONVERSATION_FIELD, text)]
+    contents = [_picture(image, place, reader) for image, place in zip(images, places, strict=True)]
+    fields = [
+        (picture_field(number, len(contents), picture_extension(content, check)), content)
+        for number, content in enumerate(contents)
+    ]
+    return [*fields, (CONVERSATION_FIELD, text)]
 
 
 def picture_extension(content: bytes, check: ImageCheck) -> str:

@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from components.data import loader as data_loader
+from components.data.decode import open_picture
 from components.data.image_settings import ImageSettings
 from components.data.loader import LoaderSettings, TrainingLoader, died_of_a_worker, validation_samples
-from components.data.packing import IGNORED_LABEL, EncodedSample
+from components.data.packing import IGNORED_LABEL, EncodedSample, pack
+from components.data.prompt import encode_conversation
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError, StageError
 from tests.support import data_samples
@@ -235,6 +238,44 @@ def test_texts_dialogues_and_png_are_read(damaged: Path, tokenizer: ChatTokenize
     assert with_picture == {f"d{number}": int(number % 3 > 0) for number in range(TRAIN, TRAIN + VAL)}
     answers = [tokenizer.decode([t for t in s.labels.tolist() if t != IGNORED_LABEL]) for s in samples]
     assert all("a square" in answer for answer in answers)
+
+
+def test_several_pictures_stand_where_their_markers_are(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    """From LLaVA's JSON through conversion and energon to the packed sequence; text and single pictures beside them."""
+    entries: list[dict[str, Any]] = [data_samples.dialogue_entry(number, number % 2 > 0) for number in range(20)]
+    pictures = {f"p/{number}.png": data_samples.picture(number, "PNG") for number in range(3)}
+    pictures |= {
+        entry["image"]: data_samples.picture(number) for number, entry in enumerate(entries) if "image" in entry
+    }
+    jpeg = next(name for name in pictures if name.endswith("jpg"))
+    turns = [
+        {"from": "human", "value": "Is <image> as\n<image> ?"},
+        {"from": "gpt", "value": "no"},
+        {"from": "human", "value": "And <image>\n<image>"},
+        {"from": "gpt", "value": "yes"},
+    ]
+    named = ["p/2.png", jpeg, "p/0.png", "p/1.png"]
+    entries += [{"id": f"m{number}", "image": named, "conversations": turns} for number in range(10)]
+    dataset = data_samples.make_dataset(tmp_path, data_samples.make_raw(tmp_path / "raw", entries, pictures))
+    loader = _loader(dataset, tokenizer, _settings(prompt_format="instruct", sequence_length=200))
+    found = {sample.key: sample for batch in islice(loader, 12) for sample in batch}
+    several = [sample for sample in found.values() if len(sample.pixels) > 1]
+    expected = encode_conversation(
+        turns,
+        [open_picture(pictures[name]) for name in named],
+        tokenizer=tokenizer,
+        settings=IMAGE,
+        prompt_format="instruct",
+    )
+    assert several
+    assert {len(sample.pixels) for sample in found.values()} == {0, 1, 4}
+    for sample in several:
+        assert sample.tokens.equal(expected.tokens)
+        assert sample.labels.equal(expected.labels)
+        assert sample.pixels.equal(expected.pixels)
+        assert sample.valid.equal(expected.valid)
+    (batch,) = pack(several[:2], 400)
+    assert batch.pixels.equal(torch.cat([expected.pixels] * len(several[:2])))
 
 
 def test_long_samples_are_cut(captions: Path, tokenizer: ChatTokenizer) -> None:

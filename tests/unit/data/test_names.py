@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.entry import check_text, named_picture, printable
+from components.data.entry import check_text, named_picture, named_pictures, printable
 from components.data.image_roots import ImageIndex, ImageReader
 from components.data.names import canonical_name
 from components.errors import InputError
@@ -73,6 +73,8 @@ def test_stored_names_may_be_spelled_in_any_way(zipped: bool, form: str, tmp_pat
         ({"image": []}, None),
         ({"image": "./x/a.jpg"}, "x/a.jpg"),
         ({"image": ["a.jpg"]}, "a.jpg"),
+        ({"image": [""]}, None),
+        ({"image": [None]}, None),
     ],
 )
 def test_picture_of_an_entry(entry: dict[str, object], name: str | None) -> None:
@@ -86,6 +88,13 @@ def test_picture_of_an_entry(entry: dict[str, object], name: str | None) -> None
 def test_entries_whose_picture_is_no_name(entry: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         named_picture(entry)
+
+
+def test_pictures_of_an_entry() -> None:
+    assert named_pictures({"image": ["./a.jpg", "x\\b.png", "a.jpg"]}) == ("a.jpg", "x/b.png", "a.jpg")
+    assert named_pictures({"image": None}) == ()
+    with pytest.raises(InputError, match="list of such, not ''"):
+        named_pictures({"image": ["a.jpg", ""]})
 
 
 def test_half_of_a_surrogate_pair_is_found_and_can_be_shown() -> None:

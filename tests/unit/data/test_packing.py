@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from components.data.packing import IGNORED_LABEL, EncodedSample, assign, pack, truncate
 from components.errors import InputError
 
+IMAGE_TOKEN = -5
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), min_size=1, max_size=30)
 
 
@@ -102,15 +103,42 @@ def test_too_long_is_an_error() -> None:
 
 def test_cut_sample_keeps_its_beginning_and_fits() -> None:
     samples = [_sample(0, 30, prompt=5), _sample(1, 8)]
-    batches = pack([truncate(sample, 20) for sample in samples], 20)
+    batches = pack([truncate(sample, 20, IMAGE_TOKEN) for sample in samples], 20)
     assert [(batch.keys, len(batch.tokens)) for batch in batches] == [(["s0"], 20), (["s1"], 8)]
     assert batches[0].labels.tolist() == samples[0].labels[:20].tolist()
 
 
 def test_truncation_never_leaves_a_sample_without_answer() -> None:
     with pytest.raises(InputError, match="no answer within the first 10"):
-        truncate(_sample(0, 30, prompt=10), 10)
-    assert truncate(_sample(0, 30, prompt=9), 10).length == 10
+        truncate(_sample(0, 30, prompt=10), 10, IMAGE_TOKEN)
+    assert truncate(_sample(0, 30, prompt=9), 10, IMAGE_TOKEN).length == 10
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from(["text", "answer", "picture"]), min_size=1, max_size=8), st.integers(1, 30))
+def test_a_picture_is_never_cut(parts: list[str], length: int) -> None:
+    tokens: list[int] = []
+    labels: list[int] = []
+    for number, part in enumerate([*parts, "answer"]):
+        tokens += [IMAGE_TOKEN] * 4 if part == "picture" else [10 + number] * 3
+        labels += [9] * 3 if part == "answer" else [IGNORED_LABEL] * (4 if part == "picture" else 3)
+    count = parts.count("picture")
+    pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, 4, 4)
+    sample = EncodedSample("s", torch.tensor(tokens), torch.tensor(labels), pixels, torch.full((count, 2), 4))
+    try:
+        cut = truncate(sample, length, IMAGE_TOKEN)
+    except InputError:
+        assert all(label == IGNORED_LABEL for label in labels[:length])
+        return
+    assert cut.length <= length or cut is sample
+    assert cut.tokens.equal(sample.tokens[: cut.length])
+    assert cut.labels.equal(sample.labels[: cut.length])
+    shown = int((cut.tokens == IMAGE_TOKEN).sum())
+    assert shown == 4 * len(cut.pixels) == 4 * len(cut.valid)
+    assert cut.pixels.equal(sample.pixels[: shown // 4])
+    if cut.length < min(length, sample.length):  # what follows is a picture that does not fit
+        assert sample.tokens[cut.length : cut.length + 4].tolist() == [IMAGE_TOKEN] * 4
+        assert cut.length + 4 > length
 
 
 def test_to_moves_every_tensor() -> None:

@@ -29,6 +29,19 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
     return prepared(folder, tmp_path_factory.mktemp("prepared"))
 
 
+def test_it_asks_with_the_pictures_that_stand_before_the_first_answer(tokenizer: ChatTokenizer) -> None:
+    pictures = [Image.new("RGB", (48, 24), color) for color in ("red", "green", "blue")]
+    turns = [{**TURNS[0], "value": "Is <image> as <image>?"}, TURNS[1], {**TURNS[2], "value": "And <image>?"}, TURNS[3]]
+    settings = {"tokenizer": tokenizer, "settings": IMAGE, "prompt_format": "instruct"}
+    asked = ask(encode_conversation(turns, pictures, **settings), tokenizer)
+    assert asked is not None
+    expected = encode_prompt("Is <image> as <image>?", pictures[:2], **settings)
+    assert torch.equal(asked[0].tokens, expected.tokens)
+    assert torch.equal(asked[0].pixels, expected.pixels)
+    later = [{**TURNS[0], "value": "Hm?"}, TURNS[1], {**TURNS[2], "value": "And <image> as <image>?"}, TURNS[3]]
+    assert ask(encode_conversation(later, pictures[:2], **settings), tokenizer) is None
+
+
 @pytest.mark.parametrize(
     ("prompt_format", "turns", "question"),
     [("instruct", TURNS, "What is left of the square?"), ("plain", TURNS[:2], "")],
@@ -38,7 +51,9 @@ def test_it_asks_as_generation_does_and_expects_the_first_answer(
 ) -> None:
     picture = Image.new("RGB", (48, 24), (200, 30, 30))
     settings = {"tokenizer": tokenizer, "settings": IMAGE, "prompt_format": prompt_format}
-    prompt, shown = ask(encode_conversation(turns, [picture], **settings), tokenizer)
+    asked = ask(encode_conversation(turns, [picture], **settings), tokenizer)
+    assert asked is not None
+    prompt, shown = asked
     expected = encode_prompt(turns[0]["value"], [picture], **settings)
     assert torch.equal(prompt.tokens, expected.tokens)
     assert torch.equal(prompt.pixels, expected.pixels)

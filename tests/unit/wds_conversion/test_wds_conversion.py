@@ -208,7 +208,7 @@ def test_bad_entries_are_rejected_with_their_cause(tmp_path: Path) -> None:
     entries[4]["conversations"][1]["value"] = " "
     del entries[5]["conversations"][1]
     entries[6] = "not an object"
-    entries[7]["image"] = ["a.jpg", "b.jpg"]
+    entries[7]["image"] = ["a.jpg", 3]
     entries[8]["conversations"][0]["value"] = "<image><image>"
     del entries[9]["image"]
     raw = data_samples.make_raw(tmp_path / "raw", entries, pictures)
@@ -497,7 +497,7 @@ def test_pictures_that_were_cut_off_are_found(kind: str, check: ImageCheck) -> N
 
         def fields(content: bytes) -> list[tuple[str, bytes]]:
             reader.read = lambda place: content  # type: ignore[method-assign]
-            return sample_fields(entry, FilePlace(0, "x"), reader, check)
+            return sample_fields(entry, [FilePlace(0, "x")], reader, check)
 
         picture = data_samples.picture(7, kind, size=(200, 160))
         assert fields(picture)[0] == (kind.lower().replace("jpeg", "jpg"), picture)
