@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def write_random_weights(
         assert raw is not None  # the stage sees to that
         progress.start("training the tokenizer", None, "texts")
         tokenizer = train_tokenizer(raw, config.vocabulary)
-        _save_tokenizer(tokenizer, folder / LANGUAGE)
+        save_tokenizer(tokenizer, folder / LANGUAGE)
         progress.start("initialising models", None, "models")
         tokens = tokenizer.get_vocab_size()
         facts |= {"tokens": tokens, "language_parameters": _write_language(config, tokens, folder / LANGUAGE)}
@@ -58,7 +58,12 @@ def write_random_weights(
 
 
 def train_tokenizer(raw: Path, vocabulary: int) -> "Tokenizer":
-    """Train a byte-level BPE on every human and model turn of the dataset.
+    """Train a byte-level BPE on every human and model turn of the dataset."""
+    return train_on_texts(_texts(raw), vocabulary)
+
+
+def train_on_texts(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+    """Train a byte-level BPE.
 
     Words are learnt with the blank before them, and the first word of a text gets one too, so that a word has one id
     wherever it stands.
@@ -74,7 +79,7 @@ def train_tokenizer(raw: Path, vocabulary: int) -> "Tokenizer":
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(raw), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_BEGIN} $A", pair=f"{_BEGIN} $A {_BEGIN} $B", special_tokens=[(_BEGIN, SPECIAL_TOKENS.index(_BEGIN))]
     )
@@ -92,7 +97,8 @@ def _texts(raw: Path) -> Iterator[str]:
         raise InputError(f"{raw} has no text to train a tokenizer on: {layout.PRETRAIN} and {layout.SFT} are empty.")
 
 
-def _save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
+def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
+    """Write a trained tokenizer as transformers does."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(

@@ -1,5 +1,6 @@
 """Reads rows of recorded datasets, from any row on, and makes samples of them."""
 
+import bisect
 import csv
 import itertools
 import tarfile
@@ -115,7 +116,7 @@ class _Reader:
     def row(self, place: RowPlace) -> Row | BadRow:
         file = self._dataset.files[place.file]
         with translated(f"{self._folder.shown}: {file.name}"):
-            mark = max((mark for mark in file.marks if mark.row <= place.row), key=lambda mark: mark.row)
+            mark = file.marks[bisect.bisect_right(file.marks, place.row, key=lambda mark: mark.row) - 1]
             reached = self._next
             if reached is None or reached.file != place.file or not mark.row <= reached.row <= place.row:
                 self._open(file, mark.position)

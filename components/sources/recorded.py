@@ -3,6 +3,9 @@
 In a raw dataset `pretrain.mixture.json` stands beside `pretrain.json`, which then holds the first entries alone, as examples.
 """
 
+import bisect
+import itertools
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +77,15 @@ class RecordedDataset(BaseModel):
     filters: Filters
     files: tuple[RecordedFile, ...]
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """For every file the number of rows up to its end."""
+        return tuple(itertools.accumulate(file.rows for file in self.files))
+
     @property
     def rows(self) -> int:
         """Rows of all files."""
-        return sum(file.rows for file in self.files)
+        return self.ends[-1] if self.ends else 0
 
     @property
     def taken(self) -> int:
@@ -114,11 +122,8 @@ class RowPlace(NamedTuple):
 
 def place_of(dataset: RecordedDataset, row: int) -> RowPlace:
     """Return where a row of a dataset is."""
-    for number, file in enumerate(dataset.files):
-        if row < file.rows:
-            return RowPlace(number, row)
-        row -= file.rows
-    raise IndexError(f"{dataset.name} has {dataset.rows} rows")
+    file = bisect.bisect_right(dataset.ends, row)
+    return RowPlace(file, row - (dataset.ends[file - 1] if file else 0))
 
 
 def mixture_file(annotations: Path) -> Path:

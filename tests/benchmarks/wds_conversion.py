@@ -105,7 +105,7 @@ def _memory(raw: Path, output: Path) -> tuple[float, int, int]:
     watch = _MemoryWatch("benchmark")
     start = time.monotonic()
     convert(raw, output, config, max(2, available_cores()), watch)
-    return time.monotonic() - start, _peak_memory(os.getpid()), watch.largest
+    return time.monotonic() - start, peak_memory(os.getpid()), watch.largest
 
 
 class _MemoryWatch(Progress):
@@ -115,11 +115,12 @@ class _MemoryWatch(Progress):
 
     def update(self, done: int, force: bool = False, **fields: float | str) -> None:
         super().update(done, force, **fields)
-        peaks = [_peak_memory(child.pid) for child in psutil.Process().children()]
+        peaks = [peak_memory(child.pid) for child in psutil.Process().children()]
         self.largest = max(self.largest, *peaks, 0)
 
 
-def _peak_memory(pid: int) -> int:
+def peak_memory(pid: int) -> int:
+    """Return a process's peak memory in kilobytes."""
     # Not getrusage: what it says of a process includes what its parent had when it was started.
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -141,13 +142,13 @@ def make_dataset(raw: Path, size: int, entries: int = 0) -> int:
     """
     raw.mkdir()
     rng = random.Random(0)
-    distinct = [jpeg(16, 16, 1, 50)] if entries else [_photo(rng) for _ in range(DISTINCT_PICTURES)]
+    distinct = [jpeg(16, 16, 1, 50)] if entries else [photo(rng) for _ in range(DISTINCT_PICTURES)]
     annotations = []
     written = 0
     with zipfile.ZipFile(raw / "images.zip", "w", zipfile.ZIP_STORED) as archive:
         while (len(annotations) < entries) if entries else (written < size):
             number = len(annotations)
-            picture = _different(distinct[number % len(distinct)], number)
+            picture = different(distinct[number % len(distinct)], number)
             name = f"{number // 1000:05d}/{number:09d}.jpg"
             archive.writestr(zipfile.ZipInfo(name), picture)
             written += len(picture)
@@ -165,10 +166,11 @@ def make_dataset(raw: Path, size: int, entries: int = 0) -> int:
     return len(annotations)
 
 
-def _photo(rng: random.Random) -> bytes:
+def photo(rng: random.Random) -> bytes:
+    """Return a JPEG of 35 to 65 KB."""
     width, height = rng.choice([(640, 480), (480, 640), (512, 512)])
     picture = jpeg(width, height, rng.randrange(1 << 30), 85)
-    return picture if 35_000 <= len(picture) <= 65_000 else _photo(rng)
+    return picture if 35_000 <= len(picture) <= 65_000 else photo(rng)
 
 
 def jpeg(width: int, height: int, seed: int, quality: int) -> bytes:
@@ -189,7 +191,7 @@ def jpeg(width: int, height: int, seed: int, quality: int) -> bytes:
     return stream.getvalue()
 
 
-def _different(picture: bytes, number: int) -> bytes:
+def different(picture: bytes, number: int) -> bytes:
     """Return the picture with its number as a JPEG comment."""
     comment = f"{number:012d}".encode()
     return picture[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + picture[2:]

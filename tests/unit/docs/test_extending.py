@@ -201,3 +201,26 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
         """,
     )
     assert float(found.splitlines()[-1]) < 1e-5
+
+
+def test_layout(checkout: Path) -> None:
+    lines = [{"drawing": f"{number}.png", "prompt": f"a cat, {number}"} for number in range(3)]
+    (checkout / "drawings.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = run_code(
+        checkout,
+        """
+        from pathlib import Path
+        from components.progress import Progress
+        from components.sources.config import DatasetSource
+        from components.sources.reading import read_rows, row_samples
+        from components.sources.recording import look_at
+        from components.storage.config import TransferConfig
+
+        source = DatasetSource(uri=Path("drawings.jsonl").absolute().as_uri(), layout="drawings")
+        looked = look_at(source, "a test", TransferConfig(), Progress("test"))
+        for _, row in read_rows(looked.dataset, looked.folder, 0, looked.dataset.rows):
+            (sample,) = row_samples(looked.dataset, row)
+            print(looked.dataset.layout, sample.pictures[0], sample.conversation[1]["value"])
+        """,
+    )
+    assert found.splitlines()[-3:] == [f"drawings {number}.png a cat, {number}" for number in range(3)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.context import RunContext
-from components.download.config import AnnotatedSource, DatasetConfig, FolderConfig, PictureSource
+from components.download.config import DatasetConfig, FolderConfig, PictureSource, TrainingSource
 from components.download.stage import run_download_dataset
 from components.errors import InputError
 from components.stage.runner import StageOutput
@@ -122,8 +122,8 @@ def test_files_of_one_base_name_are_counted_apart(tmp_path: Path) -> None:
     config = DatasetConfig(
         source="named://",
         folder=FolderConfig(held_out_pictures=6),
-        pretrain=AnnotatedSource(annotations=(source / "a" / "train.json").as_uri(), images=pictures),
-        sft=AnnotatedSource(annotations=(source / "b" / "train.json").as_uri(), images=pictures),
+        pretrain=TrainingSource(annotations=(source / "a" / "train.json").as_uri(), images=pictures),
+        sft=TrainingSource(annotations=(source / "b" / "train.json").as_uri(), images=pictures),
     )
     output = run_download_dataset(RunContext(run_id="t", run_name="t", workspace=tmp_path), config)
     assert [reject["part"] for reject in lines(output.folder / "rejects.jsonl")] == ["pretrain"] * 3

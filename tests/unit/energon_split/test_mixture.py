@@ -26,7 +26,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> StageOutput:
     folder = tmp_path_factory.mktemp("mixture")
     sources = []
     # Where one name begins as another, shards must not be taken for the other's.
-    for name, layout, count, weight in (("a", "questions", 60, 3.0), ("a-b", "sharegpt", 40, 1.0)):
+    for name, layout, count, weight in (("a", "questions", 60, 3.0), ("a-b", "cauldron", 40, 1.0)):
         table_datasets.write_parquet(folder / name / "train.parquet", rows_of(layout, count))
         sources.append(DatasetSource(uri=(folder / name).as_uri(), name=name, weight=weight))
     raw = finish(record(folder / "raw", *sources), "download/dataset")
@@ -58,8 +58,7 @@ def test_training_draws_by_weight(split: StageOutput, tmp_path: Path) -> None:
         image=ImageSettings(size=28, patch=14),
         samples_per_batch=8,
     )
-    drawn = Counter(
-        sample.key.rpartition("-")[0] for _, batch in zip(range(50), loader, strict=False) for sample in batch
-    )
-    assert set(drawn) == {"a", "a-b"}
-    assert 0.68 < drawn["a"] / drawn.total() < 0.82
+    samples = [sample for _, batch in zip(range(50), loader, strict=False) for sample in batch]
+    drawn = Counter((sample.key.rpartition("-")[0], sample.pixels.shape[0]) for sample in samples)
+    assert set(drawn) == {("a", 1), ("a-b", 2)}
+    assert 0.68 < drawn["a", 1] / drawn.total() < 0.82
