@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.combine.config import CombineConfig
+from components.data.image_settings import ImageSettings
 from components.download.config import DatasetConfig, WeightsConfig
 from components.energon_split.config import EnergonSplitConfig, split_problem
 from components.errors import ConfigurationError
@@ -30,6 +31,7 @@ from components.tracking.registry import RegistryConfig
 from components.training.config import TrainingConfig
 from components.wds_conversion.config import WdsConversionConfig
 from components.weight_conversion.config import WeightConversionConfig
+from pipelines.tower import tower_input
 
 DEFAULT_PRESET = "laptop"
 
@@ -229,6 +231,27 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"wds_conversion.{use}.min_shards ({conversion.min_shards}) is too low for energon_split.{use}.ratio: {problem}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _exportable(self) -> "RunConfig":
+        depth, side = self.combine.projector.depth, self.combine.image.pixel_shuffle
+        if (depth != 2 or side > 1) and not self.export.custom_code:
+            raise ValueError(
+                f"combine.projector.depth ({depth}) and combine.image.pixel_shuffle ({side}) are not those of transformers' own "
+                "Llava (2 and 1): set export.custom_code=true, so that the exported folder carries its modelling code"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _squares_fit(self) -> "RunConfig":
+        chosen = self.combine.image
+        if chosen.pixel_shuffle > 1 and (tower := tower_input(self.weights)):
+            size, patch = chosen.size or tower[0], chosen.patch or tower[1]
+            try:
+                ImageSettings(size=size, patch=patch, pixel_shuffle=chosen.pixel_shuffle)
+            except ValidationError as error:
+                raise ValueError(f"combine.image: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         return self
 
     @model_validator(mode="after")

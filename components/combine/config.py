@@ -8,18 +8,27 @@ from components.data.image_settings import ImageLayout, Resample
 
 
 class ProjectorSettings(BaseModel):
-    """The projector that is added: two layers without bias.
+    """The projector that is added.
 
     Attributes:
-        ffn_hidden_size: Width between the layers.
-        activation: Its activation.
+        depth (layers): Linear layers, with the activation between them. 1: a linear map; 2: the MLP of LLaVA-1.5.
+        ffn_hidden_size: Width between the layers; null takes the language model's. Without a meaning where depth is 1.
+        activation: What stands between two layers.
+        bias: Whether every layer has a bias.
+        init: How the weights are drawn. "normal": normally with `init_std`, biases zero. "scaled": the same, but the last of
+            several layers with `init_std` / sqrt(2 x layers of the language model), as Megatron-LM draws the last layer of any
+            MLP. "uniform": evenly within +-1 / sqrt(inputs), biases too, as PyTorch draws a linear layer, and so LLaVA;
+            `init_std` is not used.
         init_std: Standard deviation of the drawn weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ffn_hidden_size: int = Field(gt=0)
+    depth: int = Field(default=2, gt=0)
+    ffn_hidden_size: int | None = Field(default=None, gt=0)
     activation: Literal["silu", "gelu"] = "silu"
+    bias: bool = False
+    init: Literal["normal", "scaled", "uniform"] = "normal"
     init_std: float = Field(default=0.014, gt=0)
 
 
@@ -35,6 +44,9 @@ class ImageChoice(BaseModel):
         layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are
             padded with zeros after normalisation. "squash": both sides become `size` (SigLIP's own). "center_crop":
             kept, the shortest side becomes `size`, the middle is cut out (CLIP's own).
+        pixel_shuffle (patches): Side of the square of patches that becomes one image token. 1: every patch is a token. 2: four
+            patches are one token of four times the width, so that a picture takes a quarter of the tokens. Divides the
+            patches of a row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +57,7 @@ class ImageChoice(BaseModel):
     std: tuple[float, float, float] | None = None
     resample: Resample | None = None
     layout: ImageLayout = "pad"
+    pixel_shuffle: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,11 +4,11 @@ import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.combine.config import CombineConfig, ImageChoice
+from components.combine.initialisation import drawn_projector
 from components.data.image_settings import ImageSettings
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError, InputError
@@ -70,7 +70,10 @@ def combined_config(config: CombineConfig, language: LanguagePart, vision: Visio
             language=language.config,
             vision=vision.config,
             projector=ProjectorConfig(
-                ffn_hidden_size=config.projector.ffn_hidden_size, activation=config.projector.activation
+                depth=config.projector.depth,
+                ffn_hidden_size=config.projector.ffn_hidden_size or language.config.hidden_size,
+                activation=config.projector.activation,
+                bias=config.projector.bias,
             ),
             image=image_settings(config.image, vision),
             image_token_id=tokens.image,
@@ -109,13 +112,14 @@ def joined_model(
     Raises:
         InputError: A part's checkpoint is damaged, incomplete, or does not fit its own `model.json`.
     """
-    model = outlined_model(architecture, TORCH_DTYPES[read_stored(language, LanguagePart).dtype])
+    dtype = TORCH_DTYPES[read_stored(language, LanguagePart).dtype]
+    model = outlined_model(architecture, dtype)
     readers: dict[str, Callable[[str], Tensor]] = {
         "language_model": ParameterReader(
             model.language_model, language / CHECKPOINT_FOLDER, PART_PREFIXES["language"]
         ),
         "vision_model": ParameterReader(model.vision_model, vision / CHECKPOINT_FOLDER, PART_PREFIXES["vision"]),
-        "vision_projection": _drawn(model.vision_projection, config).__getitem__,
+        "vision_projection": drawn_projector(config, architecture, dtype).__getitem__,
     }
 
     def read(name: str) -> Tensor:
@@ -128,12 +132,3 @@ def joined_model(
 def tokenizer_folder(language: Path) -> Path:
     """Return the tokenizer's folder of a converted language model."""
     return language / TOKENIZER_FOLDER
-
-
-def _drawn(projector: nn.Module, config: CombineConfig) -> dict[str, Tensor]:
-    """Draw the projector's weights in float32, so that the type of storage does not change the sequence."""
-    generator = torch.Generator().manual_seed(config.seed)
-    return {
-        name: (torch.randn(parameter.shape, generator=generator) * config.projector.init_std).to(parameter.dtype)
-        for name, parameter in sorted(projector.named_parameters())
-    }

@@ -44,19 +44,32 @@ class ImageSettings(PixelSettings):
         layout: What happens to the aspect ratio. "pad": kept, the longest side becomes `size`, right and bottom are
             padded with zeros after normalisation. "squash": both sides become `size` (SigLIP's own). "center_crop":
             kept, the shortest side becomes `size`, the middle is cut out (CLIP's own).
+        pixel_shuffle (patches): Side of the square of patches that becomes one image token; see `components.model.projector`.
     """
 
     size: int = Field(gt=0)
     patch: int = Field(gt=0)
     layout: ImageLayout = "pad"
+    pixel_shuffle: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.size < self.patch:
             raise ValueError(f"size {self.size} is less than patch {self.patch}")
+        if self.side % self.pixel_shuffle:
+            divisors = ", ".join(str(number) for number in range(1, self.side + 1) if self.side % number == 0)
+            raise ValueError(
+                f"pixel_shuffle {self.pixel_shuffle} does not divide the {self.side} x {self.side} patches of size {self.size} "
+                f"and patch {self.patch}: set it to one of {divisors}, or take a vision tower of another grid"
+            )
         return self
 
     @property
+    def side(self) -> int:
+        """Number of whole patches of a row, and of a column."""
+        return self.size // self.patch
+
+    @property
     def tokens(self) -> int:
-        """Number of image tokens of one picture: one per whole patch."""
-        return (self.size // self.patch) ** 2
+        """Number of image tokens of one picture: one per whole patch, or per square of them (`pixel_shuffle`)."""
+        return (self.side // self.pixel_shuffle) ** 2

@@ -27,14 +27,22 @@ def check_expressible(config: ModelConfig, *, custom_code: bool) -> None:
     """Refuse what transformers could not load.
 
     Raises:
-        ConfigurationError: The projector is not as wide as the language model, and there is no code for it.
+        ConfigurationError: The projector is not stock Llava's, and there is no code for it.
     """
-    width, hidden = config.projector.ffn_hidden_size, config.language.hidden_size
-    if width != hidden and not custom_code:
+    projector, hidden, side = config.projector, config.language.hidden_size, config.image.pixel_shuffle
+    differences = {}
+    if projector.depth != 2:
+        differences["combine.projector.depth=2"] = f"of depth {projector.depth}"
+    if projector.depth > 1 and projector.ffn_hidden_size != hidden:
+        differences[f"combine.projector.ffn_hidden_size={hidden}"] = f"{projector.ffn_hidden_size} wide"
+    if side > 1:
+        differences["combine.image.pixel_shuffle=1"] = f"fed with {side} x {side} patches at a time"
+    if differences and not custom_code:
         raise ConfigurationError(
-            f"transformers' Llava has a projector as wide as the language model ({hidden}), this model's is {width} wide. "
-            "Set export.custom_code=true: the folder then carries its own modelling code and loads with "
-            f"trust_remote_code=True. Or set combine.projector.ffn_hidden_size={hidden} and train again."
+            f"transformers' Llava has a projector of two layers, as wide as the language model ({hidden}), that is fed with "
+            f"single patches; this model's is {', '.join(differences.values())}. Set export.custom_code=true: the folder "
+            "then carries its own modelling code and loads with trust_remote_code=True. Or set "
+            f"{', '.join(differences)} and train again."
         )
 
 
@@ -60,7 +68,7 @@ def model_settings(
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default" if vision.class_token else "full",  # "default" drops the first
         "projector_hidden_act": config.projector.activation,
-        "multimodal_projector_bias": False,
+        "multimodal_projector_bias": config.projector.bias,
         "image_token_index": config.image_token_id,
         "image_seq_length": config.image.tokens,
         "tie_word_embeddings": language.tied_embeddings,
@@ -71,7 +79,9 @@ def model_settings(
         return LlavaConfig(architectures=["LlavaForConditionalGeneration"], **settings)
     return WideLlavaConfig(
         architectures=["WideLlavaForConditionalGeneration"],
+        projector_depth=config.projector.depth,
         projector_hidden_size=config.projector.ffn_hidden_size,
+        pixel_shuffle=config.image.pixel_shuffle,
         **settings,
     )
 

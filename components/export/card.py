@@ -11,6 +11,7 @@ import jinja2
 from components.context import RunContext
 from components.evaluate.scores import Scores, read_scores
 from components.export.source import ModelSource
+from components.model.config import ModelConfig
 from components.pages.formats import interval, points, size
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import read_manifest
@@ -49,11 +50,18 @@ def write_card(
         image=control["image"],
         layout=config.image.layout,
         size=config.image.size,
-        projector=config.projector.ffn_hidden_size,
+        projector=_projector(config),
         scores=[row for evaluation in scores for row in _score_rows(read_scores(evaluation))],
         lineage=[_lineage_row(record) for record in _made_from(model)],
     )
     write_text(folder / CARD_FILE, card)
+
+
+def _projector(config: ModelConfig) -> str:
+    """Describe the projector by the widths that it goes through: "4 x 1024 -> 14336 -> 4096"."""
+    squares = config.image.pixel_shuffle**2
+    first = config.vision.hidden_size if squares == 1 else f"{squares} x {config.vision.hidden_size}"
+    return " -> ".join(map(str, [first, *(outputs for _, outputs in config.projector_layers)]))
 
 
 def _score_rows(scores: Scores) -> list[list[str]]:

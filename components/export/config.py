@@ -13,8 +13,8 @@ class ExportConfig(BaseModel):
         max_shard_bytes (bytes): Largest safetensors file. A parameter's tensors are never separated, so that one larger than
             this has a file of its own.
         custom_code: Write modelling code into the folder, which then loads with `trust_remote_code=True`. Stock Llava has
-            a projector as wide as the language model and rounds the sides of padded pictures down; the code has neither
-            limit.
+            a projector of two layers as wide as the language model, no pixel shuffle, and rounds the sides of padded
+            pictures down; the code has none of these limits.
         verify: Compare the exported folder, run by transformers, with the checkpoint. Both run with one layer in memory.
         verify_tokens (tokens): Greedy tokens per prompt that are compared; each costs one pass over the checkpoint.
         tolerance: Largest absolute difference of any logit that passes, both computed in float32.

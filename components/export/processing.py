@@ -36,7 +36,8 @@ def write_processing(folder: Path, config: ModelConfig, source: Path, *, custom_
         {
             "processor_class": "LlavaProcessor",
             "image_token": settings["image_token"],
-            "patch_size": config.image.patch,
+            # The processor's only use of it is to count image tokens.
+            "patch_size": config.image.patch * config.image.pixel_shuffle,
             "vision_feature_select_strategy": "default",
             "num_additional_image_tokens": 1,  # the class token, which the strategy drops again
         },

@@ -15,7 +15,7 @@ from components.stage.manifest import check_files, read_manifest
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "export"
-VERSION = 1
+VERSION = 2
 REPORT_FILE = "export_report.json"
 NOT_VERIFIED = "not verified"
 

@@ -113,15 +113,16 @@ def _rules(config: ModelConfig) -> list[TensorRule]:
     language, vision = language_family(config.language.family), vision_family(config.vision.family)
     rules = [_prefixed(rule, "language_model.", _LANGUAGE) for rule in language.rules(config.language)]
     rules += [_prefixed(rule, "vision_model.", "") for rule in vision.rules(config.vision, _TOWER)]
-    for number in (1, 2):
-        rules.append(
-            TensorRule(
-                f"vision_projection.encoder.linear_fc{number}.weight",
-                (f"{_PROJECTOR}linear_{number}.weight",),
-                lambda sources: sources[0],
-                lambda parameter: [parameter],
+    for number in range(1, config.projector.depth + 1):
+        for kind in ("weight", "bias") if config.projector.bias else ("weight",):
+            rules.append(
+                TensorRule(
+                    f"vision_projection.encoder.linear_fc{number}.{kind}",
+                    (f"{_PROJECTOR}linear_{number}.{kind}",),
+                    lambda sources: sources[0],
+                    lambda parameter: [parameter],
+                )
             )
-        )
     return rules
 
 

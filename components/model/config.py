@@ -1,5 +1,6 @@
 """Architecture of the multimodal model and of its two pretrained parts, as stored in `model.json`."""
 
+import itertools
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -161,17 +162,21 @@ class VisionConfig(BaseModel):
 
 
 class ProjectorConfig(BaseModel):
-    """The two-layer MLP without bias between vision tower and language model.
+    """The linear layers between vision tower and language model.
 
     Attributes:
-        ffn_hidden_size: Width between the two layers.
-        activation: Its activation.
+        depth (layers): Number of layers.
+        ffn_hidden_size: Width between the layers; without a meaning where there is one.
+        activation: What stands between two layers.
+        bias: Whether every layer has a bias.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    depth: int = Field(default=2, gt=0)
     ffn_hidden_size: int = Field(gt=0)
     activation: Literal["silu", "gelu"] = "silu"
+    bias: bool = False
 
 
 class ModelConfig(BaseModel):
@@ -182,8 +187,8 @@ class ModelConfig(BaseModel):
         vision: The vision tower.
         projector: The projector between them.
         image: How pictures enter the vision tower.
-        image_token_id: Token that stands for one patch of a picture. It is never looked up nor predicted, so it may
-            lie beyond the vocabulary.
+        image_token_id: Token that stands for one feature of a picture: one patch, or several (`image.pixel_shuffle`). It is
+            never looked up nor predicted, so it may lie beyond the vocabulary.
         versions: Versions of the software that wrote the folder, for people.
     """
 
@@ -204,6 +209,13 @@ class ModelConfig(BaseModel):
                 f"{self.vision.image_size} and {self.vision.patch_size}"
             )
         return self
+
+    @property
+    def projector_layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of every layer of the projector."""
+        inputs = self.vision.hidden_size * self.image.pixel_shuffle**2
+        between = [self.projector.ffn_hidden_size] * (self.projector.depth - 1)
+        return list(itertools.pairwise([inputs, *between, self.language.hidden_size]))
 
 
 class LanguagePart(BaseModel):

@@ -142,6 +142,38 @@ def on_every_rank(action: Callable[[], _Result]) -> list[_Result]:
     return _on_ranks(action, first_alone=False)
 
 
+def gathered(part: torch.Tensor) -> torch.Tensor:
+    """Put the parts of all tensor-parallel ranks together; every rank calls this.
+
+    megatron-core's own function allocates on a GPU whatever the device.
+
+    Args:
+        part: This rank's part, [..., width / tensor-parallel size].
+
+    Returns:
+        [..., width] on every rank. The gradient of a part is the whole's, cut: the ranks' gradients of the whole are the same.
+    """
+    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+        return part
+    whole: torch.Tensor = _Gathered.apply(part)
+    return whole
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, part: torch.Tensor) -> torch.Tensor:
+        group = parallel_state.get_tensor_model_parallel_group()
+        own = part.contiguous()
+        parts = [torch.empty_like(own) for _ in range(group.size())]
+        torch.distributed.all_gather(parts, own, group=group)
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        group = parallel_state.get_tensor_model_parallel_group()
+        return gradient.chunk(group.size(), dim=-1)[group.rank()].contiguous()
+
+
 def make_repeatable(device: torch.device) -> None:
     """Let a GPU add in a fixed order, so that a run that goes on gives the bits of one that was never stopped.
 

@@ -77,14 +77,12 @@ def backward_flops(config: ModelConfig, work: Work, trained: Collection[Part]) -
 
 def _parts(config: ModelConfig, work: Work) -> dict[Part, _Products]:
     """Return every part's products in the order of the forward pass."""
-    projector, vision, language = config.projector, config.vision, config.language
-    patches = work.images * vision.patches
-    first = 2 * patches * vision.hidden_size * projector.ffn_hidden_size
-    second = 2 * patches * projector.ffn_hidden_size * language.hidden_size
+    image_tokens = work.images * config.image.tokens
+    projector = [2 * image_tokens * inputs * outputs for inputs, outputs in config.projector_layers]
     return {
-        "vision": _vision(vision, work.images),
-        "projection": _Products(weighted=first + second, attention=0, first=first),
-        "language": _language(language, work),
+        "vision": _vision(config.vision, work.images),
+        "projection": _Products(weighted=sum(projector), attention=0, first=projector[0]),
+        "language": _language(config.language, work),
     }
 
 

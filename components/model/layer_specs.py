@@ -75,13 +75,13 @@ def block_submodules(
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 
-def projector_submodules(backend: Backend) -> MLPSubmodules:
-    """Return the modules of the projector's MLP."""
+def linear_layers(backend: Backend) -> tuple[type, type]:
+    """Return the linear layers that are split by their outputs (column) and by their inputs (row)."""
     if backend == "transformer_engine":
         from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
-        return MLPSubmodules(linear_fc1=TEColumnParallelLinear, linear_fc2=TERowParallelLinear)
-    return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        return TEColumnParallelLinear, TERowParallelLinear
+    return ColumnParallelLinear, RowParallelLinear
 
 
 def _local_layer(mask: AttnMaskType, qk_norm: bool) -> ModuleSpec:

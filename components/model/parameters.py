@@ -70,6 +70,7 @@ def vision_parameters(config: VisionConfig) -> Parameters:
 
 
 def _projector(config: ModelConfig) -> Parameters:
-    ffn = config.projector.ffn_hidden_size
-    sizes = (config.vision.hidden_size * ffn, ffn * config.language.hidden_size)
-    return Parameters(split=sum(sizes), whole=0, largest=max(sizes))
+    weights = [inputs * outputs for inputs, outputs in config.projector_layers]
+    biases = [outputs if config.projector.bias else 0 for _, outputs in config.projector_layers]
+    # Layers are split by their outputs and by their inputs in turn; the bias of the latter is every rank's.
+    return Parameters(split=sum(weights) + sum(biases[::2]), whole=sum(biases[1::2]), largest=max(weights))

@@ -101,14 +101,14 @@ def vision_transformer_config(config: VisionConfig, settings: BuildSettings) -> 
 
 
 def projector_transformer_config(config: ModelConfig, settings: BuildSettings) -> TransformerConfig:
-    """Return the configuration of the projector's MLP."""
+    """Return the configuration of the projector's layers."""
     return TransformerConfig(
         num_layers=1,
         num_attention_heads=config.language.num_attention_heads,
         hidden_size=config.language.hidden_size,
         ffn_hidden_size=config.projector.ffn_hidden_size,
         kv_channels=config.language.kv_channels,
-        add_bias_linear=False,
+        add_bias_linear=config.projector.bias,
         gated_linear_unit=False,
         activation_func=F.silu if config.projector.activation == "silu" else F.gelu,
         hidden_dropout=0.0,

@@ -5,7 +5,6 @@ from typing import Literal, Protocol
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -18,11 +17,13 @@ from torch import Tensor, nn
 from components.errors import ConfigurationError, StageError
 from components.model.attention import packed_layout
 from components.model.config import ModelConfig, Part
+from components.model.distributed import gathered
 from components.model.language import LanguageModel
-from components.model.layer_specs import choose_backend, projector_submodules
+from components.model.layer_specs import choose_backend
+from components.model.projector import Projector
 from components.model.recompute import Recompute
 from components.model.streaming import outlined
-from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings, projector_transformer_config
+from components.model.transformer_config import DEFAULT_INIT_STD, BuildSettings
 from components.model.vision_tower import VisionTower
 
 PARTIAL_GRADIENT = "partial_gradient"
@@ -50,7 +51,7 @@ class TokenBatch(Protocol):
 class VisionLanguageModel(MegatronModule):
     """Language model that reads pictures; parameter names are those of megatron-core's `LLaVAModel`.
 
-    Image tokens arrive expanded (one per patch); their places in the sequence are filled with projected features.
+    Image tokens arrive expanded (`ImageSettings.tokens` per picture); their places in the sequence are filled with projected features.
 
     Args:
         architecture: The whole model.
@@ -64,7 +65,7 @@ class VisionLanguageModel(MegatronModule):
         architecture: ModelConfig,
         language_model: LanguageModel,
         vision_model: VisionTower,
-        vision_projection: MultimodalProjector,
+        vision_projection: Projector,
     ) -> None:
         super().__init__(config=language_model.config)
         self.architecture = architecture
@@ -93,7 +94,7 @@ class VisionLanguageModel(MegatronModule):
         """Run the model over a packed batch.
 
         Args:
-            batch: Tokens [T] of S samples, with `image_token_id` for every patch.
+            batch: Tokens [T] of S samples, with `image_token_id` as often as a picture has tokens.
             pixel_values: [N, 3, size, size], normalised, in the order of the image tokens; None without pictures.
             features: What `vision_features` gave for the pictures, in place of `pixel_values`.
             compute_loss: Return the loss per token instead of logits.
@@ -150,10 +151,10 @@ class VisionLanguageModel(MegatronModule):
         # The image token has no row of its own: any row stands in until the features replace it.
         embedded = self.language_model.embed(batch.tokens.index_fill(0, image_places, 0))
         if features is not None and images:
-            projected: Tensor = self.vision_projection(features.reshape(-1, 1, features.shape[-1]))
+            projected: Tensor = self.vision_projection(features)
             if pictures is not None:
-                projected = projected.unflatten(0, (features.shape[0], -1))[pictures].flatten(0, 1)
-            embedded = embedded.index_copy(0, image_places, projected.to(embedded.dtype))
+                projected = projected[pictures]
+            embedded = embedded.index_copy(0, image_places, projected.flatten(0, 1)[:, None].to(embedded.dtype))
         return embedded
 
 
@@ -214,12 +215,7 @@ def build_model(
             recompute=recompute,
         )
         vision_model = VisionTower(config.vision, settings)
-        vision_projection = MultimodalProjector(
-            projector_transformer_config(config, settings),
-            projector_submodules(settings.backend),
-            "mlp",
-            config.vision.hidden_size,
-        )
+        vision_projection = Projector(config, settings)
     model = VisionLanguageModel(config, language_model, vision_model, vision_projection).to(device=device, dtype=dtype)
     _mark_sharded_parameters(model)
     _mark_head_norms(model)
@@ -240,13 +236,7 @@ def gather_logits(logits: Tensor) -> Tensor:
     Returns:
         [..., padded vocabulary] on every rank, without gradient. Padded rows are minus infinity: they never win.
     """
-    group = parallel_state.get_tensor_model_parallel_group()
-    own = logits.detach().contiguous()
-    if group.size() == 1:
-        return own
-    parts = [torch.empty_like(own) for _ in range(group.size())]
-    torch.distributed.all_gather(parts, own, group=group)
-    return torch.cat(parts, dim=-1)
+    return gathered(logits.detach())
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -294,8 +284,11 @@ def _check_divisible(config: ModelConfig) -> None:
         "language.padded_vocabulary_size": language.padded_vocabulary_size,
         "vision.num_attention_heads": vision.num_attention_heads,
         "vision.ffn_hidden_size": vision.ffn_hidden_size,
-        "projector.ffn_hidden_size": config.projector.ffn_hidden_size,
     }
+    if config.projector.depth > 1:
+        sizes["projector.ffn_hidden_size"] = config.projector.ffn_hidden_size
+    if config.projector.depth % 2:
+        sizes["language.hidden_size"] = language.hidden_size
     wrong = [f"{name} = {size}" for name, size in sizes.items() if size % ranks]
     if wrong:
         raise ConfigurationError(

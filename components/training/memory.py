@@ -192,8 +192,9 @@ def _arriving(config: ModelConfig, trained: dict[Part, Parameters], ranks: int, 
 
 
 def _projector_activations(config: ModelConfig, batch: MicroBatch, size: int) -> int:
-    widths = config.vision.hidden_size + 2 * config.projector.ffn_hidden_size
-    return batch.images * config.image.tokens * widths * size
+    first, *further = (inputs for inputs, _ in config.projector_layers)
+    # Every layer's input, and that of the activation before it.
+    return batch.images * config.image.tokens * (first + 2 * sum(further)) * size
 
 
 def _tower_activations(config: VisionConfig, fused: bool) -> int:

@@ -145,10 +145,9 @@ def _profile(name: str, iterations: int, folder: Path) -> dict[str, float]:
 
 
 def _train_watched(spec: TrainingSpec) -> None:
-    from megatron.core.models.vision.multimodal_projector import MultimodalProjector
-
     from components.data.loader import TrainingLoader
     from components.model.language import LanguageModel
+    from components.model.projector import Projector
     from components.model.vision_tower import VisionTower
     from components.training import trainer
     from components.training.optimizer import MasterWeightAdamW
@@ -162,7 +161,7 @@ def _train_watched(spec: TrainingSpec) -> None:
         (trainer, "step_work", "counting"),
         (trainer, "normalise", "pixels"),
         (VisionTower, "forward", "vision forward"),
-        (MultimodalProjector, "forward", "projector forward"),
+        (Projector, "forward", "projector forward"),
         (LanguageModel, "embed", "language forward"),
         (LanguageModel, "run_packed", "language forward"),
         (LanguageModel, "token_losses", "logits and loss"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.context import RunContext
 from components.export.config import ExportConfig
 from components.export.stage import run_export
+from components.export.tensors import module_name
 from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import read_model_config
 from components.model.distributed import single_process
@@ -24,12 +25,14 @@ from tests.support.parity import (
     LANGUAGE_CLASSES,
     SIZES,
     VISION_CLASSES,
+    Case,
     Measured,
     Reference,
     build_reference,
     training_at,
 )
 from tests.support.parity_worker import DECODED_STEPS, decoded_tokens
+from tests.support.plain_projector import projector_names
 
 BOUND = 1e-4
 NAMES = [case.name for case in CASES]
@@ -64,7 +67,7 @@ def expected(references: dict[str, Reference]) -> dict[str, Tensor]:
 def test_every_decoding_step_equals_reading_everything_again(
     references: dict[str, Reference], measured: dict[str, Measured], name: str
 ) -> None:
-    continued = [sample.tokens for sample in samples()]
+    continued = [sample.tokens for sample in samples(image=references[name].image)]
     for step in range(DECODED_STEPS):
         if step:
             new = decoded_tokens(step)
@@ -88,23 +91,25 @@ def test_losses_and_all_gradients_equal_transformers(
         assert (found[parameter] - gradient).abs().max() <= BOUND * gradient.abs().max(), parameter
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_the_way_back_changes_no_bit_and_loads_in_transformers(
-    references: dict[str, Reference], name: str, tmp_path: Path
+    references: dict[str, Reference], case: Case, tmp_path: Path
 ) -> None:
-    reference = references[name]
+    reference = references[case.name]
     context = RunContext(run_id="t", run_name="t", workspace=tmp_path)
-    output = run_export(context, ExportConfig(tolerance=BOUND), reference.model)
+    config = ExportConfig(tolerance=BOUND, custom_code=not case.stock)
+    output = run_export(context, config, reference.model)
     assert output.manifest.facts["max_logit_difference"] <= BOUND
     exported = load_file(output.folder / "model.safetensors")
     for part, prefix in (("language", "language_model."), ("vision", "vision_tower.vision_model.")):
         source = load_file(reference.sources / part / "model.safetensors")
-        kept = {key: tensor for key, tensor in source.items() if f"{prefix}{key}" in exported}
+        names = {key: f"{prefix}{key}" if case.stock else module_name(f"{prefix}{key}") for key in source}
+        kept = {key: tensor for key, tensor in source.items() if names[key] in exported}
         left_out = source.keys() - kept.keys()
         assert all(key.startswith(("post_layernorm", "head.", "encoder.layers.2.")) for key in left_out), left_out
         for key, tensor in kept.items():
             if not key.startswith("post_layernorm"):
-                assert torch.equal(exported[f"{prefix}{key}"], tensor), key
+                assert torch.equal(exported[names[key]], tensor), key
 
 
 def _logits(reference: Reference, number: int, tokens: Tensor) -> Tensor:
@@ -115,8 +120,9 @@ def _logits(reference: Reference, number: int, tokens: Tensor) -> Tensor:
 
 
 def _backward(reference: Reference) -> Tensor:
-    logits = torch.cat([_logits(reference, number, sample.tokens) for number, sample in enumerate(samples())])
-    labels = packed(samples()).labels
+    chosen = samples(image=reference.image)
+    logits = torch.cat([_logits(reference, number, sample.tokens) for number, sample in enumerate(chosen)])
+    labels = packed(chosen).labels
     losses = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
     losses.sum().backward()
     return losses.detach()
@@ -138,9 +144,8 @@ def _expected_gradients(reference: Reference) -> dict[str, Tensor]:
     joined = {f"language_model.{rule.target}": _joined(rule, llava.model.language_model, llava) for rule in language}
     joined |= {f"vision_model.{rule.target}": _joined(rule, llava.model.vision_tower, llava) for rule in vision}
     projector = llava.model.multi_modal_projector
-    for number in (1, 2):
-        weight = projector.get_parameter(f"linear_{number}.weight")
-        joined[f"vision_projection.encoder.linear_fc{number}.weight"] = weight.grad
+    for name, own in projector_names(config).items():
+        joined[f"vision_projection.{own}"] = projector.get_parameter(name).grad
     return joined
 
 

@@ -2,7 +2,7 @@
 
 Used by the integration test, which sets bounds, and by the benchmark that prints the figures. `CASES` has a row for every family
 of language models and of vision towers; they cover query groups, rotary bases and scaling, tied embeddings, biases, norms of
-queries and keys, the activations of tower and projector, and both feature layers.
+queries and keys, the activations of tower and projector, both feature layers, and the projector's shapes.
 """
 
 import json
@@ -29,7 +29,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from components.combine.config import CombineConfig, ProjectorSettings
+from components.combine.config import CombineConfig, ImageChoice, ProjectorSettings
 from components.combine.stage import run_combine
 from components.context import RunContext
 from components.data.image_settings import ImageSettings
@@ -42,6 +42,7 @@ from components.weight_conversion.stage import run_weight_conversion
 from tests.support.model_samples import IMAGE_TOKEN, VOCABULARY, pixel_values, samples
 from tests.support.model_world import CLIP_SETTINGS, chat_template, finished_weights, redraw, tokenizer
 from tests.support.parity_worker import compute_logits, measure_training
+from tests.support.plain_projector import PlainProjector, projector_names
 from tests.support.ranks import run_ranks
 
 SIZES = (1, 2, 4)
@@ -73,6 +74,8 @@ class Case:
         vision: Settings of the vision tower that differ.
         feature_layer: Which layer's output the projector takes.
         activation: Activation of the projector.
+        projector: Settings of the projector that differ; where there are any, "uniform" draws it, biases too.
+        pixel_shuffle: Side of the square of patches that becomes one image token.
     """
 
     name: str
@@ -82,6 +85,13 @@ class Case:
     vision: dict[str, Any] = field(default_factory=dict)
     feature_layer: int = -1
     activation: str = "silu"
+    projector: dict[str, Any] = field(default_factory=dict)
+    pixel_shuffle: int = 1
+
+    @property
+    def stock(self) -> bool:
+        """Whether transformers' Llava has such a projector."""
+        return self.projector.get("depth", 2) == 2 and self.pixel_shuffle == 1
 
 
 CASES = (
@@ -123,12 +133,13 @@ CASES = (
         tower="siglip",
     ),
     Case(
-        "Qwen 2.5, biases, tied; SigLIP, layer -2; GELU projector",
+        "Qwen 2.5, biases, tied; SigLIP, layer -2; GELU projector with biases",
         "qwen2",
         {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6, "tie_word_embeddings": True},
         tower="siglip",
         feature_layer=-2,
         activation="gelu",
+        projector={"bias": True},
     ),
     Case(
         "Qwen 3, normed queries and keys; SigLIP, 28 pixels in patches of 8",
@@ -137,6 +148,24 @@ CASES = (
         tower="siglip",
         vision={"image_size": 28},
         activation="gelu",
+    ),
+    Case(
+        "Qwen 3; SigLIP; three layers with biases, 56 wide, on 2 x 2 patches",
+        "qwen3",
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6},
+        tower="siglip",
+        vision={"image_size": 32},
+        activation="gelu",
+        projector={"depth": 3, "ffn_hidden_size": 56, "bias": True},
+        pixel_shuffle=2,
+    ),
+    Case(
+        "Llama; CLIP; a linear layer on 4 x 4 patches",
+        "llama",
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e4},
+        vision={"image_size": 32},
+        projector={"depth": 1},
+        pixel_shuffle=4,
     ),
 )
 
@@ -185,12 +214,13 @@ def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
         ).folder
         for part in ("language", "vision")
     ]
-    projector = ProjectorSettings(
-        ffn_hidden_size=language.config.hidden_size,
-        activation=case.activation,  # type: ignore[arg-type]
-        init_std=0.2,
+    drawn = {"init": "uniform"} if case.projector else {"init_std": 0.2}
+    combined = CombineConfig(
+        projector=ProjectorSettings(**{"activation": case.activation, **drawn, **case.projector}),
+        image=ImageChoice(pixel_shuffle=case.pixel_shuffle),
+        seed=5,
     )
-    model = run_combine(context, CombineConfig(projector=projector, seed=5), *parts).folder
+    model = run_combine(context, combined, *parts).folder
     llava = _llava(case, language, vision, model)
     image = read_model_config(model).image
     exact, own = _logits(llava.float(), image), _logits(llava.to(dtype), image)
@@ -274,6 +304,7 @@ def _vision(case: Case) -> Any:
 
 def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForConditionalGeneration:
     """Put the source models together as transformers does; the projector is the one that combine has drawn."""
+    architecture = read_model_config(model)
     config = LlavaConfig(
         text_config=language.config,
         vision_config=vision.config,
@@ -281,20 +312,24 @@ def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForCondi
         projector_hidden_act=case.activation,
         vision_feature_layer=case.feature_layer,
         vision_feature_select_strategy="default" if case.tower == "clip" else "full",
-        multimodal_projector_bias=False,
-        image_seq_length=read_model_config(model).image.tokens,
+        multimodal_projector_bias=case.projector.get("bias", False),
+        image_seq_length=architecture.image.tokens,
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
     llava = LlavaForConditionalGeneration(config).eval()
     llava.model.language_model.load_state_dict(language.model.state_dict())
     llava.lm_head.load_state_dict(language.lm_head.state_dict())
     llava.model.vision_tower.load_state_dict(vision.state_dict())
+    if not case.stock:
+        llava.model.multi_modal_projector = PlainProjector(architecture)  # type: ignore[assignment]
     with single_process():
-        combined = build_model(read_model_config(model))
+        combined = build_model(architecture)
         load_model(combined, model / "checkpoint")
-        for number in (1, 2):
-            weight = combined.vision_projection.get_parameter(f"encoder.linear_fc{number}.weight").detach()
-            llava.model.multi_modal_projector.get_submodule(f"linear_{number}").load_state_dict({"weight": weight})
+    drawn = {
+        name: combined.vision_projection.get_parameter(own).detach()
+        for name, own in projector_names(architecture).items()
+    }
+    llava.model.multi_modal_projector.load_state_dict(drawn)
     return llava
 
 

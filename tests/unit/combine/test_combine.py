@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.utils import scaled_init_method_normal
+from torch import nn
 
-from components.combine.config import ImageChoice
+from components.combine.config import ImageChoice, ProjectorSettings
 from components.combine.stage import run_combine
 from components.data.image_settings import ImageSettings, PixelSettings
 from components.errors import ConfigurationError, InputError
@@ -68,6 +70,59 @@ def test_parts_are_unchanged_and_the_projector_follows_its_seed(world: World, tm
     assert abs(float(projector.std()) - 0.2) < 0.01
 
 
+def projector_of(world: World, workspace: Path, **settings: object) -> dict[str, torch.Tensor]:
+    folder = combined(world, workspace, projector=ProjectorSettings(**settings)).folder
+    return {name: value.detach() for name, value in loaded(folder).vision_projection.named_parameters()}
+
+
+def test_a_projector_without_settings_has_two_layers_as_wide_as_the_language_model(
+    world: World, tmp_path: Path
+) -> None:
+    projector = projector_of(world, tmp_path)
+    assert {name: tuple(value.shape) for name, value in projector.items()} == {
+        "encoder.linear_fc1.weight": (48, 32),
+        "encoder.linear_fc2.weight": (48, 48),
+    }
+
+
+def test_the_last_layer_starts_smaller_by_the_layers_of_the_language_model(world: World, tmp_path: Path) -> None:
+    """Against megatron-core's own function, which the reference's model is drawn with."""
+    layers = world.language.config.num_hidden_layers
+    normal, scaled = (
+        projector_of(world, tmp_path / init, init=init, init_std=0.2, depth=3, bias=True)
+        for init in ("normal", "scaled")
+    )
+    expected = torch.empty(300_000)
+    scaled_init_method_normal(0.2, layers)(expected)
+    for number in (1, 2, 3):
+        name = f"encoder.linear_fc{number}"
+        ratio = scaled[f"{name}.weight"] / normal[f"{name}.weight"]
+        wanted = float(expected.std()) / 0.2 if number == 3 else 1.0
+        assert (ratio - wanted).abs().max() <= 0.01
+        assert not normal[f"{name}.bias"].any()
+        assert not scaled[f"{name}.bias"].any()
+    single = [projector_of(world, tmp_path / f"one-{init}", init=init, depth=1) for init in ("normal", "scaled")]
+    assert torch.equal(single[0]["encoder.linear_fc1.weight"], single[1]["encoder.linear_fc1.weight"])
+
+
+def test_uniform_is_drawn_as_pytorch_draws_a_linear_layer(world: World, tmp_path: Path) -> None:
+    projector = projector_of(world, tmp_path, init="uniform", ffn_hidden_size=400, bias=True)
+    for number, layer in enumerate((nn.Linear(32, 400), nn.Linear(400, 48)), start=1):
+        for kind in ("weight", "bias"):
+            found, reference = projector[f"encoder.linear_fc{number}.{kind}"], layer.get_parameter(kind).detach()
+            bound = layer.in_features**-0.5
+            assert found.shape == reference.shape
+            assert bound * 0.9 < found.abs().max() <= bound
+            assert abs(float(found.std() / reference.std()) - 1) < 0.3
+    assert projector["encoder.linear_fc1.weight"].std() * 3**0.5 == pytest.approx(32**-0.5, rel=0.02)
+
+
+def test_pixel_shuffle_widens_the_first_layer_and_takes_fewer_tokens(world: World, tmp_path: Path) -> None:
+    output = combined(world, tmp_path, image=ImageChoice(pixel_shuffle=3))
+    assert output.manifest.facts["image_tokens"] == 1
+    assert loaded(output.folder).vision_projection.get_parameter("encoder.linear_fc1.weight").shape == (40, 32 * 9)
+
+
 def test_what_is_left_out_is_the_towers(world: World, tmp_path: Path) -> None:
     vision = tmp_path / "vision"
     shutil.copytree(part(world, "vision"), vision)
@@ -84,6 +139,12 @@ def test_what_is_left_out_is_the_towers(world: World, tmp_path: Path) -> None:
     )
     assert own == ImageSettings(**trained.model_dump(), size=24, patch=8, layout="pad")
     assert chosen == own.model_copy(update={"mean": (0.1, 0.2, 0.3), "layout": "squash"})
+
+
+def test_a_pixel_shuffle_that_does_not_divide_the_patches_is_refused(world: World, tmp_path: Path) -> None:
+    message = r"don't fit the weights: pixel_shuffle 2 does not divide the 3 x 3 patches .* set it to one of 1, 3, or"
+    with pytest.raises(ConfigurationError, match=message):
+        combined(world, tmp_path, image=ImageChoice(pixel_shuffle=2))
 
 
 @pytest.mark.parametrize("image", [ImageChoice(size=48, patch=8), ImageChoice(patch=12)])

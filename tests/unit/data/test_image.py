@@ -209,8 +209,11 @@ def test_published_settings_give_the_pixels_of_transformers(tower: str, size: in
 
 def test_settings_are_checked() -> None:
     assert ImageSettings(size=336, patch=14).tokens == 576
+    assert ImageSettings(size=336, patch=14, pixel_shuffle=2).tokens == 144
     assert ImageSettings(size=384, patch=14).tokens == 27 * 27
     with pytest.raises(ValueError, match="size 15 is less than patch 16"):
         ImageSettings(size=15, patch=16)
+    with pytest.raises(ValueError, match="does not divide the 27 x 27 patches .* set it to one of 1, 3, 9, 27, or"):
+        ImageSettings(size=384, patch=14, pixel_shuffle=2)
     with pytest.raises(ValueError, match="std must be positive"):
         ImageSettings(size=32, patch=16, std=(1, 0, 1))

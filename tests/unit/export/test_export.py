@@ -65,6 +65,16 @@ KINDS = {
         },
         {},
     ),
+    "mlp2x_gelu": Kind({"projector": {"activation": "gelu", "bias": True, "init": "uniform"}}, {}),
+    "deep, shuffled": Kind(
+        {
+            "vision": {"image_size": 32},
+            "projector": {"depth": 3, "ffn_hidden_size": 56, "bias": True, "init": "uniform"},
+            "image": {"pixel_shuffle": 2},
+        },
+        {"custom_code": True},
+    ),
+    "linear": Kind({"projector": {"depth": 1}}, {"custom_code": True}),
     "image token beyond, tied": Kind(
         {"language": {"vocab_size": TEXT_TOKENS, "tie_word_embeddings": True}, "write_tokenizer": image_token_beyond},
         {},
@@ -270,6 +280,9 @@ def test_files_stay_below_their_size(exports: dict[str, Exported]) -> None:
 def test_card_says_how_to_load_it_and_what_it_was_made_from(exports: dict[str, Exported]) -> None:
     stock, wide = ((exports[kind].output.folder / "README.md").read_text() for kind in ("stock", "wide, tied"))
     assert "trust_remote_code=True" in wide
+    assert "a projector of its own shape (32 -> 40 -> 48)" in wide
+    deep = (exports["deep, shuffled"].output.folder / "README.md").read_text()
+    assert "a projector of its own shape (4 x 32 -> 56 -> 56 -> 48)" in deep
     assert "trust_remote_code" not in stock
     assert "rounds down" in stock
     for stage in ("weight_conversion/language", "weight_conversion/vision", "combine"):
@@ -376,9 +389,25 @@ def test_a_wrong_export_is_caught(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wide_projector_is_refused_without_code(exports: dict[str, Exported], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"as wide as the language model \(48\).*custom_code=true"):
-        export_to(ExportConfig(), exports["wide, tied"].sources.model, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("kind", "difference", "remedy"),
+    [
+        ("wide, tied", "is 40 wide", "combine.projector.ffn_hidden_size=48"),
+        (
+            "deep, shuffled",
+            "is of depth 3, 56 wide, fed with 2 x 2 patches at a time",
+            "combine.projector.depth=2, combine.projector.ffn_hidden_size=48, combine.image.pixel_shuffle=1",
+        ),
+        ("linear", "is of depth 1", "combine.projector.depth=2"),
+    ],
+)
+def test_what_stock_llava_has_not_is_refused_without_code(
+    exports: dict[str, Exported], kind: str, difference: str, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"as wide as the language model \(48\).*custom_code=true") as caught:
+        export_to(ExportConfig(), exports[kind].sources.model, tmp_path / "out")
+    assert f"this model's {difference}. Set" in str(caught.value)
+    assert f"Or set {remedy} and train again." in str(caught.value)
 
 
 def test_folder_that_exists_is_refused(exports: dict[str, Exported], tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ def models(draw: st.DrawFn) -> ModelConfig:
     return ModelConfig(
         language=language,
         vision=vision,
-        projector=ProjectorConfig(ffn_hidden_size=draw(st.integers(1, 6))),
-        image=ImageSettings(size=8, patch=4),
+        projector=ProjectorConfig(
+            depth=draw(st.integers(1, 4)), ffn_hidden_size=draw(st.integers(1, 6)), bias=draw(st.booleans())
+        ),
+        image=ImageSettings(size=8, patch=4, pixel_shuffle=draw(st.sampled_from([1, 2]))),
         image_token_id=draw(st.integers(0, vocabulary + 5)),
     )
 
@@ -100,9 +102,10 @@ def test_export_inverts_the_conversion_for_any_shape(config: ModelConfig, module
         assert torch.equal(
             rule.join([written[name(source)] for source in rule.sources]), parameters[f"vision_model.{rule.target}"]
         )
-    for number in (1, 2):
-        found = written[name(f"multi_modal_projector.linear_{number}.weight")]
-        assert torch.equal(found, parameters[f"vision_projection.encoder.linear_fc{number}.weight"])
+    for number in range(1, config.projector.depth + 1):
+        for kind in ("weight", "bias") if config.projector.bias else ("weight",):
+            found = written[name(f"multi_modal_projector.linear_{number}.{kind}")]
+            assert torch.equal(found, parameters[f"vision_projection.encoder.linear_fc{number}.{kind}"])
     assert set(plan.module_names.values()) == set(written)
 
 

@@ -9,6 +9,7 @@ from components.model.distributed import single_process
 from components.model.parameters import Parameters, parameters_of
 from components.model.vlm import outlined_model
 from tests.support.model_config import CONFIG, changed
+from tests.support.projector_shapes import SHAPES
 
 SIGLIP = {"family": "siglip", "class_token": False, "pre_norm": False, "patch_bias": True, "activation": "gelu_tanh"}
 
@@ -28,6 +29,12 @@ def test_parts_of_the_built_model(language: dict[str, Any], vision: dict[str, An
         vision={**CONFIG.vision.model_dump(), **vision},
     )
     assert parameters_of(config) == built_parameters(config)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_projector_of_any_shape(name: str) -> None:
+    config = SHAPES[name]
+    assert parameters_of(config)["projection"] == built_parameters(config)["projection"]
 
 
 def built_parameters(config: ModelConfig) -> dict[str, Parameters]:

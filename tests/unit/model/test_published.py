@@ -160,7 +160,8 @@ def test_vision_tower(vision: tuple[VisionRow, Any]) -> None:
     assert whole / 1e6 == pytest.approx(row.published_millions, abs=0.005)
 
     picture = Work(tokens=0, pairs=0, answers=0, images=1)
-    model = CONFIG.model_copy(update={"vision": ours})
+    image = CONFIG.image.model_copy(update={"size": ours.image_size, "patch": ours.patch_size})
+    model = CONFIG.model_copy(update={"vision": ours, "image": image})
     projector = 2 * ours.patches * model.projector.ffn_hidden_size * (ours.hidden_size + model.language.hidden_size)
     flops = forward_flops(model, picture) - projector
     with FlopCounterMode(display=False) as counted, torch.no_grad():

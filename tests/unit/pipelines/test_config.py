@@ -75,7 +75,9 @@ def test_reference_preset_has_the_references_figures() -> None:
     )
     assert (pretrain.clip_grad, sft.clip_grad, sft.weight_decay) == (1.0, 0.5, 0.1)
     assert (config.combine.image.mean, config.combine.image.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert config.combine.projector.ffn_hidden_size == 14336
+    projector = config.combine.projector
+    assert (projector.depth, projector.ffn_hidden_size, projector.bias) == (2, 14336, False)
+    assert (projector.init, projector.init_std) == ("scaled", 0.014)
 
 
 def test_preset_of_one_gpu_has_the_references_recipe() -> None:
@@ -133,6 +135,10 @@ def test_preset_from_a_file(tmp_path: Path) -> None:
         ("name=", "name: Input should be a valid string"),
         ("pretrain={a: 1}", "pretrain.recipe: is missing"),
         ("pretrain={recipe: {}, lanch: {}}", "pretrain.lanch: there is no such setting; did you mean pretrain.launch?"),
+        (
+            "combine.image.pixel_shuffle=3",
+            "pixel_shuffle 3 does not divide the 4 x 4 patches of size 64 and patch 16: set it to one of 1, 2, 4, or",
+        ),
         ("pretrain.launch.tensor_parallel=3", "must be a multiple of tensor_parallel"),
         ("cluster.gpus=1", "cluster.gpus (1) is less than pretrain.launch.processes_per_node"),
         ("pretrain.launch.backend=pytorchjob", "needs a workspace that all its pods share: set cluster.pvc"),
@@ -143,6 +149,31 @@ def test_wrong_override_is_explained(override: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_preset("laptop", [override])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["combine.projector.depth=3", "combine.image.pixel_shuffle=2"])
+def test_what_only_code_can_export_is_refused_without_it_before_a_run_starts(setting: str) -> None:
+    assert load_preset("laptop", [setting]).export.custom_code
+    with pytest.raises(ConfigurationError, match="set export.custom_code=true"):
+        load_preset("laptop", [setting, "export.custom_code=false"])
+
+
+SIGLIP = [
+    "weights.vision_source=hf://google/siglip-so400m-patch14-384",
+    "export.custom_code=true",
+]
+
+
+def test_squares_that_do_not_fit_a_published_tower_are_refused_before_a_run_starts() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_preset("mistral-clip-7b", [*SIGLIP, "combine.image.pixel_shuffle=2"])
+    message = (
+        "pixel_shuffle 2 does not divide the 27 x 27 patches of size 384 and patch 14: set it to one of 1, 3, 9, 27, or"
+    )
+    assert f"combine.image: {message}" in str(caught.value)
+    assert load_preset("mistral-clip-7b", [*SIGLIP, "combine.image.pixel_shuffle=3"])
+    unknown = ["weights.vision_source=hf://me/my-tower", "export.custom_code=true"]
+    assert load_preset("mistral-clip-7b", [*unknown, "combine.image.pixel_shuffle=2"])
 
 
 TRAINJOBS = ["pretrain.launch.backend=trainjob", "sft.launch.backend=trainjob"]

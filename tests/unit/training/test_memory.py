@@ -11,11 +11,12 @@ from components.model.config import ModelConfig, Part
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.training.config import TrainingConfig
-from components.training.memory import RUNTIME_BYTES, MicroBatch, memory_of
+from components.training.memory import RUNTIME_BYTES, MicroBatch, _projector_activations, memory_of
 from components.training.optimizer import MasterWeightAdamW
 from tests.support.model_config import CONFIG, changed
 from tests.support.model_samples import IMAGE, IMAGE_TOKEN, pixel_values
 from tests.support.peak_memory import PeakMemory
+from tests.support.projector_shapes import SHAPES, inputs
 
 SAMPLES, LENGTH, ANSWERS = 4, 128, 24
 BATCH = MicroBatch(tokens=SAMPLES * LENGTH, answers=SAMPLES * ANSWERS, images=SAMPLES)
@@ -99,6 +100,25 @@ def test_what_the_backward_pass_needs(trained: dict[str, Any], recompute: str, l
     found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     estimate = memory_of(config, training, BATCH, fused=False)
     assert estimate.activations + estimate.logits == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_the_backward_pass_needs_of_a_projector_of_any_shape(name: str) -> None:
+    config = SHAPES[name]
+    projector = build_model(config, init_seed=1).vision_projection
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in projector.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    features, _ = inputs(1, config)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        projector(features)
+    found = sum(size for place, size in saved.items() if place not in parameters)
+    shown = MicroBatch(tokens=0, answers=0, images=len(features))
+    assert _projector_activations(config, shown, size=4) == found
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
