@@ -10,6 +10,9 @@ from components.compare.runs import ComparedRun
 from components.data.pictures import Pictures
 from components.errors import InputError
 from components.evaluate.page import LABELS
+from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
+from components.evaluate.paper import PaperTable, paper_table
+from components.evaluate.scores import Scores
 from components.metrics.registry import find_metric
 from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
 from components.pages.formats import duration, interval, moment, p_value, points, quantity
@@ -112,6 +115,7 @@ class ComparisonView:
     runs: list[RunView]
     summary: list[tuple[str, str, str, str]]
     tasks: list[TaskView]
+    paper: PaperTable
     curves: list[CurvesView]
     speeds: list[tuple[str, list[str]]]
     times: list[tuple[str, list[str], bool]]
@@ -131,13 +135,21 @@ def render_comparison(comparison: Comparison) -> str:
         runs=runs,
         summary=[_summary(view, task, runs) for view, task in zip(tasks, comparison.tasks, strict=True)],
         tasks=tasks,
+        paper=paper_table(_scores_of_runs(comparison)),
         curves=_curves(comparison.runs, runs),
         speeds=_speeds(comparison.runs),
         times=_times(comparison.runs),
         settings=[(key, list(values)) for key, values in comparison.settings.items()],
         equal_settings=comparison.equal_settings,
     )
-    return render_page(_TEMPLATE, view)
+    return render_page(_TEMPLATE, view, parts=[EVALUATION_TEMPLATES])
+
+
+def _scores_of_runs(comparison: Comparison) -> dict[str, list[Scores]]:
+    return {
+        label: [task.evaluations[number].scores for task in comparison.tasks if number in task.evaluations]
+        for number, label in enumerate(comparison.labels)
+    }
 
 
 def _title(labels: Sequence[str]) -> str:

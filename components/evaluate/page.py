@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluate.samples import ShownSample
-from components.evaluate.scores import Scores
+from components.evaluate.scores import Measure, Scores
 from components.pages.bars import Bar, BarRow, bars
+from components.pages.charts import Dot, DotRow, Figure, dot_chart
 from components.pages.page import render_page
 from components.pages.pictures import data_uri
 
@@ -29,6 +30,7 @@ class EvaluationView:
     title: str
     scores: Scores
     bars: list[Bar]
+    published: list[Figure]
     categories: list[tuple[str, list[Bar]]]
     scale: str
     method: str
@@ -50,6 +52,7 @@ def evaluation_view(scores: Scores, samples: Sequence[ShownSample], folder: Path
         title=title_of(scores),
         scores=scores,
         bars=_score_bars(scores),
+        published=_published(scores),
         categories=_categories(scores),
         scale=f"{scores.presentation.scale}; whiskers show the 95 % interval",
         method=_method(scores),
@@ -77,6 +80,25 @@ def _score_bars(scores: Scores) -> list[Bar]:
     rows = [BarRow(LABELS["none"], scores.metrics[scores.headline])]
     rows += [BarRow(LABELS[name], values[scores.headline], own=False) for name, values in scores.controls.items()]
     return bars(rows, scores.presentation.full_scale)
+
+
+def _published(scores: Scores) -> list[Figure]:
+    """Return a chart of the model beside known ones, for every metric that they have figures of."""
+    figures = []
+    known = scores.presentation.published
+    for metric in dict.fromkeys(one.metric for one in known if one.metric in scores.metrics):
+        dots = [DotRow(LABELS["none"], [Dot(scores.metrics[metric], "main", LABELS["none"])])]
+        dots += [
+            DotRow(
+                f"{one.model}, {one.note}" if one.note else one.model,
+                [Dot(Measure(value=one.value), "second control", one.model)],
+            )
+            for one in known
+            if one.metric == metric
+        ]
+        caption = f"{scores.label(metric)} of this model and of known ones, as published"
+        figures.append(Figure(caption, dot_chart(f"{scores.label(metric)} beside published figures", dots)))
+    return figures
 
 
 def _categories(scores: Scores) -> list[tuple[str, list[Bar]]]:

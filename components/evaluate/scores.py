@@ -76,6 +76,26 @@ class GateResult(BaseModel):
         return "pass" if self.passed else self.action
 
 
+class PublishedFigure(BaseModel):
+    """A figure of a known model on the same benchmark, in points.
+
+    Attributes:
+        model: The model.
+        metric: The metric.
+        value: Its value.
+        source: Who published it, and where.
+        note: What is otherwise than here; empty for nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    metric: str
+    value: float
+    source: str
+    note: str = ""
+
+
 class Presentation(BaseModel):
     """How scores of a kind of task are put to people.
 
@@ -88,6 +108,8 @@ class Presentation(BaseModel):
         full_scale: Where the axis of its charts ends, in points; None to fit the values.
         lead: How to read the shown samples.
         method: How it was scored.
+        columns: Metrics that a table of several benchmarks shows; none for the headline.
+        published: Figures of known models.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -100,6 +122,8 @@ class Presentation(BaseModel):
     full_scale: float | None = None
     lead: str = ""
     method: str = ""
+    columns: tuple[str, ...] = ()
+    published: tuple[PublishedFigure, ...] = ()
 
 
 class Scores(BaseModel):

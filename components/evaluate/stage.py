@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from components.tasks.kind import Answer
     from components.tasks.sample import HeldOutSample
 
-VERSION = 4
+VERSION = 5
 PAGE_FILE = "evaluation.html"
 # Kept in MLflow: what people look at, and what a later run is compared with.
 ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)
@@ -97,7 +97,7 @@ def _evaluate(
     from components.evaluate.page import render_evaluation
     from components.evaluate.sample_scores import read_sample_scores, write_sample_scores
     from components.evaluate.samples import Samples, write_samples
-    from components.evaluate.scores import Presentation, Scores, why_partial, write_scores
+    from components.evaluate.scores import Presentation, PublishedFigure, Scores, why_partial, write_scores
     from components.evaluate.scoring import score
     from components.stage.provenance import SCORING, library_versions, model_fingerprint
     from components.tasks.kind import MODEL
@@ -158,6 +158,8 @@ def _evaluate(
             full_scale=headline.full_scale,
             lead=kind.lead,
             method=findings.method,
+            columns=task.columns,
+            published=tuple(PublishedFigure(**figure.model_dump()) for figure in task.published),
         ),
         partial=why_partial(len(samples), len(expected), generation.available, merged.duplicates, kind.noun),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from components.context import RunContext
 from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
 from components.evaluate.page import EvaluationView, evaluation_view
+from components.evaluate.paper import PaperTable, paper_table
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.pages.charts import Figure
@@ -58,6 +59,7 @@ class ReportView:
     summary: list[tuple[str, str, str, str]]
     dataset: str
     evaluations: list[EvaluationView]
+    paper: PaperTable
     trainings: list[TrainingView]
     stages: list[StageRow]
     total: str
@@ -84,6 +86,7 @@ def render_report(
         summary=[_summary(f"task-{number}", item) for number, item in enumerate(views, start=1)],
         dataset=_dataset(stages),
         evaluations=views,
+        paper=paper_table({context.run_name: [item.scores for item in views]}),
         trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
         stages=_stage_rows(stages),
         total=duration(sum(record.manifest.duration_s for record in this_run)),

@@ -40,6 +40,7 @@ class Published(BaseModel):
         metric: The metric.
         value (points): Its value.
         source: Who published it, and where.
+        note: What is otherwise than here, as another split; empty for nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class Published(BaseModel):
     metric: str
     value: float
     source: str = Field(min_length=1)
+    note: str = ""
 
 
 class Origin(BaseModel):

@@ -78,10 +78,10 @@ def test_multiple_choice_scores_hold_controls_intervals_and_provenance(
     assert difference.value == pytest.approx(own.value - scores.controls["blank"]["accuracy"].value, abs=1e-3)
     assert difference.low is not None
     assert difference.low > 0
-    assert (scores.git_commit, scores.prompt_version) == ("abc", "multiple_choice 1")
+    assert (scores.git_commit, scores.prompt_version) == ("abc", "multiple_choice 2")
     assert scores.checkpoint.startswith("pretrain/")
     assert len(scores.checkpoint_files) == 16
-    assert scores.task_identity.startswith("multiple_choice@1:")
+    assert scores.task_identity.startswith("multiple_choice@2:")
     assert {"python", "numpy", "pycocoevalcap"} <= set(scores.versions["evaluate"])
     assert scores.partial == ""
     assert "PARTIAL" not in (output.folder / "evaluation.html").read_text()
