@@ -17,6 +17,7 @@ from components.pages.charts import Figure
 from components.pages.formats import duration, moment, points, size
 from components.pages.page import render_page
 from components.report.config import ReportConfig
+from components.report.data import MixtureView, mixture_views
 from components.report.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
@@ -61,6 +62,7 @@ class ReportView:
     evaluations: list[EvaluationView]
     paper: PaperTable
     trainings: list[TrainingView]
+    mixtures: list[MixtureView]
     stages: list[StageRow]
     total: str
     reused: int
@@ -88,6 +90,7 @@ def render_report(
         evaluations=views,
         paper=paper_table({context.run_name: [item.scores for item in views]}),
         trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
+        mixtures=mixture_views(stages),
         stages=_stage_rows(stages),
         total=duration(sum(record.manifest.duration_s for record in this_run)),
         reused=len(stages) - len(this_run),

@@ -20,6 +20,7 @@ from components.wds_conversion.conversion import (
     summary,
     write_rejects,
 )
+from components.wds_conversion.left_out import LEFT_OUT_FOLDER
 from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER
 from components.wds_conversion.shards import ShardResult, read_marker
 
@@ -63,12 +64,23 @@ def merge(
         if result.samples:
             _link(shard, folder / SHARDS_FOLDER / shard.name)
         progress.update(len(results))
+    _link_left_out(parts, folder)
     entries = _check_complete(results, totals)
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, annotations, folder / REJECTS_FILE)
     facts = summary(results, mixture_of(annotations))
     check_shard_count(facts, config, folder / REJECTS_FILE)
     return Converted(entries, facts, shard_files(results))
+
+
+def _link_left_out(parts: Sequence[Path], folder: Path) -> None:
+    """Put the pictures of left-out samples of all parts into one folder."""
+    shutil.rmtree(folder / LEFT_OUT_FOLDER, ignore_errors=True)
+    for part in parts:
+        for path in sorted((part / LEFT_OUT_FOLDER).glob("*/*.jpg")):
+            target = folder / path.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(path, target)
 
 
 def _check_complete(results: dict[str, ShardResult], totals: set[int]) -> int:

@@ -113,8 +113,11 @@ def write_shard(task: ShardTask) -> ShardResult:
     Raises:
         StageError: It reads back other than it was written.
     """
-    from components.wds_conversion.shard_file import ShardFile  # not for a process that lets others write
+    # Not for a process that lets others write.
+    from components.wds_conversion.left_out import LeftOutPictures
+    from components.wds_conversion.shard_file import ShardFile
 
+    left_out_pictures = LeftOutPictures(task.path.parent.parent, task.path.stem)
     rejects: list[Reject] = []
     pictures: Counter[int] = Counter()
     formats: Counter[str] = Counter()
@@ -124,7 +127,9 @@ def write_shard(task: ShardTask) -> ShardResult:
         for row in rows:
             if row.reject is not None:
                 rejects.append(row.reject)
-            left_out.update(sample.cause for sample in row.left_out)
+            for sample in row.left_out:
+                left_out[sample.cause] += 1
+                left_out_pictures.note(sample)
             for key, fields in row.samples:
                 shard.write(key, fields)
                 pictures[len(fields) - 1] += 1

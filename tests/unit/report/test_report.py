@@ -17,6 +17,7 @@ from components.report.config import ReportConfig
 from components.report.lineage import upstream_stages
 from components.report.stage import run_report
 from components.stage.runner import StageWork
+from tests.support.data_samples import picture
 from tests.support.evaluation_world import (
     finished_stage,
     good_caption,
@@ -47,6 +48,23 @@ def trained(context: RunContext, stage: str, inputs: dict[str, Path | str]) -> P
     return finished_stage(context, stage, write, inputs, learning_rate=1e-3)
 
 
+def streamed(context: RunContext) -> Path:
+    """A conversion of a mixture that left samples out."""
+
+    def write(work: StageWork) -> dict[str, Any]:
+        path = work.folder / "left_out" / "min_side" / "pretrain-chart-000000-0.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(1))
+        counts = {"layout": "cauldron", "rows": 5000, "samples": 4990, "reject_causes": {"broken_picture": 3}}
+        datasets = {
+            "chart": {**counts, "source": f"hf://datasets/{HOSTILE}", "weight": 3.0, "left_out": {"min_side": 7}},
+            "other": {**counts, "source": "s3://b/k", "weight": 1.0, "left_out": {}},
+        }
+        return {"datasets": datasets, "left_out": {"min_side": 7}}
+
+    return finished_stage(context, "wds_conversion/pretrain", write, {"raw": "file:///x#1"})
+
+
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
     workspace = tmp_path_factory.mktemp("workspace")
@@ -60,7 +78,7 @@ def report(context: RunContext) -> str:
         patch.setattr(java, "find_java", lambda: None)
         raw = raw_dataset(context, 20)
         combined = stub_model(context, "combine")
-        pretrain = trained(context, "pretrain", {"model": combined, "raw": raw})
+        pretrain = trained(context, "pretrain", {"model": combined, "raw": raw, "dataset": streamed(context)})
         sft = trained(context, "sft", {"model": pretrain, "raw": raw})
         captions = predictions(
             context,
@@ -96,7 +114,7 @@ def test_the_report_is_well_formed_and_shows_every_part(report: str) -> None:
     tags = [tag for tag, _ in page.tags]
     assert tags.count("article") == 16
     assert tags.count("svg") == 4
-    assert tags.count("img") == 16
+    assert tags.count("img") == 17
 
 
 def test_the_report_escapes_what_the_model_and_the_user_wrote(report: str) -> None:
@@ -120,7 +138,7 @@ def test_the_report_needs_nothing_from_outside(report: str) -> None:
 def test_lineage_lists_inputs_before_what_uses_them(context: RunContext, report: str) -> None:
     (sft,) = (context.workspace / "sft").glob("*/manifest.json")
     stages = [record.manifest.stage for record in upstream_stages(context, [sft.parent])]
-    assert stages == ["combine", "download_dataset", "pretrain", "sft"]
+    assert stages == ["combine", "download_dataset", "wds_conversion/pretrain", "pretrain", "sft"]
 
 
 def test_another_run_of_the_same_results_gets_its_own_report(context: RunContext, report: str) -> None:
@@ -140,3 +158,13 @@ def test_another_run_of_the_same_results_gets_its_own_report(context: RunContext
 def test_an_unfinished_input_is_refused(context: RunContext, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="not a finished stage folder"):
         run_report(context, ReportConfig(), tmp_path, tmp_path, [])
+
+
+def test_a_mixture_says_what_came_from_where_and_shows_what_was_left_out(report: str) -> None:
+    section = report.split("What pretrain learnt from")[1].split("</section>")[0]
+    text = " ".join(parsed(section.split("</h2>")[1]).text.split())
+    assert "charthf://datasets/" in text
+    assert "cauldron75%5,0004,9907 min_side3 broken_picture" in text
+    assert "Left out: min_side (7)" in text
+    assert section.count("<img ") == 1
+    assert "<script>" not in section
