@@ -166,6 +166,8 @@ class Streamed:
             write_mixture(mixture_file(folder / _FILES[stage]), mixture)
             facts[f"{stage}_entries"] = sum(dataset.taken for dataset in datasets)
             facts[f"{stage}_datasets"] = {dataset.name: dataset.taken for dataset in datasets}
+        if "pretrain_datasets" in facts:
+            facts["pictures"] = facts["pretrain_entries"]  # about one a row; the conversion counts them
         description = json.loads((folder / layout.DESCRIPTION).read_bytes())
         description["counts"].update(facts)
         description["streamed"] = self.shown
