@@ -172,7 +172,7 @@ def _read_stage(run: ComparedRun, stage: str, folder: Path, workspace: Path) -> 
         if stage not in run.stages or manifest.duration_s > run.stages[stage].duration_s:
             run.stages[stage] = StageFacts(manifest.key, manifest.duration_s, manifest.facts)
         if stage.startswith(EVALUATION_PREFIX):
-            raw = workspace / manifest.inputs.get("raw", "")
+            raw = workspace / manifest.read_from.get("raw", "")
             _read_evaluation(run, stage, folder, raw if (raw / MANIFEST_NAME).is_file() else None)
         if (folder / METRICS_FILE).is_file():
             rows = read_metrics(folder / METRICS_FILE)

@@ -85,6 +85,12 @@ class FilePlace(NamedTuple):
 Place = ZipPlace | FilePlace
 
 
+def picture_files(raw: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return what decides which picture a name means: the zips and folders of a raw dataset, and its roots as JSON."""
+    roots = read_image_roots(raw)
+    return sorted({root.source for root in roots}), [root.model_dump() for root in roots]
+
+
 def read_image_roots(raw: Path) -> tuple[ImageRoot, ...]:
     """Return the roots of a raw dataset folder, the longest prefix first.
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 from components.context import RunContext
 from components.download.config import NAMED, RANDOM, SCENES, DatasetConfig, WeightsConfig
 from components.download.fetched import Fetched, Wanted, fetch_sources
+from components.download.layout import PRETRAIN, SFT
 from components.errors import ConfigurationError, InputError
+from components.stage.part import Part, part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
 from components.storage.checksum import content_key
 from components.storage.config import TransferConfig
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from components.download.streamed import Streams
 
 DATASET_VERSION = 7
-WEIGHTS_VERSION = 2
+WEIGHTS_VERSION = 3
 
 
 class _Sources:
@@ -163,9 +165,9 @@ def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path |
             if part not in random
         ]
     )
-    inputs = sources.inputs | {f"weights.{part}_source": RANDOM for part in random}
+    inputs: dict[str, Path | str | Part] = {**sources.inputs, **{f"weights.{part}_source": RANDOM for part in random}}
     if LANGUAGE in random and raw is not None:
-        inputs["raw"] = raw
+        inputs["raw"] = part_of(raw, [PRETRAIN, SFT])
 
     def body(work: StageWork) -> dict[str, Any]:
         sources.check(work)
@@ -186,7 +188,7 @@ def _run(
     context: RunContext,
     stage: str,
     version: int,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | str | Part],
     config: DatasetConfig | WeightsConfig,
     body: Any,
 ) -> StageOutput:

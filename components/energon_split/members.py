@@ -7,7 +7,8 @@ from typing import Any
 
 from components.energon_split.blend import DATASET_FOLDER
 from components.stage.manifest import Manifest
-from components.wds_conversion.planning import SHARDS_FOLDER, shard_name
+from components.wds_conversion.config import SHARDS_FOLDER
+from components.wds_conversion.planning import shard_name
 
 
 @dataclass(frozen=True)

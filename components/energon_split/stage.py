@@ -15,9 +15,11 @@ from components.energon_split.blend import (
 )
 from components.energon_split.config import SPLITS, EnergonSplitConfig
 from components.stage.manifest import read_manifest
+from components.stage.part import Part, part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
+from components.wds_conversion.config import SHARDS_FOLDER
 
-VERSION = 3
+VERSION = 4
 
 
 def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: Path) -> StageOutput:
@@ -42,11 +44,9 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         from components.energon_split.members import members
         from components.energon_split.preparation import known_files, link_shards, prepare, write_configs
         from components.energon_split.verification import check_first_sample, verify
-        from components.wds_conversion.planning import SHARDS_FOLDER
 
         for other in others:
             check_first_sample(other)
-        conversion = read_manifest(shards)
         processes = available_cores()
         own, facts = [], {}
         for member in members(conversion, shards, config.weight):
@@ -65,7 +65,13 @@ def run_energon_split(context: RunContext, config: EnergonSplitConfig, shards: P
         write_blend(work.folder / BLEND_FILE, [*own, *others])
         return _joined(facts, {entry.path.rpartition("/")[2]: entry.weight for entry in own}, len(others))
 
-    inputs: dict[str, Path | str] = {"shards": shards}
+    conversion = read_manifest(shards)
+    # Of a mixture also what each dataset counts and weighs, and where its shards' names come from.
+    read = {
+        name: conversion.facts.get(name) for name in ("formats", "text_only", "several_pictures", "samples", "datasets")
+    }
+    read["prefix"] = conversion.settings["prefix"]
+    inputs: dict[str, Path | str | Part] = {"shards": part_of(shards, [SHARDS_FOLDER], read)}
     inputs |= {f"blend_with {number}": identity(part) for number, part in enumerate(config.blend_with)}
     return run_stage(
         context,

@@ -79,7 +79,7 @@ class Merged:
 
 
 def collect_partitions(
-    folders: Sequence[Path], task: Task, model: Path, raw: Path, *, allow_partial: bool = False
+    folders: Sequence[Path], task: Task, model: Path, data: str, *, allow_partial: bool = False
 ) -> Generation:
     """Check that the folders are all partitions of one generation with this task, model and dataset.
 
@@ -87,7 +87,7 @@ def collect_partitions(
         folders: Folders of partitions, in any order.
         task: The task.
         model: Model folder.
-        raw: Raw dataset folder.
+        data: Identity of the task's data.
         allow_partial: Whether partitions may be missing or be there twice.
 
     Raises:
@@ -97,7 +97,7 @@ def collect_partitions(
         raise StageError("There are no predictions to evaluate: the generation gave no partition.")
     manifests = sorted(((read_manifest(folder), folder) for folder in folders), key=lambda item: _partition(*item))
     for manifest, folder in manifests:
-        _check_origin(manifest, folder, task, model, raw)
+        _check_origin(manifest, folder, task, model, data)
         _check_whole(manifest, folder)
     first = manifests[0][0].facts
     for manifest, folder in manifests:
@@ -179,8 +179,8 @@ def _partition(manifest: Manifest, folder: Path) -> tuple[int, str]:
     return int(manifest.facts.get("partition", 0)), str(folder)
 
 
-def _check_origin(manifest: Manifest, folder: Path, task: Task, model: Path, raw: Path) -> None:
-    expected = {"task": task_identity(task), "model": input_identity(model), "raw": input_identity(raw)}
+def _check_origin(manifest: Manifest, folder: Path, task: Task, model: Path, data: str) -> None:
+    expected = {"task": task_identity(task), "model": input_identity(model), "raw": data}
     for name, value in expected.items():
         if manifest.inputs.get(name) != value:
             raise StageError(

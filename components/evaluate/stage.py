@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.context import RunContext
+from components.download.task_data import evaluation_data
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EVALUATION_PREFIX, EvaluateConfig
 from components.metrics.registry import find_metric
 from components.published_model.stage import published_name
+from components.stage.part import part_of
 from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
 from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
+from components.tasks.kinds.captioning import TRAINING_CAPTIONS
 from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.registry import find_kind
 from components.tasks.task import Task
@@ -55,7 +58,8 @@ def run_evaluate(
     from components.evaluate.coverage import collect_partitions
 
     task = load_task(config.task)
-    generation = collect_partitions(predictions, task, model, raw, allow_partial=config.allow_partial)
+    data = evaluation_data(raw, task)
+    generation = collect_partitions(predictions, task, model, data.identity, allow_partial=config.allow_partial)
     baselines = find_baselines(context, config.gates, name or task.name, config.task)
 
     def body(work: StageWork) -> dict[str, Any]:
@@ -68,7 +72,9 @@ def run_evaluate(
         version=VERSION,
         inputs={
             "model": model,
-            "raw": raw,
+            "raw": data,
+            # Of these a constant answer is made.
+            **({"captions": part_of(raw, [TRAINING_CAPTIONS])} if (raw / TRAINING_CAPTIONS).is_file() else {}),
             "task": task_identity(task),
             "metrics": ", ".join(find_metric(name).key for name in task.metrics),
             **{f"predictions {number}": folder for number, (_, folder) in enumerate(generation.folders)},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.context import RunContext
+from components.download.task_data import evaluation_data
 from components.errors import ConfigurationError
 from components.generate.config import GENERATION_PREFIX, GenerateConfig
 from components.generate.registry import find_backend
@@ -19,7 +20,7 @@ from components.tasks.task import Task
 if TYPE_CHECKING:
     from components.generate.kept import KeptAnswerer
 
-VERSION = 2
+VERSION = 3
 
 
 def run_generate(
@@ -55,7 +56,8 @@ def run_generate(
         )
     task = load_task(config.task)
     find_backend(model, config)
-    generation = generation_hash(config, task, input_identity(model), input_identity(raw))
+    data = evaluation_data(raw, task)
+    generation = generation_hash(config, task, input_identity(model), data.identity)
 
     def body(work: StageWork) -> dict[str, Any]:
         return _generate(config, task, model, raw, partition, generation, work, kept)
@@ -66,7 +68,7 @@ def run_generate(
         version=VERSION,
         inputs={
             "model": model,
-            "raw": raw,
+            "raw": data,
             "task": task_identity(task),
             "partition": f"{partition} of {config.partitions}",
         },
@@ -76,7 +78,14 @@ def run_generate(
 
 
 def generation_hash(config: GenerateConfig, task: Task, model: str, raw: str) -> str:
-    """Return what the predictions of all partitions of one generation have in common, as 16 hexadecimal digits."""
+    """Return what the predictions of all partitions of one generation have in common, as 16 hexadecimal digits.
+
+    Args:
+        config: The settings.
+        task: The task.
+        model: Identity of the model folder.
+        raw: Identity of the task's `evaluation_data`.
+    """
     return content_key(
         {"task": task_identity(task), "model": model, "raw": raw, **config.deciding.model_dump(mode="json")}
     )

@@ -39,6 +39,8 @@ def upstream_stages(context: RunContext, results: Sequence[Path]) -> list[StageR
     Raises:
         StageError: A result is not a finished stage folder.
     """
+    parts = RunFolder(context.workspace, context.run_id).parts()
+    own = {part.stage: part.key for part in parts if part.key}
     found: dict[Path, Manifest] = {}
     order: list[Path] = []
 
@@ -47,7 +49,9 @@ def upstream_stages(context: RunContext, results: Sequence[Path]) -> list[StageR
             return
         manifest = read_manifest(folder)
         found[folder] = manifest
-        for identity in manifest.inputs.values():
+        # What was reused may have read an equal part of an older folder: this run's own is the one to show.
+        origins = [f"{stage}/{own.get(stage, key)}" for stage, key in map(_split, manifest.read_from.values())]
+        for identity in (*manifest.inputs.values(), *origins):
             upstream = context.workspace / identity
             # Inputs that are no stage folders (a URI, a partition) and folders that were cleaned away end the search.
             if _is_identity(identity) and (upstream / MANIFEST_NAME).is_file():
@@ -56,9 +60,13 @@ def upstream_stages(context: RunContext, results: Sequence[Path]) -> list[StageR
 
     for result in results:
         visit(result.resolve())
-    parts = RunFolder(context.workspace, context.run_id).parts()
     reused = {(part.stage, part.key) for part in parts if part.state == "reused"}
     return [StageRecord(folder, found[folder], (found[folder].stage, found[folder].key) in reused) for folder in order]
+
+
+def _split(identity: str) -> tuple[str, str]:
+    stage, _, key = identity.rpartition("/")
+    return stage, key
 
 
 def _is_identity(identity: str) -> bool:

@@ -186,7 +186,10 @@ def _stage_rows(stages: Sequence[StageRecord]) -> list[StageRow]:
                 width=round(100 * seconds / longest, 2),
                 reused=record.reused,
                 key=manifest.key,
-                inputs=list(manifest.inputs.items()),
+                inputs=[
+                    (name, f"{manifest.read_from[name]}, {identity}" if name in manifest.read_from else identity)
+                    for name, identity in manifest.inputs.items()
+                ],
                 settings=_json(manifest.settings),
                 facts=_json(manifest.facts),
                 size=size(manifest.total_bytes),

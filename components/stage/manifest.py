@@ -24,6 +24,8 @@ class Manifest(BaseModel):
         key: Content key of inputs and settings; the folder's name.
         inputs: Input name to the input's own identity (the key of the stage folder, or a URI).
         settings: The stage's settings as validated.
+        read_from: Input name to stage name and key of the folder that it was read from, for inputs of which only a part is
+            read: their identity is the part's content.
         facts: What the stage found or made: counts, sizes, losses, scores.
         files: Path relative to the folder to size and checksum.
         started: UTC start time, ISO 8601.
@@ -36,6 +38,7 @@ class Manifest(BaseModel):
     version: int
     key: str
     inputs: dict[str, str]
+    read_from: dict[str, str] = {}
     settings: dict[str, Any]
     facts: dict[str, Any]
     files: dict[str, FileEntry]

@@ -26,6 +26,7 @@ from components.stage.manifest import (
     read_manifest,
     write_manifest,
 )
+from components.stage.part import Part
 from components.storage.checksum import content_key
 from components.tracking.tracker import StageTracker, stage_tracker
 
@@ -74,7 +75,7 @@ def run_stage(
     *,
     stage: str,
     version: int,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | str | Part],
     settings: BaseModel,
     body: Callable[[StageWork], Mapping[str, Any]],
     artifacts: Sequence[str] = (),
@@ -87,7 +88,8 @@ def run_stage(
         context: The pipeline run.
         stage: Stage name, the folder below the workspace (`generate/captioning` for one of several uses of a stage).
         version: Raised whenever the same inputs and settings give another output.
-        inputs: Name to a finished stage folder, or to any string that identifies the input (a URI, a partition).
+        inputs: Name to a finished stage folder, to the part of one that is read, or to any string that identifies the input (a
+            URI, a partition).
         settings: The stage's typed settings. All of them enter the key: leave out what does not change the output.
         body: Does the work in `StageWork.folder` and returns the facts for the manifest (JSON-serialisable).
         artifacts: Names of small files of the finished folder that the tracker stores, also when the folder is reused.
@@ -100,7 +102,8 @@ def run_stage(
     Raises:
         StageError: An input is not finished, the disk is full, or another process holds the same folder.
     """
-    identities = {name: input_identity(value) if isinstance(value, Path) else value for name, value in inputs.items()}
+    identities = {name: _identity(value) for name, value in inputs.items()}
+    read_from = {name: value.origin for name, value in inputs.items() if isinstance(value, Part)}
     settings_json = settings.model_dump(mode="json")
     key = content_key({"stage": stage, "version": version, "inputs": identities, "settings": settings_json})
     folder = context.workspace / stage / key
@@ -117,7 +120,7 @@ def run_stage(
                 _store(tracker, output, artifacts, makes_model)
                 print(f"{stage}: finished before, reused: {folder}", flush=True)
             else:
-                plan = _Plan(stage, version, key, identities, settings_json)
+                plan = _Plan(stage, version, key, identities, read_from, settings_json)
                 output = _perform(plan, body, StageWork(folder, tracker, progress))
                 tracker.log_facts(output.manifest.facts)
                 _store(tracker, output, artifacts, makes_model)
@@ -131,12 +134,13 @@ def run_stage(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What identifies the work: the manifest's first five fields."""
+    """What identifies the work: the manifest's first six fields."""
 
     stage: str
     version: int
     key: str
     inputs: dict[str, str]
+    read_from: dict[str, str]
     settings: dict[str, Any]
 
 
@@ -172,9 +176,18 @@ def _perform(plan: _Plan, body: Callable[[StageWork], Mapping[str, Any]], work: 
     return StageOutput(work.folder, manifest, reused=False)
 
 
-def _log_datasets(tracker: StageTracker, inputs: Mapping[str, Path | str], datasets: Mapping[str, str] | None) -> None:
+def _identity(value: Path | str | Part) -> str:
+    if isinstance(value, Part):
+        return value.identity
+    return input_identity(value) if isinstance(value, Path) else value
+
+
+def _log_datasets(
+    tracker: StageTracker, inputs: Mapping[str, Path | str | Part], datasets: Mapping[str, str] | None
+) -> None:
     for name, context in (datasets or {}).items():
         folder = inputs[name]
+        folder = folder.folder if isinstance(folder, Part) else folder
         if isinstance(folder, Path):
             manifest = read_manifest(folder)
             tracker.log_dataset(manifest.stage, manifest.key, str(folder), manifest.facts, context)

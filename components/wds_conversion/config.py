@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from components.data.image_settings import ImageCheck
 
+SHARDS_FOLDER = "shards"
+"""Where the shards are in the stage's folder."""
+
 
 class WdsConversionConfig(BaseModel):
     """How a raw dataset becomes shards.

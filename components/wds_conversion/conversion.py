@@ -13,8 +13,8 @@ from components.files import TEMPORARY_SUFFIX, FileEntry
 from components.progress import Progress
 from components.sources.recorded import RecordedDataset, RecordedMixture, mixture_file, read_mixture
 from components.storage.atomic import open_atomic
-from components.wds_conversion.config import WdsConversionConfig
-from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER, plan
+from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
+from components.wds_conversion.planning import MARKERS_FOLDER, plan
 from components.wds_conversion.rows import Reject
 from components.wds_conversion.shards import ShardResult, ShardTask, write_shards
 

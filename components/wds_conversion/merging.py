@@ -9,7 +9,7 @@ from pathlib import Path
 from components.errors import StageError
 from components.progress import Progress
 from components.stage.manifest import read_manifest
-from components.wds_conversion.config import WdsConversionConfig
+from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
 from components.wds_conversion.conversion import (
     REJECTS_FILE,
     Converted,
@@ -21,7 +21,7 @@ from components.wds_conversion.conversion import (
     write_rejects,
 )
 from components.wds_conversion.left_out import LEFT_OUT_FOLDER
-from components.wds_conversion.planning import MARKERS_FOLDER, SHARDS_FOLDER
+from components.wds_conversion.planning import MARKERS_FOLDER
 from components.wds_conversion.shards import ShardResult, read_marker
 
 

@@ -10,14 +10,13 @@ from components.data.image_roots import DEFAULT_FOLDER, DEFAULT_ZIP, ImageIndex,
 from components.errors import InputError
 from components.progress import Progress
 from components.sources.recorded import RecordedMixture, mixture_file, read_mixture
-from components.wds_conversion.config import WdsConversionConfig
+from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
 from components.wds_conversion.entries import KeyMaker, read_entries
 from components.wds_conversion.entry_rows import EntryRows
 from components.wds_conversion.rows import ShardRows
 from components.wds_conversion.shards import ShardTask
 from components.wds_conversion.table_rows import TableRows
 
-SHARDS_FOLDER = "shards"
 MARKERS_FOLDER = "markers"
 
 _PROGRESS_ROWS = 10_000

@@ -6,9 +6,12 @@ from typing import Any
 
 from components.context import RunContext
 from components.cores import available_cores
+from components.data.image_roots import picture_files
 from components.errors import StageError
+from components.sources.recorded import mixture_file, read_mixture
 from components.stage.manifest import read_manifest
-from components.stage.runner import StageOutput, StageWork, input_identity, run_stage
+from components.stage.part import Part, part_of
+from components.stage.runner import StageOutput, StageWork, run_stage
 from components.wds_conversion.config import WdsConversionConfig
 
 VERSION = 5
@@ -37,7 +40,7 @@ def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Pa
         work.known_files.update(converted.files)
         return converted.facts
 
-    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": raw}, body)
+    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": _read(raw, config)}, body)
 
 
 def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, raw: Path, part: int) -> StageOutput:
@@ -69,7 +72,7 @@ def run_wds_conversion_part(context: RunContext, config: WdsConversionConfig, ra
         work.known_files.update(converted.files)
         return {**converted.facts, "entries_in_all": converted.entries}
 
-    return _run(context, config, _parts_stage(config), {"raw": raw, "part": f"{part} of {total}"}, body)
+    return _run(context, config, _parts_stage(config), {"raw": _read(raw, config), "part": f"{part} of {total}"}, body)
 
 
 def run_wds_conversion_merge(
@@ -91,14 +94,14 @@ def run_wds_conversion_merge(
         StageError: A part or a shard is missing, or a part is of another conversion.
     """
     expected = {f"{number} of {config.parallel_tasks}" for number in range(config.parallel_tasks)}
-    raw_identity = input_identity(raw)
+    read = _read(raw, config)
     found = set()
     for folder in parts:
         manifest = read_manifest(folder)
         if (
             manifest.stage != _parts_stage(config)
             or manifest.version != VERSION
-            or manifest.inputs["raw"] != raw_identity
+            or manifest.inputs["raw"] != read.identity
             or manifest.settings != config.content.model_dump(mode="json")
         ):
             raise StageError(f"{folder} is not a part of this conversion: it has another dataset or other settings.")
@@ -115,17 +118,27 @@ def run_wds_conversion_merge(
         work.known_files.update(merged.files)
         return merged.facts
 
-    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": raw}, body)
+    return _run(context, config, f"wds_conversion/{config.prefix}", {"raw": read}, body)
 
 
 def _run(
     context: RunContext,
     config: WdsConversionConfig,
     stage: str,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | str | Part],
     body: Callable[[StageWork], Mapping[str, Any]],
 ) -> StageOutput:
     return run_stage(context, stage=stage, version=VERSION, inputs=inputs, settings=config.content, body=body)
+
+
+def _read(raw: Path, config: WdsConversionConfig) -> Part:
+    """Return what a conversion reads of a raw dataset: other annotations and evaluation data may change."""
+    sources, roots = picture_files(raw)
+    path = mixture_file(raw / config.annotations)
+    if path.is_file():  # how patiently it is read changes nothing
+        mixture = read_mixture(path).model_dump(mode="json", exclude={"transfer"})
+        return part_of(raw, sources, {"roots": roots, "mixture": mixture})
+    return part_of(raw, [config.annotations, *sources], {"roots": roots})
 
 
 def _parts_stage(config: WdsConversionConfig) -> str:

@@ -4,7 +4,7 @@ import io
 import json
 import random
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
 from components.context import RunContext
+from components.download.task_data import evaluation_data
 from components.generate.config import GenerateConfig
 from components.generate.requests import requests_of_partition
 from components.generate.stage import generation_hash
+from components.stage.part import Part
 from components.stage.runner import StageWork, input_identity, run_stage
 from components.storage.checksum import sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity
@@ -37,7 +39,7 @@ def finished_stage(
     context: RunContext,
     stage: str,
     write: Callable[[StageWork], dict[str, Any]],
-    inputs: dict[str, Path | str] | None = None,
+    inputs: Mapping[str, Path | str | Part] | None = None,
     **settings: Any,
 ) -> Path:
     """Make a finished stage folder."""
@@ -95,7 +97,8 @@ def predictions(
     `change` may falsify the rows of every partition.
     """
     task = load_task(config.task)
-    identity = generation_hash(config, task, input_identity(model), input_identity(raw))
+    data = evaluation_data(raw, task)
+    identity = generation_hash(config, task, input_identity(model), data.identity)
     every = load_samples(raw, task)
     samples = load_samples(raw, task, config.limit)
     by_image = {sample.image: sample for sample in samples}
@@ -130,9 +133,9 @@ def predictions(
                 "samples_dataset": len(every),
             }
 
-        inputs: dict[str, Path | str] = {
+        inputs: dict[str, Path | str | Part] = {
             "model": model,
-            "raw": raw,
+            "raw": data,
             "task": task_identity(task),
             "partition": f"{partition} of {config.partitions}",
         }
