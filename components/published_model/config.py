@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.storage.config import TransferConfig
-from components.storage.uri import Source
+from components.storage.uri import Address, Source
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^\s@]+)?")
 _OWN_FIELDS = ("model", "messages", "stream", "n")
@@ -27,7 +27,7 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Source = Field(min_length=1)
+    url: Address = Field(min_length=1)
     name: str = Field(min_length=1)
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     body: dict[str, Any] = {}

@@ -130,11 +130,16 @@ def _meant(text: str) -> str:
     return "write file:///PATH for a file or folder"
 
 
-def _check_setting(text: str) -> str:
-    """Refuse a setting without a scheme, and one that holds a secret itself; variables that name one are kept as they are."""
-    parts = urlsplit(text)
+def _check_scheme(text: str) -> str:
+    """Refuse a setting that names a source without a scheme."""
     if text and "://" not in text and not _VARIABLE.match(text):
         raise ValueError(f"{shown_uri(text)!r} has no scheme: {_meant(text)}")
+    return text
+
+
+def _refuse_secrets(text: str) -> str:
+    """Refuse a setting that holds a secret itself; variables that name one are kept as they are."""
+    parts = urlsplit(text)
     if parts.scheme in ("hf", "s3"):
         return text
     literal = _VARIABLE.sub("", parts.netloc.rpartition("@")[0])
@@ -148,5 +153,8 @@ def _check_setting(text: str) -> str:
     return text
 
 
-Source = Annotated[str, AfterValidator(_check_setting)]
+Address = Annotated[str, AfterValidator(_refuse_secrets)]
+"""A setting that holds a URI of any kind."""
+
+Source = Annotated[str, AfterValidator(_refuse_secrets), AfterValidator(_check_scheme)]
 """A setting that holds a source URI."""
