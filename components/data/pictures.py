@@ -17,12 +17,15 @@ class Pictures:
     Args:
         raw: Raw dataset folder.
 
+    Attributes:
+        folder: The same.
+
     Raises:
         InputError: It has no pictures, or they can't be opened.
     """
 
     def __init__(self, raw: Path) -> None:
-        self._raw = raw
+        self.folder = raw
         self._index = ImageIndex(raw)
         if not self._index.sources:
             raise InputError(f"{raw} has neither {DEFAULT_ZIP} nor a folder {DEFAULT_FOLDER}/.")
@@ -47,7 +50,7 @@ class Pictures:
         try:
             return open_picture(content)
         except InputError as error:
-            raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error
+            raise InputError(f"The picture {name!r} in {self.folder} can't be read: {error}") from error
 
     def read(self, name: str) -> bytes:
         """Return a picture's file as it is.
@@ -60,7 +63,7 @@ class Pictures:
                 place = self._index.find(name)
                 content = None if place is None else self._reader.read(place)
         except InputError as error:
-            raise InputError(f"The picture {name!r} in {self._raw} can't be read: {error}") from error
+            raise InputError(f"The picture {name!r} in {self.folder} can't be read: {error}") from error
         if content is None:
-            raise InputError(f"There is no picture {name!r} in {self._raw}, or it lies outside.")
+            raise InputError(f"There is no picture {name!r} in {self.folder}, or it lies outside.")
         return content

@@ -15,12 +15,14 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
-from components.data.image import normalise
 from components.data.packing import EncodedSample, pack
 from components.errors import StageError
-from components.model.attention import SdpaCoreAttention, packed_layout
+from components.model.attention import SdpaCoreAttention
+from components.model.prompt_reading import ParallelRests, Reading
 from components.model.sampling import Chooser
 from components.model.sampling_settings import GREEDY, Sampling
+from components.model.seen_pictures import SeenPictures, rows_of_prompts, see_pictures
+from components.model.shared_prompts import Beginnings, part_prompts
 from components.model.vlm import TokenBatch, VisionLanguageModel
 
 _ALIGNMENT = 8  # places; attention kernels on GPUs want masks of such a width
@@ -34,11 +36,12 @@ def generate(
     end_tokens: Collection[int],
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
+    seen: SeenPictures | None = None,
 ) -> list[list[int]]:
     """Continue prompts; all tensor-parallel ranks call it and get the same.
 
-    Prompts of different lengths are read as one packed sequence. A picture that several prompts show is encoded once. A
-    finished answer leaves the batch, so that the others do not pay for it.
+    Prompts of different lengths are read as one packed sequence. A picture that several prompts show is encoded once, and
+    what such prompts begin with alike is read once. A finished answer leaves the batch, so that the others do not pay for it.
 
     Args:
         model: The model, in evaluation mode.
@@ -46,6 +49,7 @@ def generate(
         end_tokens: The tokens that end an answer, whichever comes first.
         max_new_tokens: Most tokens of an answer.
         sampling: How a token is chosen.
+        seen: What the vision tower sees of the prompts' pictures, which then need not be in the prompts; None to look now.
 
     Returns:
         The tokens of every answer, without the end token.
@@ -56,13 +60,19 @@ def generate(
     if not prompts:
         return []
     device = model.language_model.embedding.word_embeddings.weight.device
-    batch = pack(prompts, sequence_length=sum(prompt.length for prompt in prompts))[0].to(device)
-    rows, distinct = distinct_pictures(prompts)
-    pixels = None
-    if distinct:
-        chosen = torch.tensor(distinct, device=device)
-        pixels = normalise(batch.pixels[chosen], batch.valid[chosen], model.architecture.image)
-    decoder = Decoder(model, batch, pixels, max_new_tokens, pictures=torch.tensor(rows, device=device))
+    seen = see_pictures(model, prompts) if seen is None else seen
+    parted = part_prompts(prompts, rows_of_prompts(model, prompts, seen.rows), model.architecture.image_token_id)
+    samples, rows = (prompts, seen.rows) if parted is None else (parted.samples, parted.rows)
+    batch = pack(samples, sequence_length=sum(sample.length for sample in samples))[0].to(device)
+    decoder = Decoder(
+        model,
+        batch,
+        None,
+        max_new_tokens,
+        features=seen.features,
+        pictures=torch.tensor(rows, device=device, dtype=torch.int64),
+        beginnings=None if parted is None else parted.beginnings,
+    )
     chooser = Chooser(sampling, [prompt.key for prompt in prompts])
     answers: list[list[int]] = [[] for _ in prompts]
     open_answers = list(range(len(prompts)))
@@ -83,25 +93,6 @@ def generate(
     return answers
 
 
-def distinct_pictures(prompts: Sequence[EncodedSample]) -> tuple[list[int], list[int]]:
-    """Find pictures that several prompts show.
-
-    Returns:
-        For every picture of the prompts in order the row of its encoding, and for every row the first such picture.
-    """
-    rows: list[int] = []
-    distinct: list[int] = []
-    seen: dict[bytes, int] = {}
-    for prompt in prompts:
-        for pixels, valid in zip(prompt.pixels, prompt.valid, strict=True):
-            content = valid.numpy().tobytes() + pixels.numpy().tobytes()
-            if content not in seen:
-                seen[content] = len(distinct)
-                distinct.append(len(rows))
-            rows.append(seen[content])
-    return rows, distinct
-
-
 class Decoder:
     """Samples that are being continued.
 
@@ -114,6 +105,8 @@ class Decoder:
         pixel_values: Their distinct pictures, as in the model's `forward`.
         max_new_tokens: Most tokens that `step` will be given per sample, plus one.
         pictures: int64, for every picture of the batch its row of `pixel_values`; None where they are the same.
+        features: What the tower sees of the pictures, in place of `pixel_values`.
+        beginnings: Which samples of the batch are what several prompts begin with; None where each is a prompt.
 
     Attributes:
         logits: Of every open sample's next token, [S, padded vocabulary / tensor-parallel size].
@@ -131,32 +124,36 @@ class Decoder:
         max_new_tokens: int,
         *,
         pictures: Tensor | None = None,
+        features: Tensor | None = None,
+        beginnings: Beginnings | None = None,
     ) -> None:
         language = model.language_model
         architecture = language.architecture
-        longest = batch.max_seqlen + max_new_tokens - 1
+        reading = Reading(batch, beginnings)
+        longest = reading.longest + max_new_tokens - 1
         if longest > architecture.max_position_embeddings:
             raise StageError(
-                f"A prompt of {batch.max_seqlen} tokens and {max_new_tokens} new ones are more than the language model "
+                f"A prompt of {reading.longest} tokens and {max_new_tokens} new ones are more than the language model "
                 f"was made for ({architecture.max_position_embeddings}, max_position_embeddings). Shorten the prompt or "
                 "max_new_tokens."
             )
         self._language = language
         self._layers = list(language.decoder.layers)
         self._width = architecture.kv_channels
-        features = model.vision_features(pixel_values) if pixel_values is not None else None
+        if features is None and pixel_values is not None:
+            features = model.vision_features(pixel_values)
         embedded = model.embed_inputs(batch, features, pictures).squeeze(1)
-        lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).to(torch.int64)
+        lengths = reading.lengths
         samples, device = lengths.numel(), lengths.device
-        self._capacity, self._filled = longest, batch.max_seqlen
+        self._capacity, self._filled = longest, reading.longest
         width = -(-longest // _ALIGNMENT) * _ALIGNMENT
         groups = architecture.num_query_groups // language.config.tensor_model_parallel_size
         shape = (len(self._layers), 2, samples, width, groups, self._width)
         # Zeros, not what lay there: a place that is masked still takes part, with weight 0.
         self._cache = torch.zeros(shape, dtype=embedded.dtype, device=device)
-        self._first = batch.max_seqlen - lengths
+        self._first = reading.longest - lengths
         self._mask: Tensor | None = None
-        if samples * batch.max_seqlen != batch.tokens.numel():
+        if not reading.equally_long:
             hidden = torch.arange(width, device=device) < self._first[:, None]
             self._mask = torch.zeros_like(hidden, dtype=embedded.dtype).masked_fill(hidden, -torch.inf)[:, None, None]
         angles = language.rotary_angles(longest)[:, 0, 0]
@@ -164,7 +161,7 @@ class Decoder:
         # Multiplied with the halves swapped: the first half of the result subtracts.
         signs = torch.ones_like(angles).index_fill(-1, torch.arange(self._width // 2, device=device), -1.0)
         self._sines = (angles.sin() * signs).to(embedded.dtype)
-        self.logits = self._read_prompts(embedded, batch)
+        self.logits = self._read_prompts(embedded, reading)
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> None:
@@ -215,24 +212,24 @@ class Decoder:
             self._mask = self._mask[kept]
         return order
 
-    def _read_prompts(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
-        layout = packed_layout(batch.cu_seqlens, batch.positions, batch.max_seqlen)
+    def _read_prompts(self, hidden: Tensor, reading: Reading) -> Tensor:
         attention = SdpaCoreAttention(self._language.config, 1, AttnMaskType.causal, "self").eval()
-        cosines, sines = self._cosines[batch.positions], self._sines[batch.positions]
-        samples, width = self._cache.shape[2:4]
-        lengths = batch.cu_seqlens[1:].long() - batch.cu_seqlens[:-1].long()
-        starts = torch.arange(samples, device=lengths.device) * width + self._first
-        slots = torch.repeat_interleave(starts, lengths, output_size=batch.tokens.numel()) + batch.positions
-        ends = batch.cu_seqlens[1:].long() - 1
+        cosines, sines = self._cosines[reading.positions], self._sines[reading.positions]
+        slots = reading.slots(self._first, width=self._cache.shape[3])
+        whole = reading.packed_tokens
+        rests = None if reading.rests is None else ParallelRests(reading.rests, self._first)
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, hidden, cosines, sines)
             cache = self._cache[number]
-            cache[0].flatten(0, 1).index_copy_(0, slots, key)
-            cache[1].flatten(0, 1).index_copy_(0, slots, value)
+            cache[0].flatten(0, 1).index_copy_(0, slots, reading.of_prompts(key))
+            cache[1].flatten(0, 1).index_copy_(0, slots, reading.of_prompts(value))
             if layer is self._layers[-1]:  # nothing but a prompt's last token is needed of the last layer
-                hidden, mixed = hidden[ends], self._attend(query[ends], cache)
+                hidden, mixed = hidden[reading.ends], self._attend(query[reading.ends], cache)
             else:
-                mixed = attention(query.flatten(1, 2), key, value, packed_seq_params=layout)
+                packed = query[:whole].flatten(1, 2), key[:whole], value[:whole]
+                mixed = attention(*packed, packed_seq_params=reading.layout)
+                if rests is not None:
+                    mixed = torch.cat([mixed, rests.attend(query[whole:], cache[:, :, : self._filled])])
             hidden = _finish(layer, hidden, mixed)
         return self._language.logits(self._language.decoder.final_layernorm(hidden))
 

@@ -1,6 +1,7 @@
 """Published models in a run: what is asked of them, where it runs, and that a gate waits for its baseline."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.evaluate.config import Gate
 from pipelines.compile import compile_pipeline
-from pipelines.config import RunConfig, load_preset
+from pipelines.config import RunConfig, load_preset, read_preset, validate
 from pipelines.stages import Place, training_stages
+from tests.support.paths import ROOT
 
 MODELS = "models={llava: {source: 'hf://llava-hf/llava-1.5-7b-hf'}, served: {endpoint: {url: 'http://vllm:8000/v1', name: qwen}}}"
 QUESTIONS = "{generate: {task: multiple_choice_text}, evaluate: {}, model: %s}"
@@ -78,3 +80,16 @@ def test_a_baseline_that_was_never_scored_says_how_to(tmp_path: Path) -> None:
 def test_models_that_can_not_be_meant_are_refused(overrides: list[str], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         load_preset("laptop", overrides)
+
+
+def test_the_examples_of_the_guide_are_settings() -> None:
+    guide = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        tree = read_preset("laptop")
+        given = yaml.safe_load(example)
+        config = validate(
+            {**tree, **given, "evaluations": {**tree["evaluations"], **given["evaluations"]}}, "the guide"
+        )
+        assert config.evaluations["mmmu"].evaluate.gates[0].baseline
