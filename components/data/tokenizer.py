@@ -157,10 +157,12 @@ class ChatTokenizer:
         return (*asked, *learnt) if answered else asked
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, without control tokens and without the first word's boundary."""
-        text: str = self._tokenizer.decode(
-            [number for number in ids if number not in self._special], skip_special_tokens=False
-        )
+        """Return the text of ids, without control tokens and without the first word's boundary.
+
+        A model may have more rows than its tokenizer has ids, and say one of them: it has no text.
+        """
+        said = [number for number in ids if number not in self._special and number not in self._stand_ins]
+        text: str = self._tokenizer.decode(said, skip_special_tokens=False)
         return text.removeprefix(" ")
 
     def _written(self, piece: Piece, texts: Sequence[str]) -> str:
