@@ -20,6 +20,7 @@ PREFIX = "mmmu/"
 TARGET = "pictures/mmmu.zip"
 
 _MARK = re.compile(r"<image \d+>")
+_MARK_AT_AN_END = re.compile(r"^\s*(<image \d+>\s*)+|(\s*<image \d+>)+\s*$")
 _SUBJECT = re.compile(r"(?:validation|dev|test)_(.+)_\d+")
 _MOST_PICTURES = 7
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
@@ -89,8 +90,8 @@ def _check_opens(path: Path, name: str, content: bytes) -> None:
 def _question(path: Path, raw: Row, names: list[str]) -> Row:
     try:
         identifier, subject = raw["id"], _SUBJECT.fullmatch(raw["id"])
-        options = [_clean(text) for text in ast.literal_eval(raw["options"])]
-        row: Row = {"id": identifier, "image": names[0], "question": _clean(raw["question"])}
+        options = [without_marks(text) for text in ast.literal_eval(raw["options"])]
+        row: Row = {"id": identifier, "image": names[0], "question": without_marks(raw["question"])}
         category = subject[1] if subject else ""
         several = {"images": names} if len(names) > 1 else {}
         if raw["question_type"] == "open":
@@ -107,5 +108,6 @@ def _question(path: Path, raw: Row, names: list[str]) -> Row:
         ) from error
 
 
-def _clean(text: Any) -> str:
-    return re.sub(r"[ \t]{2,}", " ", _MARK.sub("", str(text))).strip()
+def without_marks(text: Any) -> str:
+    """Return a text without the marks of its pictures, and without blanks around those at its ends; all others stay."""
+    return _MARK.sub("", _MARK_AT_AN_END.sub("", str(text)))

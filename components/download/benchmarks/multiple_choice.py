@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 
 from components.download.benchmarks.benchmark import Benchmark, Row, letter, text
+from components.download.mmmu import without_marks
 from components.tasks.template import LETTERS
 
-_MARK = re.compile(r"<image \d+>")
 _OPTION = re.compile(r"^([A-Z])[.)] (.*)$", re.MULTILINE)
 _SCIENCE_GRADES = {
     **{f"grade{grade}": "1 to 6" for grade in range(1, 7)},
@@ -114,8 +114,8 @@ def _mmmu_pro(raw: Row, number: int) -> Row:
     options = ast.literal_eval(raw["options"]) if isinstance(raw["options"], str) else raw["options"]
     return {
         "id": raw["id"],
-        "question": _MARK.sub("", text(raw.get("question"))),
-        "options": [_MARK.sub("", str(option)) for option in options],
+        "question": without_marks(text(raw.get("question"))),
+        "options": [without_marks(option) for option in options],
         "answer": raw["answer"],
         "category": text(raw.get("subject")).replace(" ", "_"),
     }
