@@ -18,7 +18,7 @@ from torch import Tensor
 
 from components.data.conversation import without_marker
 from components.data.pictures import Pictures
-from components.errors import InputError
+from components.errors import InputError, StageError
 from components.export.loading import is_wide_export, load_wide_export
 from components.generate.answerer import Answer, Answerer, Asking, Place, read_ahead
 from components.generate.config import GenerateConfig
@@ -133,12 +133,22 @@ class TransformersModel(Answerer):
         chosen: dict[str, Any] = {}
         if not asking.sampling.greedy:
             chosen["logits_processor"] = [_Chosen(Chooser(asking.sampling, keys))]
+        self._check_length(inputs["input_ids"].shape[1], asking.max_new_tokens)
         self._settings.max_new_tokens = asking.max_new_tokens
         found = self.model.generate(**inputs, generation_config=self._settings, **chosen)
         # An encoder's model gives its answer alone, after the token that it starts with.
         begin = 1 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._answer(tokens, length) for tokens, length in zip(found[:, begin:].tolist(), lengths, strict=True)]
+
+    def _check_length(self, prompt: int, new: int) -> None:
+        """Refuse what the model has no positions for: transformers would go on all the same, or fail without a word of why."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and prompt + new - 1 > most:
+            raise StageError(
+                f"A prompt of {prompt} tokens and {new} new ones are more than the language model was made for ({most}, "
+                "max_position_embeddings). Shorten the prompt or max_new_tokens."
+            )
 
     def _answer(self, tokens: list[int], prompt_tokens: int) -> Answer:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), len(tokens))

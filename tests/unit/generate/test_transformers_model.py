@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.context import RunContext
 from components.data.pictures import Pictures
-from components.errors import ConfigurationError, InputError
+from components.errors import ConfigurationError, InputError, StageError
 from components.export.config import ExportConfig
 from components.export.stage import run_export
 from components.generate.config import GenerateConfig
@@ -136,6 +136,14 @@ def test_a_copy_of_a_model_is_not_split_over_processes(context: RunContext, raw:
     model = run_published_model(context, PublishedModel(source=folder.as_uri()), "split").folder
     config = GenerateConfig(task="captioning", tensor_parallel=2)
     with pytest.raises(ConfigurationError, match="tensor_parallel is 2"):
+        run_generate(context, config, model, raw, 0)
+
+
+def test_a_prompt_that_a_model_has_no_positions_for_is_refused(context: RunContext, raw: Path, tmp_path: Path) -> None:
+    folder = published_models.llava(tmp_path / "model")
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "short").folder
+    config = GenerateConfig(task="captioning", max_new_tokens=1024)
+    with pytest.raises(StageError, match=r"1024 new ones.*\(1024, max_position_embeddings\)"):
         run_generate(context, config, model, raw, 0)
 
 
