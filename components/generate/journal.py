@@ -58,7 +58,7 @@ def finished_batches(folder: Path, sizes: list[int]) -> dict[int, list[Answer]]:
             try:
                 row = json.loads(line)
                 batch, answers = row["batch"], [Answer(*answer) for answer in row["answers"]]
-                fits = len(answers) == sizes[batch]
+                fits = len(answers) == sizes[batch] and all(isinstance(answer.text, str) for answer in answers)
             except (ValueError, KeyError, TypeError, IndexError):
                 fits = False
             if not fits:

@@ -20,7 +20,7 @@ from components.tasks.task import Task
 if TYPE_CHECKING:
     from components.generate.kept import KeptAnswerer
 
-VERSION = 3
+VERSION = 4
 
 
 def run_generate(

@@ -251,8 +251,10 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path: Path) -> None:
             for number in range(whole, 3):
                 journal.append(number, batches[number])
         assert (folder / "rank_0000.jsonl").read_bytes() == content
-    with pytest.raises(StageError, match="not a batch of this generation"):
-        finished_batches(folder, [2, 2, 2])
+    for line in (b'{"batch": 0, "answers": [["a", 1]]}', b'{"batch": 0, "answers": [[5, 6], [7, 8]]}', b"[]"):
+        (folder / "rank_0000.jsonl").write_bytes(line + b"\n")
+        with pytest.raises(StageError, match="not a batch of this generation"):
+            finished_batches(folder, sizes)
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 7))
