@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `vlm --help` does not wait for them
 
 def add_commands(group: CommandGroup) -> None:
     """Add this group's commands."""
-    data = group.add("data", _data, "look at a dataset: layout, counts, lengths, and samples as a model sees them")
+    data = group.add("data", _data, "look at a dataset: layout, counts, and samples as a model sees them")
     data.add_argument(
         "source",
         metavar="SOURCE",

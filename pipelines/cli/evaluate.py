@@ -18,7 +18,7 @@ _NO_TRACKING = "none"
 
 def add_commands(group: CommandGroup) -> None:
     """Add this group's commands."""
-    evaluate = group.add("evaluate", _evaluate, "score any model: a run's, a folder, one of the hub, or an endpoint's")
+    evaluate = group.add("evaluate", _evaluate, "score any model: a run's, a folder's, the hub's, or an endpoint's")
     evaluate.add_argument(
         "model",
         nargs="?",
