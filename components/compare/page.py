@@ -12,7 +12,7 @@ from components.errors import InputError
 from components.evaluate.page import LABELS
 from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
 from components.evaluate.paper import PaperTable, paper_table
-from components.evaluate.scores import Scores
+from components.evaluate.scores import Measure, Scores
 from components.metrics.registry import find_metric
 from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
 from components.pages.formats import duration, interval, moment, p_value, points, quantity
@@ -232,14 +232,21 @@ def _label(task: TaskComparison, metric: str) -> str:
 
 
 def _score_rows(task: TaskComparison, metric: str, runs: Sequence[RunView]) -> list[DotRow]:
-    """Return the model and every control as rows, with a dot for each run."""
+    """Return the model and every control as rows, with a dot for each run, and published figures of known models."""
     shown: dict[str, list[Dot]] = {}
     for number, item in task.evaluations.items():
         for control, values in {"none": item.scores.metrics, **item.scores.controls}.items():
             if metric in values:
                 style = runs[number].style if control == "none" else f"{runs[number].style} control"
                 shown.setdefault(control, []).append(Dot(values[metric], style, runs[number].label))
-    return [DotRow(LABELS.get(control, control), dots) for control, dots in shown.items()]
+    rows = [DotRow(LABELS.get(control, control), dots) for control, dots in shown.items()]
+    known = {
+        one for item in task.evaluations.values() for one in item.scores.presentation.published if one.metric == metric
+    }
+    for one in sorted(known, key=lambda figure: (figure.model, figure.note)):
+        name = f"{one.model}, {one.note}" if one.note else one.model
+        rows.append(DotRow(f"{name}, as published", [Dot(Measure(value=one.value), "control", name)]))
+    return rows
 
 
 def _category_rows(task: TaskComparison, runs: Sequence[RunView]) -> list[DotRow]:

@@ -11,10 +11,12 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import Scores, read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
+from components.generate.stage import run_generate
 from components.metrics import java
 from components.tasks.loading import load_samples, load_task
 from components.tasks.sample import HeldOutSample
 from tests.support.evaluation_world import predictions, stub_model
+from tests.support.model_world import World, build_world
 from tests.support.published_benchmarks import TABLES, publish_tables, training
 
 TASKS = (*TABLES, "mmbench_circular", "textvqa_ocr")
@@ -34,6 +36,12 @@ def raw(context: RunContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation": {"benchmarks": publish_tables(folder / "hub")},
     }
     return run_download_dataset(context, DatasetConfig.model_validate(config)).folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    # The test tokenizer makes a token of nearly every letter.
+    return build_world(tmp_path_factory.mktemp("world"), max_position_embeddings=512)
 
 
 def truth(sample: HeldOutSample) -> str:
@@ -80,6 +88,19 @@ def test_a_benchmark_is_scored_beside_its_controls(
     assert headline.low <= headline.value
     assert headline.value <= headline.high or task == "mme"
     assert set(scores.metrics) == set(load_task(task).metrics) - {"meteor"}
+
+
+@pytest.mark.parametrize("task", ["pope", "mme", "mmbench_circular", "textvqa_ocr", "nocaps"])
+def test_a_small_model_answers_what_is_asked(
+    world: World, raw: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(java, "find_java", lambda: None)
+    config = GenerateConfig(task=task, max_new_tokens=3, controls=("none", "blank"))
+    generated = run_generate(world.context, config, world.model, raw, 0).folder
+    folder = run_evaluate(world.context, EvaluateConfig(task=task, samples=1), [generated], world.model, raw).folder
+    scores = read_scores(folder)
+    assert (scores.n_scored, scores.partial) == (len(load_samples(raw, load_task(task))), "")
+    assert {"blank", "constant"} <= set(scores.controls)
 
 
 def test_pope_counts_yes_and_takes_the_mean_of_its_splits(context: RunContext, raw: Path) -> None:
