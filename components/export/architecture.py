@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.data.tokenizer import ChatTokenizer
 from components.errors import ConfigurationError
+from components.export.image_processing import select_strategy
 from components.export.tensors import exported_vocabulary
 from components.model.config import ModelConfig, StoredDtype
 from components.model.families.language.registry import language_family
@@ -66,7 +67,7 @@ def model_settings(
         },
         "vision_config": vision_family(vision.family).settings(vision),
         "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "default" if vision.class_token else "full",  # "default" drops the first
+        "vision_feature_select_strategy": select_strategy(vision),
         "projector_hidden_act": config.projector.activation,
         "multimodal_projector_bias": config.projector.bias,
         "image_token_index": config.image_token_id,

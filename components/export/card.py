@@ -50,6 +50,7 @@ def write_card(
         image=control["image"],
         layout=config.image.layout,
         size=config.image.size,
+        resample=config.image.resample,
         projector=_projector(config),
         scores=[row for evaluation in scores for row in _score_rows(read_scores(evaluation))],
         lineage=[_lineage_row(record) for record in _made_from(model)],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.data.tokenizer import CHAT_TEMPLATE_FILE
 from components.export.config import ExportConfig
+from components.export.image_processing import PREPROCESSOR_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +25,13 @@ def load_processor(folder: Path, config: ExportConfig) -> "LlavaProcessor":
         folder: The export.
         config: Its settings.
     """
-    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+    import transformers
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
     from components.export.custom_code.image_processing_wide_llava import WideLlavaImageProcessor
 
-    image_type = WideLlavaImageProcessor if config.custom_code else CLIPImageProcessorPil
+    kind = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))["image_processor_type"]
+    image_type: Any = WideLlavaImageProcessor if config.custom_code else getattr(transformers, f"{kind}Pil")
     settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
     del settings["processor_class"]
     return LlavaProcessor(

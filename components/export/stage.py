@@ -121,6 +121,8 @@ def _export(
     facts: dict[str, Any] = {
         "dtype": dtype,
         "custom_code": config.custom_code,
+        "language_family": source.config.language.family,
+        "vision_family": source.config.vision.family,
         "tensors": len(files),
         "files": len(set(files.values())),
         "bytes": size,

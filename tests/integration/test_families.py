@@ -19,12 +19,11 @@ from components.model.families.language.registry import LANGUAGE_FAMILIES, langu
 from components.model.families.rules import TensorRule
 from components.model.families.vision.registry import VISION_FAMILIES, vision_family
 from components.model.vlm import outlined_model
+from tests.support.families import LANGUAGE_CLASSES, VISION_CLASSES
 from tests.support.model_samples import packed, pixel_values, samples
 from tests.support.parity import (
     CASES,
-    LANGUAGE_CLASSES,
     SIZES,
-    VISION_CLASSES,
     Case,
     Measured,
     Reference,

@@ -24,7 +24,8 @@ def main(task: dict[str, Any]) -> None:
         )
         answers = [answer(processor, model, case, task["new_tokens"]) for case in task["cases"]]
         problems = {name: sorted(map(str, values)) for name, values in loading.items() if values}
-        results.append({"answers": answers, "problems": problems, "class": type(model).__name__})
+        classes = {"class": type(model).__name__, "image_processor": type(processor.image_processor).__name__}
+        results.append({"answers": answers, "problems": problems, **classes})
     assert not [name for name in sys.modules if name.split(".")[0] in ("components", "pipelines")]
     torch.save(results, task["results"])
 

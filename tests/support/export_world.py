@@ -1,12 +1,12 @@
 """Model folders of every kind that the export has to express, made by the real stages from tiny random models."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import CLIPVisionModel, MistralForCausalLM
 
 from components.combine.config import CombineConfig, ImageChoice, ProjectorSettings
 from components.combine.stage import run_combine
@@ -16,11 +16,12 @@ from components.model.config import read_model_config
 from components.model.vlm import VisionLanguageModel, build_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.families import language_model, vision_tower
 from tests.support.model_samples import SPECIAL_TOKENS
-from tests.support.model_world import clip, finished_weights, mistral, tokenizer
+from tests.support.model_world import finished_weights, tokenizer
 
 TEXT_TOKENS = 286  # of the tokenizer below
-HIDDEN = 48  # of the tiny Mistral
+HIDDEN = 48  # of the tiny language models
 VOCABULARY_MULTIPLE = 128  # much padding: a forgotten row would show
 
 
@@ -41,19 +42,23 @@ class Sources:
         self,
         folder: Path,
         *,
+        families: tuple[str, str] = ("mistral", "clip"),
         language: dict[str, Any] | None = None,
         vision: dict[str, Any] | None = None,
         write_tokenizer: Callable[[Path], None] = tokenizer,
         projector: dict[str, Any] | None = None,
         image: dict[str, Any] | None = None,
+        preprocessor: dict[str, Any] | None = None,
         feature_layer: int = -1,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.weights = folder / "weights"
-        self.language: MistralForCausalLM = mistral(self.weights / "language", **(language or {}))
-        self.vision: CLIPVisionModel = clip(self.weights / "vision", **(vision or {}))
+        self.weights, self.families = folder / "weights", families
+        self.language = language_model(families[0], **(language or {}))
+        self.vision = vision_tower(families[1], **(vision or {}))
         for name, model in (("language", self.language), ("vision", self.vision)):
             model.to(dtype).save_pretrained(self.weights / name)
+        if preprocessor:
+            (self.weights / "vision" / "preprocessor_config.json").write_text(json.dumps(preprocessor))
         write_tokenizer(self.weights / "language")
         finished_weights(self.weights)
         self.context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")

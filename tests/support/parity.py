@@ -12,22 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from components.combine.config import CombineConfig, ImageChoice, ProjectorSettings
 from components.combine.stage import run_combine
@@ -39,27 +24,14 @@ from components.model.distributed import single_process
 from components.model.vlm import build_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
-from tests.support.model_samples import IMAGE_TOKEN, VOCABULARY, pixel_values, samples
-from tests.support.model_world import CLIP_SETTINGS, chat_template, finished_weights, redraw, tokenizer
+from tests.support.families import language_model, vision_tower
+from tests.support.model_samples import IMAGE_TOKEN, pixel_values, samples
+from tests.support.model_world import chat_template, finished_weights, tokenizer
 from tests.support.parity_worker import compute_logits, measure_training
 from tests.support.plain_projector import PlainProjector, projector_names
 from tests.support.ranks import run_ranks
 
 SIZES = (1, 2, 4)
-
-LANGUAGE_CLASSES: dict[str, tuple[Any, Any]] = {
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-"""A row for every family."""
-
-VISION_CLASSES: dict[str, tuple[Any, Any]] = {
-    "clip": (CLIPVisionConfig, CLIPVisionModel),
-    "siglip": (SiglipVisionConfig, SiglipVisionModel),
-}
-"""A row for every family."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +166,8 @@ class Reference:
 def build_reference(folder: Path, case: Case, dtype: torch.dtype) -> Reference:
     """Draw a model, convert and combine it by the real stages, and compute its logits with transformers."""
     weights = folder / "weights"
-    language, vision = _language(case).to(dtype), _vision(case).to(dtype)
+    language = language_model(case.family, **{"head_dim": 8, **case.language}).to(dtype)
+    vision = vision_tower(case.tower, **case.vision).to(dtype)
     language.save_pretrained(weights / "language")
     vision.save_pretrained(weights / "vision")
     tokenizer(weights / "language")
@@ -272,34 +245,6 @@ def training_at(size: int, models: dict[str, Path], results: Path) -> dict[str, 
         name: Measured(**measured[name], gradients=results / f"gradients-{number}")
         for number, name in enumerate(models)
     }
-
-
-def _language(case: Case) -> Any:
-    settings = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "head_dim": 8,
-        "max_position_embeddings": 128,
-        "rms_norm_eps": 1e-5,
-        **case.language,
-    }
-    scaling = settings.pop("rope_scaling", {"rope_type": "default"})
-    settings["rope_parameters"] = {**scaling, "rope_theta": settings.pop("rope_theta")}
-    config_class, model_class = LANGUAGE_CLASSES[case.family]
-    model = model_class(config_class(**settings))
-    redraw(model, seed=1)
-    return model.eval()
-
-
-def _vision(case: Case) -> Any:
-    config_class, model_class = VISION_CLASSES[case.tower]
-    shape = {name: value for name, value in CLIP_SETTINGS.items() if name != "hidden_act"}
-    own = {"hidden_act": "quick_gelu"} if case.tower == "clip" else {}
-    model = model_class(config_class(**{**shape, **own, **case.vision}))
-    redraw(model, seed=2)
-    return model.eval()
 
 
 def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForConditionalGeneration:

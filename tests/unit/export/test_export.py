@@ -49,6 +49,19 @@ class Kind:
     settings: dict[str, Any]
 
 
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+SIGLIP_2 = {
+    "image_processor_type": "SiglipImageProcessor",
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+}
 KINDS = {
     "stock": Kind({}, {"max_shard_bytes": 100_000}),
     "wide, tied": Kind(
@@ -78,6 +91,27 @@ KINDS = {
         {"language": {"vocab_size": TEXT_TOKENS, "tie_word_embeddings": True}, "write_tokenizer": image_token_beyond},
         {},
     ),
+    "Qwen 2.5, SigLIP, 28 pixels in patches of 8": Kind(
+        {
+            "families": ("qwen2", "siglip"),
+            "language": {"tie_word_embeddings": True},
+            "vision": {"image_size": 28},
+            "projector": {"activation": "gelu"},
+            "image": {"layout": "squash"},
+        },
+        {},
+    ),
+    "Llama 3, SigLIP 2": Kind(
+        {
+            "families": ("llama", "siglip"),
+            "language": {"rope_scaling": LLAMA3_SCALING},
+            "preprocessor": SIGLIP_2,
+            "image": {"layout": "squash"},
+            "feature_layer": -2,
+        },
+        {"max_shard_bytes": 100_000},
+    ),
+    "Qwen 3, SigLIP, padded": Kind({"families": ("qwen3", "siglip")}, {}),
 }
 BEYOND = [name for name in KINDS if name.startswith("image token beyond")]
 
@@ -155,8 +189,13 @@ def test_transformers_alone_gives_the_checkpoints_logits_and_answers(
     wide = "custom_code" in KINDS[kind].settings
     assert found["class"] == ("WideLlavaForConditionalGeneration" if wide else "LlavaForConditionalGeneration")
     assert found["problems"] == {}
+    squashed = read_model_config(exports[kind].sources.model).image.layout == "squash"
+    processor = (
+        "WideLlavaImageProcessor" if wide else "SiglipImageProcessorPil" if squashed else "CLIPImageProcessorPil"
+    )
+    assert found["image_processor"] == processor
     with single_process():
-        answers = compare(exports[kind].sources.model, cases, found["answers"], exact_pixels=wide)
+        answers = compare(exports[kind].sources.model, cases, found["answers"], exact_pixels=wide or squashed)
     assert answers >= 4
 
 
@@ -213,9 +252,10 @@ def exported_tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.parametrize("families", [("mistral", "clip"), ("qwen2", "siglip")], ids="-".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_way_there_and_back_changes_no_bit(dtype: torch.dtype, tmp_path: Path) -> None:
-    sources = Sources(tmp_path, dtype=dtype, feature_layer=-2)
+def test_the_way_there_and_back_changes_no_bit(dtype: torch.dtype, families: tuple[str, str], tmp_path: Path) -> None:
+    sources = Sources(tmp_path, dtype=dtype, families=families, feature_layer=-2)
     config = ExportConfig(verify_tokens=1, tolerance=TOLERANCE)
     output = run_export(sources.context, config, sources.model)
     found = exported_tensors(output.folder)
@@ -224,7 +264,7 @@ def test_the_way_there_and_back_changes_no_bit(dtype: torch.dtype, tmp_path: Pat
     for name, value in exported_tensors(sources.weights / "language").items():
         expected[f"language_model.{name}"] = value
     for name, value in exported_tensors(sources.weights / "vision").items():
-        if not name.startswith(("encoder.layers.2.", "post_layernorm.")):
+        if not name.startswith(("encoder.layers.2.", "post_layernorm.", "head.")):
             expected[f"vision_tower.vision_model.{name}"] = value
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -258,9 +298,16 @@ def test_report_names_every_tensor_and_every_constant(exports: dict[str, Exporte
         assert partly == (0 if name not in BEYOND else 1 if "tied" in name else 2)
 
 
+def card_of(exported: Exported) -> str:
+    return (exported.output.folder / "README.md").read_text()
+
+
 def test_facts_are_measured(exports: dict[str, Exported]) -> None:
     for exported in exports.values():
         facts = exported.output.manifest.facts
+        families = exported.sources.families
+        assert (facts["language_family"], facts["vision_family"]) == families
+        assert f"of the family {families[0]}, the vision tower of {families[1]}" in card_of(exported)
         assert 0 <= facts["max_logit_difference"] <= TOLERANCE
         assert 0 <= facts["max_pixel_difference"] <= TOLERANCE
         assert facts["greedy_tokens"] >= 4
@@ -277,7 +324,9 @@ def test_files_stay_below_their_size(exports: dict[str, Exported]) -> None:
 
 
 def test_card_says_how_to_load_it_and_what_it_was_made_from(exports: dict[str, Exported]) -> None:
-    stock, wide = ((exports[kind].output.folder / "README.md").read_text() for kind in ("stock", "wide, tied"))
+    stock, wide, bilinear = (card_of(exports[kind]) for kind in ("stock", "wide, tied", "Llama 3, SigLIP 2"))
+    assert "squash to 24 x 24 pixels, resized by PIL's bilinear filter" in bilinear
+    assert "rounds down" not in bilinear
     assert "trust_remote_code=True" in wide
     assert "a projector of its own shape (32 -> 40 -> 48)" in wide
     deep = (exports["deep, shuffled"].output.folder / "README.md").read_text()
@@ -342,16 +391,21 @@ def wrong_setting(section: str, name: str, value: Any) -> Callable[[pytest.Monke
 
 
 def wrong_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = processing._image_settings
+    right = processing.image_processor_settings
     monkeypatch.setattr(
-        processing, "_image_settings", lambda *a, **o: {**right(*a, **o), "image_mean": [0.5, 0.5, 0.5]}
+        processing, "image_processor_settings", lambda *a, **o: {**right(*a, **o), "image_mean": [0.5, 0.5, 0.5]}
     )
 
 
 def wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = processing._image_settings
+    right = processing.image_processor_settings
     square = {"height": 24, "width": 24}
-    monkeypatch.setattr(processing, "_image_settings", lambda *a, **o: {**right(*a, **o), "size": square})
+    monkeypatch.setattr(processing, "image_processor_settings", lambda *a, **o: {**right(*a, **o), "size": square})
+
+
+def wrong_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = processing.image_processor_settings
+    monkeypatch.setattr(processing, "image_processor_settings", lambda *a, **o: {**right(*a, **o), "resample": 2})
 
 
 def wrong_template(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,6 +426,7 @@ def wrong_template(monkeypatch: pytest.MonkeyPatch) -> None:
         (wrong_setting("", "vision_feature_layer", -2), "logits differ"),
         (wrong_mean, "pixels differ"),
         (wrong_size, "height, width"),
+        (wrong_filter, "pixels differ"),
         (wrong_template, "other tokens than training"),
     ],
 )

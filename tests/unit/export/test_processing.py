@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import LlavaProcessor
 
 from components.data.image import normalise, preprocess
-from components.data.image_settings import ImageSettings
+from components.data.image_settings import ImageSettings, Resample
 from components.data.prompt import encode_conversation, encode_prompt
 from components.data.tokenizer import ChatTokenizer
 from components.download.random_weights import train_tokenizer
@@ -34,7 +34,7 @@ TOKENIZERS = ("small", "laptop", "mistral", "mistral legacy")
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Co", "Cn")), max_size=30).map(str.strip)
 
 
-def model_config(tokenizer: ChatTokenizer, image: ImageSettings = IMAGE) -> ModelConfig:
+def model_config(tokenizer: ChatTokenizer, image: ImageSettings = IMAGE, tower: str = "clip") -> ModelConfig:
     language = changed(
         CONFIG.language, num_layers=1, hidden_size=16, ffn_hidden_size=16, num_attention_heads=2, num_query_groups=1,
         kv_channels=8, vocabulary_size=tokenizer.vocabulary, padded_vocabulary_size=tokenizer.vocabulary,
@@ -43,6 +43,8 @@ def model_config(tokenizer: ChatTokenizer, image: ImageSettings = IMAGE) -> Mode
     return ModelConfig(
         language=language,
         vision=VisionConfig(
+            family=tower,
+            class_token=tower == "clip",
             num_layers=1,
             hidden_size=8,
             ffn_hidden_size=8,
@@ -202,9 +204,9 @@ def test_tokenizer_adds_nothing_and_text_decodes(
     assert caption[0].tolist() == expected.tolist()
 
 
-def exported_processor(folder: Path, image: ImageSettings, *, custom_code: bool) -> LlavaProcessor:
+def exported_processor(folder: Path, image: ImageSettings, *, custom_code: bool, tower: str = "clip") -> LlavaProcessor:
     tokenizer = make_tokenizer(folder / "tokenizer")
-    write_processing(folder, model_config(tokenizer, image), folder / "tokenizer", custom_code=custom_code)
+    write_processing(folder, model_config(tokenizer, image, tower), folder / "tokenizer", custom_code=custom_code)
     return load_processor(folder, ExportConfig(custom_code=custom_code))
 
 
@@ -220,9 +222,14 @@ SIDES = st.integers(min_value=1, max_value=400)
 
 
 @pytest.mark.parametrize(("layout", "custom_code"), [("pad", True), ("squash", True), ("squash", False)])
-def test_pixels_are_those_of_training(layout: Any, custom_code: bool, tmp_path: Path) -> None:
-    image = ImageSettings(size=64, patch=16, layout=layout, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    processor = exported_processor(tmp_path, image, custom_code=custom_code)
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_pixels_are_those_of_training(
+    layout: Any, custom_code: bool, tower: str, resample: Resample, tmp_path: Path
+) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    image = ImageSettings(size=64, patch=16, layout=layout, mean=mean, std=std, resample=resample)
+    processor = exported_processor(tmp_path, image, custom_code=custom_code, tower=tower)
 
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(SIDES, SIDES, st.sampled_from(["RGB", "L", "RGBA", "P"]))
@@ -240,6 +247,27 @@ def test_stock_pixels_are_those_of_training_where_sides_come_out_whole(
     image = ImageSettings(size=64, patch=16, layout=layout)
     processor = exported_processor(tmp_path, image, custom_code=False)
     assert difference(processor, Image.effect_noise(size, 80).convert("RGB"), image) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("tower", "layout", "kind"),
+    [
+        ("clip", "center_crop", "CLIPImageProcessor"),
+        ("clip", "squash", "CLIPImageProcessor"),
+        ("siglip", "squash", "SiglipImageProcessor"),
+        ("siglip", "pad", "CLIPImageProcessor"),  # SigLIP's own knows one layout
+        ("siglip", "center_crop", "CLIPImageProcessor"),
+    ],
+)
+def test_image_processor_is_the_towers_where_it_can_be(tower: str, layout: Any, kind: str, tmp_path: Path) -> None:
+    image = ImageSettings(size=28, patch=8, layout=layout)
+    processor = exported_processor(tmp_path, image, custom_code=False, tower=tower)
+    assert type(processor.image_processor).__name__ == f"{kind}Pil"
+    given = processor(text=processor.image_token, images=PICTURE, return_tensors="pt")
+    assert given["input_ids"].tolist() == [[processor.image_token_id] * image.tokens]
+    # What servers such as vLLM ask before they see a picture
+    assert processor._get_num_multimodal_tokens([(64, 32)])["num_image_tokens"] == [image.tokens] == [9]
+    assert difference(processor, Image.effect_noise((56, 56), 80).convert("RGB"), image) <= 1e-5
 
 
 @pytest.mark.parametrize("custom_code", [True, False])
