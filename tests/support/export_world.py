@@ -20,6 +20,12 @@ from tests.support.families import language_model, vision_tower
 from tests.support.model_samples import SPECIAL_TOKENS
 from tests.support.model_world import finished_weights, tokenizer
 
+CONTROL_TOKENS = {
+    "mistral": SPECIAL_TOKENS,
+    "llama": ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+}
 TEXT_TOKENS = 286  # of the tokenizer below
 HIDDEN = 48  # of the tiny language models
 VOCABULARY_MULTIPLE = 128  # much padding: a forgotten row would show
@@ -35,6 +41,11 @@ def image_token_beyond(folder: Path) -> None:
     extended.save(path)
 
 
+def own_tokenizer(family: str) -> Callable[[Path], None]:
+    """Return what saves a small tokenizer with the control tokens of a family; its chat template is the family's."""
+    return lambda folder: tokenizer(folder, CONTROL_TOKENS[family])
+
+
 class Sources:
     """The Hugging Face models that a model folder was made of, and that folder."""
 
@@ -45,7 +56,7 @@ class Sources:
         families: tuple[str, str] = ("mistral", "clip"),
         language: dict[str, Any] | None = None,
         vision: dict[str, Any] | None = None,
-        write_tokenizer: Callable[[Path], None] = tokenizer,
+        write_tokenizer: Callable[[Path], None] | None = None,
         projector: dict[str, Any] | None = None,
         image: dict[str, Any] | None = None,
         preprocessor: dict[str, Any] | None = None,
@@ -59,7 +70,7 @@ class Sources:
             model.to(dtype).save_pretrained(self.weights / name)
         if preprocessor:
             (self.weights / "vision" / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-        write_tokenizer(self.weights / "language")
+        (write_tokenizer or own_tokenizer(families[0]))(self.weights / "language")
         finished_weights(self.weights)
         self.context = RunContext(run_id="t", run_name="t", workspace=folder / "workspace")
         converted = {
