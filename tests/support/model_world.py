@@ -95,6 +95,7 @@ def chat_template(folder: Path) -> None:
     content = {
         "bos_token": "<s>",
         "eos_token": "</s>",
+        "image_token": "[IMG]",
         "chat_template": "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
         f"{answer}{{% else %}}{turn}{{% endif %}}{{% endfor %}}",
     }
