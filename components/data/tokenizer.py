@@ -161,7 +161,7 @@ class ChatTokenizer:
 
         A model may have more rows than its tokenizer has ids, and say one of them: it has no text.
         """
-        said = [number for number in ids if number not in self._special and number not in self._stand_ins]
+        said = [number for number in ids if number < self.vocabulary and number not in self._special]
         text: str = self._tokenizer.decode(said, skip_special_tokens=False)
         return text.removeprefix(" ")
 

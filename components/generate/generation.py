@@ -142,11 +142,13 @@ def _write_rows(spec: GenerationSpec, rows: Sequence[tuple[Request, str]]) -> No
             row: dict[str, Any] = {
                 "id": request.sample.id,
                 "control": request.control,
-                "image": request.picture,
+                "image": request.pictures[0],
                 "prompt": request.sample.prompt,
                 "text": text,
                 "generation": spec.generation,
             }
+            if len(request.pictures) > 1:
+                row["images"] = request.pictures
             if request.sample.category:
                 row["category"] = request.sample.category
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
 """What has to be generated for a partition of a task: every sample under every control, each distinct input once."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,12 +16,12 @@ class ModelInput(NamedTuple):
     """What decides an answer.
 
     Attributes:
-        picture: Path of the picture that is shown; `BLANK` for the grey one.
+        pictures: Names of the pictures that are shown; `BLANK` for the grey one.
         prompt: The human turn.
         draws: Id of the sample whose draws are used; empty where nothing is drawn.
     """
 
-    picture: str
+    pictures: tuple[str, ...]
     prompt: str
     draws: str
 
@@ -32,20 +33,20 @@ class Request:
     Attributes:
         sample: The sample that is asked about.
         control: What is shown.
-        picture: Path of the picture that is shown; `BLANK` for the grey one.
+        pictures: Names of the pictures that are shown; `BLANK` for the grey one.
     """
 
     sample: HeldOutSample
     control: Control
-    picture: str
+    pictures: tuple[str, ...]
 
     def model_input(self, *, drawn: bool) -> ModelInput:
         """Return what decides the answer: requests with equal inputs share it.
 
         Args:
-            drawn: Tokens are drawn, so that samples answer differently to the same picture and prompt.
+            drawn: Tokens are drawn, so that samples answer differently to the same pictures and prompt.
         """
-        return ModelInput(self.picture, self.sample.prompt, self.sample.id if drawn else "")
+        return ModelInput(self.pictures, self.sample.prompt, self.sample.id if drawn else "")
 
 
 def requests_of_partition(
@@ -60,12 +61,22 @@ def requests_of_partition(
         partitions: Number of partitions.
         seed: Of the shuffled pictures.
     """
-    own = [sample.image for sample in samples]
-    shown: dict[Control, list[str]] = {"none": own, "blank": [BLANK] * len(own)}
+    own = [sample.pictures for sample in samples]
+    shown: dict[Control, list[tuple[str, ...]]] = {"none": own, "blank": [(BLANK,) * len(names) for names in own]}
     if "shuffled" in controls:
-        shown["shuffled"] = other_pictures(own, seed)
+        others = other_pictures([sample.image for sample in samples], seed)
+        shown["shuffled"] = _shuffled(samples, others)
     rows = range(partition, len(samples), partitions)
     return [Request(samples[row], control, shown[control][row]) for control in controls for row in rows]
+
+
+def _shuffled(samples: Sequence[HeldOutSample], others: Sequence[str]) -> list[tuple[str, ...]]:
+    """Give every sample as many pictures as it has, those of the sample that another first picture belongs to, in turn."""
+    of_first = {sample.image: sample.pictures for sample in reversed(samples)}
+    return [
+        tuple(itertools.islice(itertools.cycle(of_first[other]), len(sample.pictures)))
+        for sample, other in zip(samples, others, strict=True)
+    ]
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -85,7 +96,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
     return [ordered[first : first + batch_size] for first in range(0, len(ordered), batch_size)]
 
 
-def batches_by_picture(lengths: Sequence[int], pictures: Sequence[str], batch_size: int) -> list[list[int]]:
+def batches_by_picture(lengths: Sequence[int], pictures: Sequence[Hashable], batch_size: int) -> list[list[int]]:
     """Divide inputs into batches in which those about one picture stand together, pictures of about equally long prompts next.
 
     Where each picture is asked about once, that is `batches_by_length`. Where it is asked about often, prompts of a batch share its
@@ -93,14 +104,14 @@ def batches_by_picture(lengths: Sequence[int], pictures: Sequence[str], batch_si
 
     Args:
         lengths: Tokens of every input.
-        pictures: Picture of every input.
+        pictures: Picture of every input, or its pictures.
         batch_size: Inputs of a batch.
 
     Returns:
         Indices of the inputs of every batch; the picture with the longest prompt comes first.
     """
-    longest: dict[str, int] = {}
-    first: dict[str, int] = {}
+    longest: dict[Hashable, int] = {}
+    first: dict[Hashable, int] = {}
     for index, (length, picture) in enumerate(zip(lengths, pictures, strict=True)):
         longest[picture] = max(longest.get(picture, 0), length)
         first.setdefault(picture, index)

@@ -106,7 +106,8 @@ def load_samples(raw: Path, task: Task, limit: int = 0) -> list[HeldOutSample]:
     if repeated:
         raise InputError(f"{path} has several samples with the same id: {', '.join(repeated[:5])}. Ids must be unique.")
     wanted = samples[:limit] if limit else samples
-    return [replace(sample, prompt=kind.ask(task, sample)) for sample in wanted]
+    shows_all = task.prompt.pictures == "all"
+    return [replace(sample, prompt=kind.ask(task, sample), shows_all=shows_all) for sample in wanted]
 
 
 def _check_fits_kind(task: Task) -> None:

@@ -20,7 +20,8 @@ class HeldOutSample:
         hint: What stands beside the question: a context, the words that were recognised in the picture.
         unit: Samples that are one where a metric counts groups, as one question under all orders of its options; empty for
             those of one picture.
-        images: All pictures that the question is about, where there are several. Only `image` is shown.
+        images: All pictures that the question is about, where there are several; `image` is the first.
+        shows_all: Whether all of them are shown, and not the first alone.
     """
 
     id: str
@@ -35,3 +36,9 @@ class HeldOutSample:
     hint: str = ""
     unit: str = ""
     images: tuple[str, ...] = ()
+    shows_all: bool = False
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of the pictures that are shown."""
+        return self.images if self.shows_all and self.images else (self.image,)

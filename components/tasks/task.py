@@ -14,12 +14,13 @@ class TaskPrompt(BaseModel):
     """How a sample is asked; which fields a template takes is up to the kind.
 
     Attributes:
-        format: "plain" (the picture alone, as in pretraining; takes no words) or "instruct" (Mistral's turns).
+        format: "plain" (the picture alone, as in pretraining; takes no words) or "instruct" (the model's chat template).
         template: The human turn.
         open_template: The human turn of questions without options, for kinds that have both sorts.
         option: One line of `{options}`: `{letter}` and `{text}`.
         hint: What becomes of `{hint}` in a template: a text with `{hint}` for samples that have one, nothing for others.
         answer: What the template asks for and the parser reads, the option's "letter" or its "text".
+        pictures: Of questions about several pictures, show the "first" alone, as models of one picture are asked, or "all".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +31,7 @@ class TaskPrompt(BaseModel):
     option: str = "({letter}) {text}"
     hint: str = "{hint}\n"
     answer: Literal["letter", "text"] = "letter"
+    pictures: Literal["first", "all"] = "first"
 
 
 class Published(BaseModel):

@@ -73,7 +73,7 @@ def questions(raw: Path, pictures: int, count: int) -> list[ModelInput]:
         f"Is there a {THINGS[number % len(THINGS)]} in the image, number {number}?\nAnswer the question using a single word or phrase."
         for number in range(count)
     ]
-    return [ModelInput(name, question, "") for question in asked for name in names]
+    return [ModelInput((name,), question, "") for question in asked for name in names]
 
 
 def all_ways(own, llava, model, exported, raw, inputs, options) -> dict[str, Way]:  # type: ignore[no-untyped-def]

@@ -113,9 +113,9 @@ def predictions(
                 {
                     "id": request.sample.id,
                     "control": request.control,
-                    "image": request.picture,
+                    "image": request.pictures[0],
                     "prompt": request.sample.prompt,
-                    "text": answer(request.sample, by_image[request.picture].image if request.picture else ""),
+                    "text": answer(request.sample, by_image[request.pictures[0]].image if request.pictures[0] else ""),
                     "generation": identity,
                     **({"category": request.sample.category} if request.sample.category else {}),
                 }

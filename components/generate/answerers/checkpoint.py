@@ -58,7 +58,7 @@ class _Prepared:
     Attributes:
         prompts: The prompts, without their pictures.
         names: The distinct pictures.
-        rows: For every prompt its picture among them.
+        rows: For every picture of the prompts in order its place among them.
         read: Pixels, and the area that holds the picture, of those that were not remembered.
     """
 
@@ -87,10 +87,11 @@ class Checkpoint(Answerer):
         self._device = model.language_model.embedding.word_embeddings.weight.device
 
     def batches(self, inputs: Sequence[ModelInput], asking: Asking) -> list[list[int]]:
-        """Put prompts about one picture together, and about equally long ones, without reading pictures."""
-        lengths = {prompt: len(self._tokens(prompt, asking)) for prompt in {shown.prompt for shown in inputs}}
+        """Put prompts about the same pictures together, and about equally long ones, without reading pictures."""
+        asked = [(shown.prompt, len(shown.pictures)) for shown in inputs]
+        lengths = {one: len(self._tokens(*one, asking)) for one in set(asked)}
         return batches_by_picture(
-            [lengths[shown.prompt] for shown in inputs], [shown.picture for shown in inputs], asking.batch_size
+            [lengths[one] for one in asked], [shown.pictures for shown in inputs], asking.batch_size
         )
 
     def answer(
@@ -100,13 +101,13 @@ class Checkpoint(Answerer):
         with ThreadPoolExecutor(max_workers=min(available_cores(), _MOST_READERS)) as readers:
 
             def prepare(batch: Sequence[ModelInput]) -> _Prepared:
-                names = list(dict.fromkeys(shown.picture for shown in batch))
+                names = list(dict.fromkeys(name for shown in batch for name in shown.pictures))
                 unseen = [name for name in names if (pictures.folder, name) not in self._memory]
                 read = readers.map(lambda name: self._pixels(name, pictures), unseen)
                 return _Prepared(
                     prompts=[self._encode(shown, asking) for shown in batch],
                     names=names,
-                    rows=[names.index(shown.picture) for shown in batch],
+                    rows=[names.index(name) for shown in batch for name in shown.pictures],
                     read=dict(zip(unseen, read, strict=True)),
                 )
 
@@ -151,17 +152,17 @@ class Checkpoint(Answerer):
         side = self._settings.size
         return preprocess(blank_like((side, side)) if name == BLANK else pictures.open(name), self._settings)
 
-    def _tokens(self, prompt: str, asking: Asking) -> list[int]:
+    def _tokens(self, prompt: str, pictures: int, asking: Asking) -> list[int]:
         return prompt_tokens(
             prompt,
-            1,
+            pictures,
             tokenizer=self.tokenizer,
             image_tokens=self._settings.tokens,
             prompt_format=asking.prompt_format,
         ).ids
 
     def _encode(self, shown: ModelInput, asking: Asking) -> EncodedSample:
-        tokens = torch.tensor(self._tokens(shown.prompt, asking))
+        tokens = torch.tensor(self._tokens(shown.prompt, len(shown.pictures), asking))
         side = self._settings.size
         return EncodedSample(
             key=shown.draws,

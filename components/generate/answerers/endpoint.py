@@ -133,7 +133,8 @@ class _Calls:
     def _ask(self, client: ChatClient, shown: ModelInput) -> Answer:
         faults = Faults(client.shown, _patience(self._asking.calls), self._stop)
         text = "" if self._asking.prompt_format == "plain" else without_marker(shown.prompt)
-        body = request_body(self._endpoint, self._asking, text, [_data_url(shown.picture, self._pictures)], shown.draws)
+        urls = [_data_url(name, self._pictures) for name in shown.pictures]
+        body = request_body(self._endpoint, self._asking, text, urls, shown.draws)
         while not self._stop.is_set():
             try:
                 return client.ask(body)

@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from components.data.conversation import without_marker
+from components.data.conversation import place_pictures, without_marker
 from components.data.pictures import Pictures
 from components.errors import InputError, StageError
 from components.export.loading import is_wide_export, load_wide_export
@@ -98,11 +98,10 @@ class TransformersModel(Answerer):
 
     def batches(self, inputs: Sequence[ModelInput], asking: Asking) -> list[list[int]]:
         """Put about equally long prompts together, without reading pictures."""
-        texts = {prompt: self._text(prompt, asking) for prompt in {shown.prompt for shown in inputs}}
-        lengths = {
-            prompt: len(self.tokenizer(text, add_special_tokens=False).input_ids) for prompt, text in texts.items()
-        }
-        return batches_by_length([lengths[shown.prompt] for shown in inputs], asking.batch_size)
+        asked = [(shown.prompt, len(shown.pictures)) for shown in inputs]
+        texts = {one: self._text(*one, asking) for one in set(asked)}
+        lengths = {one: len(self.tokenizer(text, add_special_tokens=False).input_ids) for one, text in texts.items()}
+        return batches_by_length([lengths[one] for one in asked], asking.batch_size)
 
     def answer(
         self, batches: Sequence[Sequence[ModelInput]], asking: Asking, pictures: Pictures
@@ -110,8 +109,8 @@ class TransformersModel(Answerer):
         """Answer batches in order."""
 
         def prepare(batch: Sequence[ModelInput]) -> tuple[Any, list[str]]:
-            images = [[_picture(shown, pictures)] for shown in batch]
-            texts = [self._text(shown.prompt, asking) for shown in batch]
+            images = [[_picture(name, pictures) for name in shown.pictures] for shown in batch]
+            texts = [self._text(shown.prompt, len(shown.pictures), asking) for shown in batch]
             self._example = self._example or texts[0]
             adds = not _begins_with(texts[0], self.tokenizer.bos_token)
             read = self.processor(text=texts, images=images, padding=True, return_tensors="pt", add_special_tokens=adds)
@@ -156,15 +155,16 @@ class TransformersModel(Answerer):
         # Where a word's boundary is part of it, an answer begins with a blank that is not said.
         return Answer(text.removeprefix(" "), end, prompt_tokens)
 
-    def _text(self, prompt: str, asking: Asking) -> str:
-        """Return what the model reads, a placeholder for the picture included."""
+    def _text(self, prompt: str, pictures: int, asking: Asking) -> str:
+        """Return what the model reads, a placeholder for every picture included."""
         image = str(getattr(self.processor, "image_token", "") or "")
         if asking.prompt_format == "plain":
-            return image if _adds_beginning(self.tokenizer) else f"{self.tokenizer.bos_token or ''}{image}"
-        words = without_marker(prompt)
+            begin = "" if _adds_beginning(self.tokenizer) else self.tokenizer.bos_token or ""
+            return f"{begin}{image * pictures}"
         if not self.processor.chat_template:
-            return f"{image}{words}"
-        content = [{"type": "image"}, {"type": "text", "text": words}]
+            return f"{image * pictures}{without_marker(prompt)}"
+        (parts,) = place_pictures([prompt], pictures)
+        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
         rendered: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
@@ -182,8 +182,8 @@ class _Chosen:
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
-def _picture(shown: ModelInput, pictures: Pictures) -> Image:
-    return blank_like((BLANK_SIDE, BLANK_SIDE)) if shown.picture == BLANK else pictures.open(shown.picture)
+def _picture(name: str, pictures: Pictures) -> Image:
+    return blank_like((BLANK_SIDE, BLANK_SIDE)) if name == BLANK else pictures.open(name)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -282,5 +282,5 @@ def _is_mean_mark(metric: Metric[...]) -> bool:
 
 def several_pictures(samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
     """List the questions that are about several pictures, of which only the first is shown."""
-    names = [sample.id for sample in samples if len(sample.images) > 1]
+    names = [sample.id for sample in samples if len(sample.images) > len(sample.pictures)]
     return {"Questions about several pictures, of which the first is shown": names} if names else {}

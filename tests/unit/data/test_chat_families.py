@@ -174,6 +174,14 @@ def test_masks_are_transformers_assistant_masks(chats: dict[str, Chat]) -> None:
 
 
 @pytest.mark.parametrize("name", CHATS)
+def test_ids_that_are_no_text_say_nothing(name: str, chats: dict[str, Chat]) -> None:
+    """Such as of rows that a model has beyond its tokenizer's vocabulary."""
+    ours = chats[name].ours
+    ids = ours.encode("a red circle")
+    assert ours.decode([*ids, *range(ours.vocabulary, ours.vocabulary + 300), ours.eos]) == "a red circle"
+
+
+@pytest.mark.parametrize("name", CHATS)
 def test_texts_never_become_control_tokens(name: str, chats: dict[str, Chat]) -> None:
     chat, rng = chats[name], random.Random(5)
     for _ in range(50):

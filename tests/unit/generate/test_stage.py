@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from components.model.distributed import single_process
 from components.model.sampling_settings import Sampling
 from components.model.vlm import VisionLanguageModel, build_model
 from components.tasks.loading import load_samples, load_task
+from tests.support.data_samples import finish_raw
 from tests.support.evaluation_world import raw_dataset
 from tests.support.model_world import World, build_world, projector_weights, reference_embeddings
 from tests.support.paths import ROOT
@@ -158,6 +160,43 @@ max_new_tokens: 6
 metrics: [accuracy]
 headline: accuracy
 """
+
+
+def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp_path: Path) -> None:
+    """Those that markers place, and those in front; a question about one picture beside them."""
+    other = tmp_path / "raw"
+    shutil.copytree(raw, other)
+    rows = [json.loads(line) for line in (raw / "multiple_choice.jsonl").read_text().splitlines()][:3]
+    names = [row["image"] for row in rows]
+    questions = ["is <image> or <image>", "is it", "is it"]
+    for row, question in zip(rows, questions, strict=True):
+        row["question"] = question
+    rows[0]["images"], rows[1]["images"] = names[:2], [names[1], names[0], names[2]]
+    (other / "multiple_choice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finish_raw(other)
+    task = tmp_path / "short_questions.yaml"
+    task.write_text(SHORT_TASK.replace("format: instruct,", "format: instruct, pictures: all,"))
+    found = rows_of(
+        run_generate(world.context, GenerateConfig(task=str(task), controls=("none",)), world.model, other, 0).folder
+    )
+    assert [row.get("images") for row in found] == [rows[0]["images"], rows[1]["images"], None]
+    tokenizer = ChatTokenizer.load(world.model / "tokenizer")
+    with Pictures(other) as pictures:
+        prompts = [
+            encode_prompt(
+                row["prompt"],
+                [pictures.open(name) for name in row.get("images", [row["image"]])],
+                tokenizer=tokenizer,
+                settings=read_model_config(world.model).image,
+                prompt_format="instruct",
+            )
+            for row in found
+        ]
+    with single_process():
+        model = build_model(read_model_config(world.model))
+        load_model(model, world.model / "checkpoint")
+        answers = generate(model.eval(), prompts, end_tokens=tokenizer.ends, max_new_tokens=6)
+    assert [row["text"] for row in found] == [tokenizer.decode(answer).strip() for answer in answers]
 
 
 @pytest.mark.parametrize("name", ["captioning", "short_questions.yaml"])

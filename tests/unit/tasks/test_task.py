@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,24 @@ def test_partitions_cover_every_sample_and_control_once_and_agree_on_the_shuffle
     ]
     assert len(parts) == count * 3
     assert set(parts) == set(whole)
+
+
+def test_all_pictures_of_a_question_are_shown_where_a_task_says_so() -> None:
+    pictures = [("a.jpg", "b.jpg"), ("c.jpg",), ("d.jpg", "e.jpg", "f.jpg")]
+    samples = [HeldOutSample(str(n), names[0], images=names, shows_all=True) for n, names in enumerate(pictures)]
+    controls = GenerateConfig(task="captioning").controls
+    found = requests_of_partition(samples, controls, partition=0, partitions=1, seed=0)
+    shown = {(request.control, request.sample.id): request.pictures for request in found}
+    for number, names in enumerate(pictures):
+        assert shown["none", str(number)] == names
+        assert shown["blank", str(number)] == ("",) * len(names)
+        others = shown["shuffled", str(number)]
+        assert len(others) == len(names)
+        assert not set(others) & set(names)
+    first = requests_of_partition(
+        [replace(one, shows_all=False) for one in samples], controls, partition=0, partitions=1, seed=0
+    )
+    assert {request.pictures for request in first if request.control == "none"} == {("a.jpg",), ("c.jpg",), ("d.jpg",)}
 
 
 @pytest.mark.parametrize("controls", [("blank",), ("none", "none"), ("none", "dark")])
