@@ -208,17 +208,10 @@ def _is_streamed(config: DatasetConfig) -> bool:
     if uri.scheme in ("http", "https") and not is_table(uri.name):
         return False  # a web server's folder can't be listed, but for its lock file
     folder = SourceFolder(config.source, "data.source", config.transfer)
-    entries = any("/" not in name and name.lower().endswith(".json") for name in folder.files if not _is_metadata(name))
     questions = {layout.MULTIPLE_CHOICE, layout.REJECTS}
     tables = [name for name in folder.files if is_table(name) and name not in questions]
+    entries = any("/" not in name and name.lower().endswith(".json") for name in tables)
     return bool(tables) and (folder.single or not entries)
-
-
-def _is_metadata(name: str) -> bool:
-    """Tell whether a JSON file is one of those that `datasets` and img2dataset write beside tables."""
-    return name in ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json") or name.endswith(
-        "_stats.json"
-    )
 
 
 def _captions(

@@ -141,6 +141,12 @@ def write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(_with_files(row, path.parent)) + "\n" for row in rows))
 
 
+def write_json_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as one JSON list, as LLaVA's annotations are, the pictures beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([_with_files(row, path.parent) for row in rows], indent=1))
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], delimiter: str = ",") -> None:
     """Write rows as CSV: lists and objects as JSON, pictures as files beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from components.sources.tables.table import BadRow, FileIndex, Mark, Row
 
@@ -38,7 +38,11 @@ class JsonLines:
 
 def _row(line: bytes) -> Row | BadRow:
     try:
-        row = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
+        return object_row(json.loads(line.removeprefix(_BYTE_ORDER_MARK)))
     except (ValueError, RecursionError) as error:
         return BadRow(f"the line is not JSON: {error}")
-    return row if isinstance(row, dict) else BadRow(f"the line holds a {type(row).__name__}, not an object")
+
+
+def object_row(value: Any) -> Row | BadRow:
+    """Return a JSON object as a row."""
+    return value if isinstance(value, dict) else BadRow(f"the row is a {type(value).__name__}, not an object")

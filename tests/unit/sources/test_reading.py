@@ -1,5 +1,7 @@
 """Every layout in every format gives the same samples, from any row on; what is damaged or unknown is named."""
 
+import csv
+import io
 import itertools
 import json
 import os
@@ -10,6 +12,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Image, Value
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.errors import ConfigurationError, InputError
 from components.progress import Progress
@@ -17,6 +21,7 @@ from components.sources.config import DatasetSource, Filters
 from components.sources.pictures import picture_bytes
 from components.sources.reading import read_rows, row_samples
 from components.sources.recording import Looked, look_at
+from components.sources.tables.delimited import Delimited
 from components.storage.config import TransferConfig
 from tests.support import table_datasets
 from tests.support.data_samples import picture
@@ -27,6 +32,7 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
     "data.parquet": table_datasets.write_parquet,
     "data.arrow": table_datasets.write_arrow,
     "data.jsonl": table_datasets.write_json_lines,
+    "data.json": table_datasets.write_json_list,
     "data.csv": table_datasets.write_csv,
 }
 
@@ -73,10 +79,11 @@ def test_reading_begins_at_any_row(name: str, tmp_path: Path) -> None:
 def test_marks_are_used_where_there_are_many_rows(tmp_path: Path, as_file: bool) -> None:
     rows = [{"image": "a.jpg", "question": f"line\nbreak, {n}", "answer": f'"{n}"'} for n in range(2600)]
     table_datasets.write_json_lines(tmp_path / "j" / "x.jsonl", rows)
+    table_datasets.write_json_list(tmp_path / "l" / "x.json", rows)
     table_datasets.write_csv(tmp_path / "c" / "x.tsv", rows, delimiter="\t")
     table_datasets.write_arrow(tmp_path / "a" / "x.arrow", rows, batch_rows=100, as_file=as_file)
     table_datasets.write_parquet(tmp_path / "p" / "x.parquet", rows, group_rows=100)
-    for folder in "jcap":
+    for folder in "jlcap":
         looked = look(tmp_path / folder)
         assert len(looked.dataset.files[0].marks) > 5
         for first in (0, 499, 500, 1234, 2599):
@@ -188,10 +195,36 @@ def test_bad_lines_are_rows_that_can_not_be_read(tmp_path: Path) -> None:
     looked = look(tmp_path / "x.jsonl")
     assert looked.dataset.rows == 4
     rows = [row for _, row in read_rows(looked.dataset, looked.folder, 0, 4)]
-    for row, message in ((rows[1], "not JSON"), (rows[2], "holds a list")):
+    for row, message in ((rows[1], "not JSON"), (rows[2], "is a list, not an object")):
         with pytest.raises(InputError, match=message):
             row_samples(looked.dataset, row)
     assert len(row_samples(looked.dataset, rows[3])) == 1
+
+
+def test_json_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    table_datasets.write_json_list(tmp_path / "x.json", rows_of("questions", 3))
+    (tmp_path / "x.json").write_bytes((tmp_path / "x.json").read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"x.json can't be read: the file is not JSON: at byte"):
+        look(tmp_path / "x.json")
+
+
+def test_json_about_a_dataset_is_no_table(tmp_path: Path) -> None:
+    table_datasets.write_tar(tmp_path / "00000.tar", [table_datasets.img2dataset(n) for n in range(3)])
+    (tmp_path / "00000_stats.json").write_text('{"successes": 3}')
+    assert look(tmp_path).dataset.rows == 3
+
+
+_TEXT = st.text("ab,\"'\n\r\t [{é", max_size=8)
+
+
+@given(st.lists(st.tuples(_TEXT.filter(bool), _TEXT), min_size=1, max_size=9), st.sampled_from([",", "\t"]))
+def test_cells_come_back_as_the_csv_module_wrote_them(rows: list[tuple[str, str]], delimiter: str) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([("a", "b"), *rows])
+    stream = io.BytesIO(text.getvalue().encode())
+    table = Delimited(delimiter)
+    assert table.index(stream).rows == len(rows)
+    assert [(row["a"], row["b"]) for row in table.rows(stream, 0, None)] == rows  # type: ignore[call-overload, index]
 
 
 def test_damaged_and_changed_files_are_named(tmp_path: Path) -> None:
