@@ -44,6 +44,30 @@ def open_picture(content: bytes) -> Image.Image:
         raise _broken(error) from error
 
 
+def open_small(content: bytes, side: int) -> Image.Image:
+    """Decode a picture to a square of few pixels, at less cost than a whole one: JPEGs at a fraction of their scale.
+
+    Args:
+        content: A file.
+        side: Side of the square in pixels; the aspect ratio is not kept.
+
+    Returns:
+        RGB as `to_rgb` makes it.
+
+    Raises:
+        BrokenPicture: As in `open_picture`.
+    """
+    image = _open(content)
+    try:
+        if image.format == "JPEG":
+            image.draft("RGB", (side, side))
+        small = to_rgb(image)
+        smooth = Image.Resampling.BOX if min(small.size) >= side else Image.Resampling.BICUBIC
+        return small.resize((side, side), smooth)
+    except Exception as error:  # decoders raise many kinds on damaged data
+        raise _broken(error) from error
+
+
 def check_picture(content: bytes, check: ImageCheck) -> None:
     """Look for what `open_picture` would stumble over, at less cost.
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import StageError
+from components.evaluate.seen import SeenInTraining
 from components.metrics.metric import SIGNS, Direction
 from components.metrics.registry import OWN_METRICS
 from components.storage.atomic import write_text
@@ -158,6 +159,7 @@ class Scores(BaseModel):
         published: What a published model is called; empty for a model of ours.
         versions: "generate" and "evaluate" to library to version.
         presentation: How this is put to people.
+        seen: How many of the test pictures training saw; None in scores of older versions.
         partial: Why this is not the score of the whole ground truth with each sample once; empty where it is.
         generation: Hash of the generation's settings.
         bootstrap_samples: Resamplings behind the intervals.
@@ -196,6 +198,7 @@ class Scores(BaseModel):
     published: str = ""
     versions: dict[str, dict[str, str]] = {}
     presentation: Presentation = Presentation()
+    seen: SeenInTraining | None = None
     partial: str = ""
     generation: str
     bootstrap_samples: int

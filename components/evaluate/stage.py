@@ -9,6 +9,7 @@ from components.download.task_data import evaluation_data
 from components.errors import StageError
 from components.evaluate.baseline import find_baselines, read_baseline
 from components.evaluate.config import EVALUATION_PREFIX, EvaluateConfig
+from components.evaluate.seen import SeenInTraining, seen_in_training
 from components.metrics.registry import find_metric
 from components.published_model.stage import published_name
 from components.stage.part import part_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from components.tasks.kind import Answer
     from components.tasks.sample import HeldOutSample
 
-VERSION = 5
+VERSION = 6
 PAGE_FILE = "evaluation.html"
 # Kept in MLflow: what people look at, and what a later run is compared with.
 ARTIFACTS = ("scores.json", "sample_scores.jsonl", PAGE_FILE)
@@ -59,12 +60,14 @@ def run_evaluate(
 
     task = load_task(config.task)
     data = evaluation_data(raw, task)
+    shown = {name for sample in load_samples(raw, task) for name in (sample.image, *sample.images)}
+    seen = seen_in_training(context, model, raw, shown)
     generation = collect_partitions(predictions, task, model, data.identity, allow_partial=config.allow_partial)
     baselines = find_baselines(context, config.gates, name or task.name, config.task)
 
     def body(work: StageWork) -> dict[str, Any]:
         rivals = {reference: read_baseline(baseline) for reference, baseline in baselines.items()}
-        return _evaluate(context, config, task, generation, model, raw, rivals, work)
+        return _evaluate(context, config, task, generation, model, raw, rivals, seen, work)
 
     return run_stage(
         context,
@@ -73,6 +76,7 @@ def run_evaluate(
         inputs={
             "model": model,
             "raw": data,
+            "seen in training": seen.sentence,
             # Of these a constant answer is made.
             **({"captions": part_of(raw, [TRAINING_CAPTIONS])} if (raw / TRAINING_CAPTIONS).is_file() else {}),
             "task": task_identity(task),
@@ -95,6 +99,7 @@ def _evaluate(
     model: Path,
     raw: Path,
     rivals: "Mapping[str, Rival]",
+    seen: SeenInTraining,
     work: StageWork,
 ) -> dict[str, Any]:
     # Imported here, so that a reused stage does not wait for numpy and PIL.
@@ -167,6 +172,7 @@ def _evaluate(
             columns=task.columns,
             published=tuple(PublishedFigure(**figure.model_dump()) for figure in task.published),
         ),
+        seen=seen,
         partial=why_partial(len(samples), len(expected), generation.available, merged.duplicates, kind.noun),
     )
     write_sample_scores(work.folder, samples, texts[MODEL], findings.statistics[MODEL])
@@ -178,7 +184,7 @@ def _evaluate(
     write_samples(work.folder, Samples(task=task.name, samples=shown))
     write_text(work.folder / PAGE_FILE, render_evaluation(scores, shown, work.folder))
     write_scores(work.folder, scores)
-    print(f"{task.name}: {scores.meaning}", flush=True)
+    print(f"{task.name}: {scores.meaning} {seen.sentence}", flush=True)
     return _facts(scores)
 
 

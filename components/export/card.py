@@ -13,7 +13,7 @@ from components.evaluate.scores import Scores, read_scores
 from components.export.source import ModelSource
 from components.model.config import ModelConfig
 from components.pages.formats import interval, points, size
-from components.report.lineage import StageRecord, upstream_stages
+from components.runs.lineage import StageRecord, upstream_stages
 from components.stage.manifest import read_manifest
 from components.storage.atomic import write_text
 

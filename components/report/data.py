@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.pages.pictures import data_uri
-from components.report.lineage import StageRecord
+from components.runs.lineage import StageRecord
 from components.wds_conversion.left_out import left_out_pictures
 
 _STAGE = "wds_conversion"

@@ -18,7 +18,8 @@ from components.pages.formats import duration, moment, points, size
 from components.pages.page import render_page
 from components.report.config import ReportConfig
 from components.report.data import MixtureView, mixture_views
-from components.report.lineage import StageRecord, upstream_stages
+from components.report.decontamination import LIKENESS, DecontaminationView, decontamination_views
+from components.runs.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.curves import TITLES, curve, loss_figure, rate_figure
@@ -63,6 +64,8 @@ class ReportView:
     paper: PaperTable
     trainings: list[TrainingView]
     mixtures: list[MixtureView]
+    decontamination: list[DecontaminationView]
+    likeness: list[str]
     stages: list[StageRow]
     total: str
     reused: int
@@ -91,6 +94,8 @@ def render_report(
         paper=paper_table({context.run_name: [item.scores for item in views]}),
         trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
         mixtures=mixture_views(stages),
+        decontamination=decontamination_views(stages),
+        likeness=list(LIKENESS.values()),
         stages=_stage_rows(stages),
         total=duration(sum(record.manifest.duration_s for record in this_run)),
         reused=len(stages) - len(this_run),

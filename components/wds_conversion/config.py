@@ -1,10 +1,18 @@
 """Settings of the WebDataset conversion."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from components.data.image_settings import ImageCheck
+
+Decontamination = Literal["drop", "report", "off"]
+
+EVALUATION_PICTURES = "evaluation_pictures.json"
+"""In a raw dataset: file of ground truth to the names of its pictures."""
+
+SEEN_FILE = "test_pictures_seen.jsonl"
+"""Samples that show a picture of the evaluation, in the stage's folder."""
 
 SHARDS_FOLDER = "shards"
 """Where the shards are in the stage's folder."""
@@ -22,6 +30,9 @@ class WdsConversionConfig(BaseModel):
         check_images: How broken pictures are found. "decode" decodes them (JPEGs at an eighth of their scale, which reads
             all their data), and finds all that training would stumble over; "header" reads the header and looks for the end,
             and finds what was cut off; "off" only asks for a known format. Checksums in zips are verified in any case.
+        decontaminate: What happens to samples that show a picture of the evaluation: the same file, the same picture in
+            another file, or nearly the same one (encoded anew, resized, cropped by up to a twentieth). "drop" leaves them out,
+            "report" counts and lists them, "off" does not look.
         max_reject_share (fraction): Share of entries that may be rejected, from 0 to 1; more fails the stage.
         parallel_tasks: Tasks of the pipeline that share the work, for clusters: each writes a range of the shards. Fixed when
             the pipeline is compiled; the shards do not depend on it.
@@ -34,6 +45,7 @@ class WdsConversionConfig(BaseModel):
     samples_per_shard: int = Field(default=10_000, gt=0)
     min_shards: int = Field(default=10, gt=0)
     check_images: ImageCheck = "decode"
+    decontaminate: Decontamination = "drop"
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     parallel_tasks: int = Field(default=1, gt=0, le=1000)
 
@@ -41,6 +53,11 @@ class WdsConversionConfig(BaseModel):
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return {False: "off", True: "decode"}[value] if isinstance(value, bool) else value
+
+    @field_validator("decontaminate", mode="before")
+    @classmethod
+    def _so_it_does_here(cls, value: Any) -> Any:
+        return {False: "off", True: "drop"}[value] if isinstance(value, bool) else value
 
     @property
     def content(self) -> "WdsConversionConfig":

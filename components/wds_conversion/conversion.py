@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from components.progress import Progress
 from components.sources.recorded import RecordedDataset, RecordedMixture, mixture_file, read_mixture
 from components.storage.atomic import open_atomic
 from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
+from components.wds_conversion.decontamination import (
+    decontamination_facts,
+    remove_test_pictures,
+    write_seen,
+    write_test_pictures,
+)
 from components.wds_conversion.planning import MARKERS_FOLDER, plan
 from components.wds_conversion.rows import Reject
 from components.wds_conversion.shards import ShardResult, ShardTask, write_shards
@@ -93,12 +99,28 @@ def convert(
         if _rejected(results) > limit:
             raise _TooManyRejects
 
+    if config.decontaminate != "off":
+        known = write_test_pictures(raw, folder, processes, progress)
+        keep = config.decontaminate == "report"
+        tasks = [replace(task, known=known, keep_seen=keep) for task in tasks]
+        progress.start("writing shards", rows, "samples")
     with contextlib.suppress(_TooManyRejects):  # what is still to come could not mend it
         write_shards(tasks, max(1, min(processes, rows // rows_per_process)), report)
     _remove_leftovers(folder)  # a killed run's processes may have lived a moment longer than it
+    remove_test_pictures(folder)
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, raw / config.annotations, folder / REJECTS_FILE)
-    return Converted(entries, summary(results, mixture_of(raw / config.annotations)), shard_files(results))
+    return Converted(entries, write_findings(results, folder, config, raw), shard_files(results))
+
+
+def write_findings(
+    results: Mapping[str, ShardResult], folder: Path, config: WdsConversionConfig, raw: Path
+) -> dict[str, Any]:
+    """Write the list of test pictures that were found, and return the facts of a conversion; see `summary`."""
+    seen = [item for name in sorted(results) for item in results[name].seen]
+    write_seen(folder, seen)
+    facts = summary(results, mixture_of(raw / config.annotations))
+    return {**facts, "decontamination": decontamination_facts(config.decontaminate, raw, seen)}
 
 
 def write_rejects(path: Path, results: dict[str, ShardResult]) -> None:

@@ -15,9 +15,8 @@ from components.wds_conversion.conversion import (
     Converted,
     check_shard_count,
     judge,
-    mixture_of,
     shard_files,
-    summary,
+    write_findings,
     write_rejects,
 )
 from components.wds_conversion.left_out import LEFT_OUT_FOLDER
@@ -68,7 +67,7 @@ def merge(
     entries = _check_complete(results, totals)
     write_rejects(folder / REJECTS_FILE, results)
     judge(results, entries, config, annotations, folder / REJECTS_FILE)
-    facts = summary(results, mixture_of(annotations))
+    facts = write_findings(results, folder, config, annotations.parent)
     check_shard_count(facts, config, folder / REJECTS_FILE)
     return Converted(entries, facts, shard_files(results))
 

@@ -10,12 +10,35 @@ Fields = list[tuple[str, bytes]]
 """Fields of a sample: extension and content, the pictures first."""
 
 
+TEST_PICTURE = "test_picture"
+"""Cause of samples that show a picture of the evaluation."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A sample that is left out on purpose: a short cause to count by, and its pictures."""
 
     cause: str
     pictures: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class SeenPicture:
+    """A picture of the evaluation that a sample shows.
+
+    Attributes:
+        key: The sample.
+        test_picture: The picture, by its name in the raw dataset.
+        likeness: How it was found; see `components.data.known_pictures.Match`.
+        difference: Mean difference of a value, of 255, where the two fit best.
+        trained_on: Whether the sample stays in the shards.
+    """
+
+    key: str
+    test_picture: str
+    likeness: str
+    difference: float
+    trained_on: bool
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from components.data.image_settings import ImageCheck
 from components.errors import StageError
 from components.storage.atomic import open_atomic, write_json
-from components.wds_conversion.rows import Reject, ShardRows
+from components.wds_conversion.rows import TEST_PICTURE, LeftOut, Reject, SeenPicture, ShardRows
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class ShardTask:
         first_row: Number of the first row, of all that are converted.
         rows: The rows.
         check_images: How broken pictures are found.
+        known: Folder of the evaluation's pictures as `KnownPictures` reads it; None to look for none.
+        keep_seen: Whether samples that show one of them stay.
     """
 
     path: Path
@@ -37,6 +39,8 @@ class ShardTask:
     first_row: int
     rows: ShardRows
     check_images: ImageCheck
+    known: Path | None = None
+    keep_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class ShardResult:
         size: Bytes of the shard.
         sha256: Its SHA-256; empty if it has no file.
         rejects: The rows that can't be used.
+        seen: The samples that show a picture of the evaluation.
     """
 
     dataset: str
@@ -68,6 +73,7 @@ class ShardResult:
     size: int
     sha256: str
     rejects: list[Reject]
+    seen: list[SeenPicture]
 
 
 def write_shards(
@@ -100,7 +106,9 @@ def read_marker(marker: Path, shard: Path) -> ShardResult | None:
     """Return what a marker says of a shard that is complete, or None."""
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
-        result = ShardResult(**{**content, "rejects": [Reject(**reject) for reject in content["rejects"]]})
+        rejects = [Reject(**reject) for reject in content["rejects"]]
+        seen = [SeenPicture(**item) for item in content["seen"]]
+        result = ShardResult(**{**content, "rejects": rejects, "seen": seen})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     size = shard.stat().st_size if shard.is_file() else 0
@@ -114,11 +122,15 @@ def write_shard(task: ShardTask) -> ShardResult:
         StageError: It reads back other than it was written.
     """
     # Not for a process that lets others write.
+    from components.data.known_pictures import KnownPictures
+    from components.wds_conversion.decontamination import seen_picture
     from components.wds_conversion.left_out import LeftOutPictures
     from components.wds_conversion.shard_file import ShardFile
 
     left_out_pictures = LeftOutPictures(task.path.parent.parent, task.path.stem)
+    known = KnownPictures(task.known) if task.known is not None else None
     rejects: list[Reject] = []
+    seen: list[SeenPicture] = []
     pictures: Counter[int] = Counter()
     formats: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -131,6 +143,14 @@ def write_shard(task: ShardTask) -> ShardResult:
                 left_out[sample.cause] += 1
                 left_out_pictures.note(sample)
             for key, fields in row.samples:
+                found = seen_picture(key, fields[:-1], known, task.keep_seen) if known else None
+                if found is not None:
+                    seen.append(found)
+                    sample = LeftOut(TEST_PICTURE, tuple(content for _, content in fields[:-1]))
+                    left_out_pictures.note(sample)
+                    if not task.keep_seen:
+                        left_out[sample.cause] += 1
+                        continue
                 shard.write(key, fields)
                 pictures[len(fields) - 1] += 1
                 formats.update(name.rpartition(".")[2] for name, _ in fields[:-1])
@@ -151,6 +171,7 @@ def write_shard(task: ShardTask) -> ShardResult:
         size=size if shard.samples else 0,
         sha256=sha256 if shard.samples else "",
         rejects=rejects,
+        seen=seen,
     )
     write_json(task.marker, asdict(result))
     return result

@@ -12,9 +12,9 @@ from components.sources.recorded import mixture_file, read_mixture
 from components.stage.manifest import read_manifest
 from components.stage.part import Part, part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
-from components.wds_conversion.config import WdsConversionConfig
+from components.wds_conversion.config import EVALUATION_PICTURES, WdsConversionConfig
 
-VERSION = 5
+VERSION = 6
 
 
 def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Path) -> StageOutput:
@@ -134,6 +134,8 @@ def _run(
 def _read(raw: Path, config: WdsConversionConfig) -> Part:
     """Return what a conversion reads of a raw dataset: other annotations and evaluation data may change."""
     sources, roots = picture_files(raw)
+    if config.decontaminate != "off" and (raw / EVALUATION_PICTURES).is_file():
+        sources.append(EVALUATION_PICTURES)
     path = mixture_file(raw / config.annotations)
     if path.is_file():  # how patiently it is read changes nothing
         mixture = read_mixture(path).model_dump(mode="json", exclude={"transfer"})

@@ -14,8 +14,8 @@ from components.generate.config import GenerateConfig
 from components.metrics import java
 from components.progress import progress_folder
 from components.report.config import ReportConfig
-from components.report.lineage import upstream_stages
 from components.report.stage import run_report
+from components.runs.lineage import upstream_stages
 from components.stage.runner import StageWork
 from tests.support.data_samples import picture
 from tests.support.evaluation_world import (

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from components.context import RunContext
 from components.errors import StageError
-from components.report.lineage import upstream_stages
+from components.runs.lineage import upstream_stages
 from components.stage.part import part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
 

@@ -1,0 +1,147 @@
+"""What a picture looks like, in few bytes: to find it again after it was encoded anew, resized or cropped a little.
+
+A perceptual hash (imagehash's `phash`: signs of the lowest 8 x 8 coefficients of a cosine transform) finds candidates, and
+`difference` compares them: the hash of simple drawings on plain backgrounds is often that of another one.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.data.decode import open_small
+
+Pixels = npt.NDArray[np.uint8]
+Crop = tuple[float, float, float, float]
+"""Shares that are cut off: left, top, right, bottom."""
+
+Hashes = npt.NDArray[np.uint64]
+
+SIDE = 64
+"""Side of a sketch in pixels."""
+
+_COMPARED_SIDE = 32
+_MOST_CROPPED = 0.08
+_STEPS = (0.025, 0.0125, 0.00625)
+_HOPELESS = 40.0
+
+# Measured: tests/benchmarks/decontamination.py.
+_MOST_MEAN = 8.0
+_MOST_LOCAL = 48.0
+_LEAST_CONTRAST = 4.0
+_MOST_OF_CONTRAST = 0.2
+
+_CROPS = (
+    *((0.025, 0.025, 0.025, 0.025), (0.05, 0, 0, 0), (0, 0.05, 0, 0), (0, 0, 0.05, 0), (0, 0, 0, 0.05)),
+    *((0.05, 0.05, 0, 0), (0, 0.05, 0.05, 0), (0.05, 0, 0, 0.05), (0, 0, 0.05, 0.05)),
+)
+
+
+class Difference(NamedTuple):
+    """How two sketches differ where they fit best.
+
+    Attributes:
+        mean: Mean difference of a value, of 255.
+        local: Largest difference of a value, of 255, over areas of a 256th of the picture.
+        contrast: Standard deviation of the values.
+    """
+
+    mean: float
+    local: float
+    contrast: float
+
+    @property
+    def is_small(self) -> bool:
+        """Whether they are sketches of one picture; of pictures without contrast that can't be told."""
+        return (
+            self.contrast >= _LEAST_CONTRAST
+            and self.mean <= min(_MOST_MEAN, _MOST_OF_CONTRAST * self.contrast)
+            and self.local <= _MOST_LOCAL
+        )
+
+
+def sketch_of(content: bytes) -> Pixels:
+    """Return a picture as 64 x 64 RGB pixels, whatever its shape.
+
+    Raises:
+        BrokenPicture: It can't be decoded.
+    """
+    return np.asarray(open_small(content, SIDE))
+
+
+def hash_of(sketch: Pixels) -> np.uint64:
+    """Return the perceptual hash of a sketch, 64 bits."""
+    return _hash(Image.fromarray(sketch))
+
+
+def hashes_of(sketch: Pixels) -> Hashes:
+    """Return the perceptual hashes of a sketch and of what is left when it is cropped by a twentieth, [10]."""
+    picture = Image.fromarray(sketch)
+    cropped = [_cropped(picture, crop, SIDE) for crop in _CROPS]
+    return np.array([_hash(picture), *map(_hash, cropped)], dtype=np.uint64)
+
+
+def difference(first: Pixels, second: Pixels) -> Difference:
+    """Return how two sketches differ, either of them cropped so that they fit best; by up to 8 % at a side."""
+    pictures = Image.fromarray(first), Image.fromarray(second)
+    whole = tuple(_values(picture) for picture in pictures)
+    contrast = float(whole[0].std())
+    start = float(np.abs(whole[0] - whole[1]).mean())
+    found = Difference(start, _local(*whole), contrast)
+    if start > _HOPELESS or found.is_small:
+        return found
+    fits = (_fit(pictures[0], whole[1], start), _fit(pictures[1], whole[0], start))
+    mean, crop, moved, fixed = min(
+        (fit[0], fit[1], picture, other) for fit, picture, other in zip(fits, (0, 1), (1, 0), strict=True)
+    )
+    return Difference(mean, _local(_values(pictures[moved], crop), whole[fixed]), contrast)
+
+
+def _hash(picture: Image.Image) -> np.uint64:
+    import imagehash  # it imports scipy, which takes time
+
+    return np.packbits(imagehash.phash(picture).hash.flatten()).view(np.uint64)[0]
+
+
+def _cropped(picture: Image.Image, crop: Crop, side: int) -> Image.Image:
+    left, top, right, bottom = (share * SIDE for share in crop)
+    box = (left, top, SIDE - right, SIDE - bottom)
+    return picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+
+
+def _values(picture: Image.Image, crop: Crop = (0, 0, 0, 0)) -> npt.NDArray[np.float32]:
+    return np.asarray(_cropped(picture, crop, _COMPARED_SIDE), dtype=np.float32)
+
+
+def _local(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+    largest = np.abs(first - second).max(axis=2)
+    half = _COMPARED_SIDE // 2
+    return float(largest.reshape(half, 2, half, 2).mean(axis=(1, 3)).max())
+
+
+def _fit(picture: Image.Image, fixed: npt.NDArray[np.float32], start: float) -> tuple[float, Crop]:
+    """Return the smallest mean difference that is found by moving one side at a time, and how the picture is cropped there."""
+    best: float = start
+    crop: Crop = (0.0, 0.0, 0.0, 0.0)
+    for step in _STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for side in range(4):
+                for change in (step, -step):
+                    share = min(max(crop[side] + change, 0.0), _MOST_CROPPED)
+                    if share == crop[side]:
+                        continue
+                    tried = _with(crop, side, share)
+                    mean = float(np.abs(_values(picture, tried) - fixed).mean())
+                    if mean < best:
+                        best, crop, improved = mean, tried, True
+        if best > 4 * _MOST_MEAN:
+            break
+    return best, crop
+
+
+def _with(crop: Crop, side: int, share: float) -> Crop:
+    left, top, right, bottom = (share if number == side else old for number, old in enumerate(crop))
+    return left, top, right, bottom
