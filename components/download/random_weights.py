@@ -1,25 +1,60 @@
-"""Source `random://`: small Mistral and CLIP models with random weights, and a tokenizer of the dataset's own text."""
+"""Source `random://`: small models of any family with random weights, and a tokenizer of the dataset's own text."""
 
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.download import layout
 from components.download.config import WeightsConfig
 from components.download.weights import LANGUAGE, VISION
 from components.errors import ConfigurationError, InputError
+from components.model.families.language.registry import language_family
+from components.model.families.vision.registry import vision_family
 from components.progress import Progress
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# The first five have the ids that they have in Mistral's own tokenizer.
-SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>")
-_UNKNOWN, _BEGIN, _END, _PADDING = "<unk>", "<s>", "</s>", "<pad>"
+    from components.model.families.language.family import LanguageFamily
+
+_UNKNOWN = "<unk>"
+_TOWER_SUFFIX = "_vision_model"  # of the model_type of a tower alone
+
+
+class ControlTokens(NamedTuple):
+    """The control tokens of a family's tokenizers, by what they do.
+
+    Attributes:
+        names: All of them, in the order of their ids.
+        begin: Begins a text; empty where the family has no such token.
+        end: Ends an answer.
+        padding: Pads.
+    """
+
+    names: tuple[str, ...]
+    begin: str
+    end: str
+    padding: str
+
+    @classmethod
+    def of(cls, family: "LanguageFamily") -> "ControlTokens":
+        """Return those that a family's chats need; Mistral's first five have the ids that they have in its own tokenizer."""
+        chat = family.chat
+        begin, padding = chat.begin_tokens[:1], chat.padding_tokens[:1]
+        needed = (*begin, *chat.end_tokens, *chat.control_tokens, *chat.templates[0].needs)
+        names = tuple(dict.fromkeys((_UNKNOWN, *needed, *chat.image_tokens[:1], *padding)))
+        return cls(names, begin[0] if begin else "", chat.end_tokens[0], padding[0])
+
+    @property
+    def ids(self) -> dict[str, int | None]:
+        """Ids as a model's configuration names them."""
+        return {
+            "bos_token_id": self.names.index(self.begin) if self.begin else None,
+            "eos_token_id": self.names.index(self.end),
+            "pad_token_id": self.names.index(self.padding),
+        }
 
 
 def write_random_weights(
@@ -47,22 +82,23 @@ def write_random_weights(
     if LANGUAGE in parts:
         assert raw is not None  # the stage sees to that
         progress.start("training the tokenizer", None, "texts")
-        tokenizer = train_tokenizer(raw, config.vocabulary)
-        save_tokenizer(tokenizer, folder / LANGUAGE)
+        control = ControlTokens.of(language_family(config.language.family))
+        tokenizer = train_tokenizer(raw, config.vocabulary, control)
+        save_tokenizer(tokenizer, control, folder / LANGUAGE)
         progress.start("initialising models", None, "models")
         tokens = tokenizer.get_vocab_size()
-        facts |= {"tokens": tokens, "language_parameters": _write_language(config, tokens, folder / LANGUAGE)}
+        facts |= {"tokens": tokens, "language_parameters": _write_language(config, tokens, control, folder / LANGUAGE)}
     if VISION in parts:
         facts["vision_parameters"] = _write_vision(config, folder / VISION)
     return facts
 
 
-def train_tokenizer(raw: Path, vocabulary: int) -> "Tokenizer":
+def train_tokenizer(raw: Path, vocabulary: int, control: ControlTokens) -> "Tokenizer":
     """Train a byte-level BPE on every human and model turn of the dataset."""
-    return train_on_texts(_texts(raw), vocabulary)
+    return train_on_texts(_texts(raw), vocabulary, control)
 
 
-def train_on_texts(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+def train_on_texts(texts: Iterable[str], vocabulary: int, control: ControlTokens) -> "Tokenizer":
     """Train a byte-level BPE.
 
     Words are learnt with the blank before them, and the first word of a text gets one too, so that a word has one id
@@ -75,14 +111,18 @@ def train_on_texts(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(control.names),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_BEGIN} $A", pair=f"{_BEGIN} $A {_BEGIN} $B", special_tokens=[(_BEGIN, SPECIAL_TOKENS.index(_BEGIN))]
-    )
+    if control.begin:
+        begin = control.begin
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A",
+            pair=f"{begin} $A {begin} $B",
+            special_tokens=[(begin, control.names.index(begin))],
+        )
     return tokenizer
 
 
@@ -97,58 +137,56 @@ def _texts(raw: Path) -> Iterator[str]:
         raise InputError(f"{raw} has no text to train a tokenizer on: {layout.PRETRAIN} and {layout.SFT} are empty.")
 
 
-def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
+def save_tokenizer(tokenizer: "Tokenizer", control: ControlTokens, folder: Path) -> None:
     """Write a trained tokenizer as transformers does."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=_UNKNOWN,
-        bos_token=_BEGIN,
-        eos_token=_END,
-        pad_token=_PADDING,
+        bos_token=control.begin or None,
+        eos_token=control.end,
+        pad_token=control.padding,
         clean_up_tokenization_spaces=False,
     )
     fast.save_pretrained(folder)
 
 
-def _write_language(config: WeightsConfig, tokens: int, folder: Path) -> int:
-    from transformers import MistralConfig, MistralForCausalLM
+def _write_language(config: WeightsConfig, tokens: int, control: ControlTokens, folder: Path) -> int:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    derived = {
-        "vocab_size": tokens,
-        "bos_token_id": SPECIAL_TOKENS.index(_BEGIN),
-        "eos_token_id": SPECIAL_TOKENS.index(_END),
-        "pad_token_id": SPECIAL_TOKENS.index(_PADDING),
-    }
-    return _write(MistralConfig, MistralForCausalLM, "weights.language", config.language, derived, config.seed, folder)
+    fields = {**config.language.fields, "vocab_size": tokens, **control.ids}
+    return _write(MODEL_FOR_CAUSAL_LM_MAPPING, "weights.language", config.language.family, fields, config.seed, folder)
 
 
 def _write_vision(config: WeightsConfig, folder: Path) -> int:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import MODEL_MAPPING
 
+    family = vision_family(config.vision.family)
+    model_type = next(name for name in family.model_types if name.endswith(_TOWER_SUFFIX))
     # Another stream than the language model's: equal shapes must not get equal values.
-    seed = config.seed + 1
-    return _write(CLIPVisionConfig, CLIPVisionModel, "weights.vision", config.vision, {}, seed, folder)
+    return _write(MODEL_MAPPING, "weights.vision", model_type, config.vision.fields, config.seed + 1, folder)
 
 
-def _write(
-    config_type: Any,
-    model_type: Any,
-    setting: str,
-    fields: BaseModel,
-    derived: dict[str, Any],
-    seed: int,
-    folder: Path,
-) -> int:
-    """Initialise a model, write it, and return its number of parameters."""
+def _write(models: Any, setting: str, model_type: str, fields: dict[str, Any], seed: int, folder: Path) -> int:
+    """Initialise a model, write it, and return its number of parameters.
+
+    Args:
+        models: transformers' table of classes, by their configuration's.
+        setting: Where the shape comes from, for errors.
+        model_type: The configuration's name.
+        fields: Its fields.
+        seed: Of the weights.
+        folder: Where to write.
+    """
     import torch
+    from transformers import AutoConfig
 
     try:
-        model_config = config_type(**fields.model_dump(), **derived)
+        model_config = AutoConfig.for_model(model_type, **fields)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = model_type(model_config)
+            model = models[type(model_config)](model_config)
     except Exception as error:  # a shape that can't work shows as whatever torch or transformers raises
         raise ConfigurationError(f"{setting} does not describe a model that transformers can build: {error}") from error
     model.save_pretrained(folder)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from components.data.chat import ChatFacts
 from components.data.tokenizer import TOKENIZER_FILE, ChatTokenizer
 from components.data.tokenizer_folder import prepare_tokenizer
-from components.download.random_weights import save_tokenizer, train_on_texts
+from components.download.random_weights import ControlTokens, save_tokenizer, train_on_texts
 from components.model.families.hf_config import read_hf_config
 from components.model.families.language.mistral import MISTRAL
 from components.model.families.language.registry import family_of
@@ -52,7 +52,8 @@ def trained_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> Lo
         folder: Where it goes.
     """
     published = folder / "published"
-    save_tokenizer(train_on_texts(texts, vocabulary), published)
+    control = ControlTokens.of(MISTRAL)
+    save_tokenizer(train_on_texts(texts, vocabulary, control), control, published)
     about = f"of at most {vocabulary} tokens, trained on the samples looked at"
     return _prepared(published, folder / "prepared", MISTRAL.chat, about)
 

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from components.context import RunContext
 from components.download.config import DatasetConfig
-from components.download.random_weights import train_tokenizer
+from components.download.random_weights import ControlTokens, train_tokenizer
 from components.download.stage import run_download_dataset
 from components.errors import ConfigurationError, InputError
+from components.model.families.language.mistral import MISTRAL
 from components.sources.recorded import mixture_file, read_mixture
 from components.stage.runner import StageOutput
 from components.wds_conversion.config import WdsConversionConfig
@@ -54,7 +55,7 @@ def test_a_parquet_file_is_a_source(context: RunContext, tmp_path: Path) -> None
     for stage in ("pretrain", "sft"):
         shards = convert(context, raw.folder, stage).manifest.facts
         assert (shards["samples"], shards["left_out"]) == (5 * (COUNT - 8), {"held_out": 5 * 8})
-    assert train_tokenizer(raw.folder, 300).get_vocab_size() == 300
+    assert train_tokenizer(raw.folder, 300, ControlTokens.of(MISTRAL)).get_vocab_size() == 300
     again = download(context, source=(tmp_path / "data.parquet").as_uri(), name="mine")
     assert again.reused
 

@@ -12,6 +12,9 @@ from components.context import RunContext
 from components.download.config import DatasetConfig, ScenesConfig, WeightsConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError
+from components.model.families.hf_config import read_hf_config
+from components.model.families.language.registry import LANGUAGE_FAMILIES, read_language
+from components.model.families.vision.registry import VISION_FAMILIES, read_vision
 from tests.support.chats import prepared
 
 LANGUAGE: dict[str, Any] = {
@@ -97,6 +100,41 @@ def test_special_tokens_have_mistrals_ids(weights: Path) -> None:
     names = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>"]
     assert tokenizer.convert_tokens_to_ids(names) == list(range(7))
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
+
+
+@pytest.mark.parametrize("name", sorted(LANGUAGE_FAMILIES))
+def test_a_language_model_of_any_family(name: str, raw: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = CONFIG.model_copy(update={"language": CONFIG.language.model_copy(update={"family": name})})
+    folder = run_download_weights(context(tmp_path), config, raw).folder / "language"
+    family, hf_config = LANGUAGE_FAMILIES[name], read_hf_config(folder)
+    assert read_language(hf_config, 1).family == name
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert type(model).__name__ in family.architectures
+    tokenizer = prepared(folder, tmp_path / "prepared", family.chat)
+    assert tokenizer.token_id(family.chat.end_tokens[0]) == tokenizer.eos == model.config.eos_token_id
+    assert tokenizer.token_id(family.chat.image_tokens[0]) == tokenizer.image
+    text = "a small red circle"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", sorted(VISION_FAMILIES))
+def test_a_vision_tower_of_any_family(name: str, raw: Path, tmp_path: Path) -> None:
+    vision = CONFIG.vision.model_copy(update={"family": name})
+    folder = (
+        run_download_weights(context(tmp_path), CONFIG.model_copy(update={"vision": vision}), raw).folder / "vision"
+    )
+    read = read_vision(read_hf_config(folder), -1)
+    assert (read.family, read.num_layers, read.patches) == (name, 2, 4)
+    VISION_FAMILIES[name].reference(folder)
+
+
+@pytest.mark.parametrize("part", ["language", "vision"])
+def test_a_family_that_there_is_not(part: str, raw: Path, tmp_path: Path) -> None:
+    shape = getattr(CONFIG, part).model_copy(update={"family": "gpt2"})
+    with pytest.raises(InputError, match="'gpt2' is no family"):
+        run_download_weights(context(tmp_path), CONFIG.model_copy(update={part: shape}), raw)
 
 
 def test_chat_tokenizer_takes_it(weights: Path, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from components.data.image import normalise, preprocess
 from components.data.image_settings import ImageSettings, Resample
 from components.data.prompt import encode_conversation, encode_prompt
 from components.data.tokenizer import ChatTokenizer
-from components.download.random_weights import train_tokenizer
+from components.download.random_weights import ControlTokens, train_tokenizer
 from components.export.config import ExportConfig
 from components.export.loading import load_processor
 from components.export.processing import write_processing
 from components.model.config import ModelConfig, ProjectorConfig, VisionConfig
+from components.model.families.language.mistral import MISTRAL
 from tests.support.chats import prepared
 from tests.support.data_samples import make_raw, make_tokenizer
 from tests.support.mistral_samples import save_mistral_tokenizer
@@ -67,7 +68,7 @@ def write_tokenizer(name: str, folder: Path) -> None:
         raw = folder / "raw"
         for annotations in ("sft.json", "pretrain.json"):
             make_raw(raw, [{"id": "1", "conversations": turns}], {}, annotations=annotations)
-        train_tokenizer(raw, 300).save(str(folder / "tokenizer.json"))
+        train_tokenizer(raw, 300, ControlTokens.of(MISTRAL)).save(str(folder / "tokenizer.json"))
     else:
         save_mistral_tokenizer(folder, legacy=name.endswith("legacy"))
 
