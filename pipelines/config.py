@@ -44,6 +44,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AboutConfig(_Section):
+    """What a preset is, for people and estimates (`vlm presets`, `vlm doctor --preset`); without effect on a run.
+
+    Attributes:
+        summary: One line.
+        gpu: GPU that it is sized for, as CUDA names it ("NVIDIA H100 80GB HBM3"); empty for none.
+        recipe: Where its figures come from.
+        data_bytes (bytes): Disk that its data take, fetched and converted.
+    """
+
+    summary: str = ""
+    gpu: str = ""
+    recipe: tuple[str, ...] = ()
+    data_bytes: int = Field(default=0, ge=0)
+
+
 class TrackingConfig(_Section):
     """Where parameters, curves and results are tracked.
 
@@ -133,6 +149,7 @@ class RunConfig(_Section):
     Attributes:
         name: Name of the run that people see.
         workspace: Root folder of all stage outputs: a folder here, the volume's mount path on a cluster.
+        about: What the preset is.
         tracking: Where the run is tracked.
         cluster: Where tasks run on a cluster.
         data: What data to fetch.
@@ -152,6 +169,7 @@ class RunConfig(_Section):
 
     name: str = Field(min_length=1)
     workspace: Path
+    about: AboutConfig = AboutConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
     data: DatasetConfig

@@ -16,6 +16,35 @@ _BF16_PEAKS = {
     "H100": 989.4e12,  # NVIDIA H100 data sheet (SXM): 1,979 TFLOPS sparse
     "A100": 311.9e12,  # NVIDIA A100 data sheet: 312 TFLOPS
 }
+_BF16_PEAKS_OF = {
+    # whole names: their relatives (Ti, D, Laptop) are other GPUs
+    "NVIDIA GeForce RTX 4090": 165.2e12,  # NVIDIA Ada GPU architecture, appendix A: with fp32 accumulation
+    "NVIDIA GeForce RTX 3090": 71e12,  # NVIDIA Ampere GA102 GPU architecture, table 9: with fp32 accumulation
+}
+_MEMORY_GIB = {
+    # part of the name, most specific first: what CUDA reports as the GPU's whole memory, about
+    "GB200": 184,
+    "B200": 178,
+    "GH200 480GB": 95,
+    "H200": 139.8,
+    "H100 NVL": 93,
+    "H100": 79.2,
+    "A100-SXM4-40GB": 39.4,
+    "A100-PCIE-40GB": 39.4,
+    "A100": 79.2,
+    "RTX 4090": 23.5,
+    "RTX 3090": 23.6,
+}
+
+
+def gpu_memory(name: str) -> int | None:
+    """Return the bytes of memory of a GPU that may not be here, about, or None of one that is not known.
+
+    Args:
+        name: As `torch.cuda.get_device_name()` gives it.
+    """
+    found = next((size for model, size in _MEMORY_GIB.items() if model in name and "MIG" not in name), None)
+    return None if found is None else int(found * _GIB)
 
 
 def bf16_peak(name: str) -> float | None:
@@ -24,6 +53,8 @@ def bf16_peak(name: str) -> float | None:
     Args:
         name: As `torch.cuda.get_device_name()` gives it.
     """
+    if name in _BF16_PEAKS_OF:
+        return _BF16_PEAKS_OF[name]
     return next((peak for model, peak in _BF16_PEAKS.items() if model in name and "MIG" not in name), None)
 
 

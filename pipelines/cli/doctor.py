@@ -24,9 +24,7 @@ def add_commands(group: CommandGroup) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     if not options.cluster:
-        from pipelines.doctor import machine
-
-        return machine.examine(workspace_of(options.workspace))
+        return _examine_machine(options)
     from rich.console import Console
 
     from components.launch.api import connect, own_namespace
@@ -41,3 +39,16 @@ def _doctor(options: argparse.Namespace) -> int:
     )
     reader = Reader(connect(pods=1))
     return cluster.examine(reader, question, Console(), options.endpoint or "", options.token_file, options.pods)
+
+
+def _examine_machine(options: argparse.Namespace) -> int:
+    from pipelines.config import DEFAULT_PRESET, load_preset
+    from pipelines.doctor import machine
+
+    if options.preset == DEFAULT_PRESET and not options.overrides:
+        return machine.examine(workspace_of(options.workspace))
+    from pipelines.doctor.preset import preset_findings
+
+    config = load_preset(options.preset, options.overrides)
+    workspace = config.workspace.absolute() if options.workspace is None else workspace_of(options.workspace)
+    return machine.examine(workspace, options.preset, preset_findings(config, workspace))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.cli import cancel, cluster, data, doctor, evaluate, machine, model, results, settings, tasks
+from pipelines.cli import cancel, cluster, data, doctor, evaluate, machine, model, presets, results, settings, tasks
 from pipelines.cli.arguments import CommandGroup
 
 _GROUPS = (
@@ -10,7 +10,7 @@ _GROUPS = (
     ("On a cluster", (cluster,)),
     ("Runs and what they gave", (results, cancel)),
     ("Models", (evaluate, model)),
-    ("What there is", (settings, tasks, data)),
+    ("What there is", (presets, settings, tasks, data)),
 )
 
 

@@ -9,13 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 
 from components.cores import available_cores
+from pipelines.config import DEFAULT_PRESET
 from pipelines.doctor.finding import Finding, Mark, marked, show
 
 _GIB = 1 << 30
@@ -37,20 +38,28 @@ _PACKAGES = (
 )
 
 
-def examine(workspace: Path) -> int:
-    """Print what this machine has and return 0 when the laptop preset can run here, else 1."""
+def examine(workspace: Path, preset: str = DEFAULT_PRESET, needs: Iterable[Finding] | None = None) -> int:
+    """Print what this machine has, and return 0 when a preset can run here, else 1.
+
+    Args:
+        workspace: Where outputs would go.
+        preset: The preset.
+        needs: What it needs of memory and disk, and what is here; None for the laptop preset's.
+    """
     console = Console()
-    findings = list(_findings(workspace))
+    own = [_memory(), _disk(workspace)] if needs is None else list(needs)
+    findings = [*_installed(), *own, _loopback(), _mlflow_port()]
     show(findings, console)
     missing = marked(findings, Mark.BAD)
     if missing:
-        console.print(f"The laptop preset can't run here: {', '.join(missing)}.", markup=False)
+        console.print(f"The {preset} preset can't run here: {', '.join(missing)}.", markup=False)
         return 1
-    console.print("The laptop preset runs here: vlm run")
+    chosen = "" if preset == DEFAULT_PRESET else f" --preset {preset}"
+    console.print(f"The {preset} preset runs here: vlm run{chosen}", markup=False)
     return 0
 
 
-def _findings(workspace: Path) -> Iterator[Finding]:
+def _installed() -> Iterator[Finding]:
     yield _python()
     for package in _PACKAGES:
         yield _package(package)
@@ -58,10 +67,6 @@ def _findings(workspace: Path) -> Iterator[Finding]:
     yield _transformer_engine()
     yield _java()
     yield _cores()
-    yield _memory()
-    yield _disk(workspace)
-    yield _loopback()
-    yield _mlflow_port()
 
 
 def _python() -> Finding:

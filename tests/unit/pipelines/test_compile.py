@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from pipelines.compile import compile_pipeline
-from pipelines.config import load_preset
+from pipelines.config import load_preset, preset_names
 from pipelines.parameters import UI_PARAMETERS
 from pipelines.stages import Place, training_stages
 from pipelines.vlm_training import STAGES_LABEL
 from tests.support.paths import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
-PRESETS = ("laptop", "mistral-clip-7b", "h200-single")
+PRESETS = tuple(preset_names())
 GPU_TASKS = {"exec-generate", "exec-generate-2", "exec-generate-3"}
 LAUNCHERS = {"exec-pretrain", "exec-sft"}
 

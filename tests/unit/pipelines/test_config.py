@@ -58,7 +58,10 @@ def floats(value: Any) -> Any:
 
 
 def test_shipped_presets_are_there() -> None:
-    assert {"laptop", "mistral-clip-7b", "h200-single"} <= set(preset_names())
+    assert set(preset_names()) == {
+        *("laptop", "mistral-clip-7b", "h200-single"),
+        *("llama3.1-siglip-8b", "qwen3-siglip2-4b", "qwen2.5-siglip-0.5b"),
+    }
 
 
 def test_reference_preset_has_the_references_figures() -> None:

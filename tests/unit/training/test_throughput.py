@@ -81,7 +81,9 @@ def test_rates_are_of_all_devices_and_utilisation_of_one(monkeypatch: pytest.Mon
         ("NVIDIA A100-SXM4-80GB", 311.9),
         ("NVIDIA B200", 2250),
         ("NVIDIA GB200", 2500),
-        ("NVIDIA GeForce RTX 4090", None),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 2080", None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
     ],
 )
