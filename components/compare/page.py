@@ -145,9 +145,9 @@ def render_comparison(comparison: Comparison) -> str:
     return render_page(_TEMPLATE, view, parts=[EVALUATION_TEMPLATES])
 
 
-def _scores_of_runs(comparison: Comparison) -> dict[str, list[Scores]]:
+def _scores_of_runs(comparison: Comparison) -> dict[str, dict[str, Scores]]:
     return {
-        label: [task.evaluations[number].scores for task in comparison.tasks if number in task.evaluations]
+        label: {task.name: task.evaluations[number].scores for task in comparison.tasks if number in task.evaluations}
         for number, label in enumerate(comparison.labels)
     }
 

@@ -1,5 +1,6 @@
 """Scores of several benchmarks as one table, as a paper prints it: to look at, and to copy as Markdown or LaTeX."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,32 +74,32 @@ class PaperTable:
         return "\n".join(lines) + "\n"
 
 
-def paper_table(models: Mapping[str, Sequence[Scores]]) -> PaperTable:
+def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
     """Put the scores of one or several models into one table.
 
     Args:
-        models: A model's name to its scores.
+        models: A model's name to the names of its evaluations and their scores.
 
     Returns:
-        A row for each benchmark and metric that a paper's table shows, with the number of samples, every model's value with
-        its 95 % interval, the controls where there is one model, and figures that are published of others.
+        A row for each evaluation and metric that a paper's table shows, with the number of samples, every model's value
+        with its 95 % interval, the controls where there is one model, and figures that are published of others.
     """
     tasks: dict[str, Scores] = {}
     for scored in models.values():
-        for scores in scored:
-            tasks.setdefault(scores.task, scores)
-    own = {name: {scores.task: scores for scores in scored} for name, scored in models.items()}
+        for name, scores in scored.items():
+            tasks.setdefault(name, scores)
+    titles = Counter(_title(scores) for scores in tasks.values())
     controls = [name for name in _CONTROLS if any(name in scores.controls for scores in tasks.values())]
     controls = controls if len(models) == 1 else []
     published = list(dict.fromkeys(one.model for scores in tasks.values() for one in scores.presentation.published))
     rows = []
     for task, scores in tasks.items():
         for metric in scores.presentation.columns or (scores.headline,):
-            measured = [own[name].get(task) for name in models]
+            measured = [scored.get(task) for scored in models.values()]
             samples = sorted({str(found.n_scored) for found in measured if found is not None}, key=int)
             rows.append(
                 [
-                    Cell(scores.presentation.title or task.replace("_", " ").capitalize()),
+                    Cell(_title(scores) if titles[_title(scores)] == 1 else f"{_title(scores)} ({task})"),
                     Cell(scores.label(metric)),
                     Cell(" / ".join(samples)),
                     *(_measured(found, metric) for found in measured),
@@ -108,6 +109,10 @@ def paper_table(models: Mapping[str, Sequence[Scores]]) -> PaperTable:
             )
     heads = ["Benchmark", "Metric", "n", *models, *(_CONTROLS[name] for name in controls), *published]
     return PaperTable(heads, rows, _notes(models, controls, published))
+
+
+def _title(scores: Scores) -> str:
+    return scores.presentation.title or scores.task.replace("_", " ").capitalize()
 
 
 def _measured(scores: Scores | None, metric: str) -> Cell:
@@ -127,8 +132,8 @@ def _published(scores: Scores, model: str, metric: str) -> Cell:
     return Cell(points(found[0].value) + (_OTHERWISE if found[0].note else "") if found else NONE)
 
 
-def _notes(models: Mapping[str, Sequence[Scores]], controls: Sequence[str], published: Sequence[str]) -> list[str]:
-    every = [scores for scored in models.values() for scores in scored]
+def _notes(models: Mapping[str, Mapping[str, Scores]], controls: Sequence[str], published: Sequence[str]) -> list[str]:
+    every = [scores for scored in models.values() for scores in scored.values()]
     notes = ["In brackets: 95 % intervals."]
     if controls:
         notes.append(
@@ -141,12 +146,7 @@ def _notes(models: Mapping[str, Sequence[Scores]], controls: Sequence[str], publ
     if published:
         sources = dict.fromkeys(one.source for scores in every for one in scores.presentation.published)
         otherwise = sorted(
-            {
-                f"{scores.presentation.title or scores.task}: {one.note}"
-                for scores in every
-                for one in scores.presentation.published
-                if one.note
-            }
+            {f"{_title(scores)}: {one.note}" for scores in every for one in scores.presentation.published if one.note}
         )
         if otherwise:
             notes.append(f"{_OTHERWISE} Published of something else ({'; '.join(otherwise)}).")

@@ -91,7 +91,13 @@ def render_report(
         summary=[_summary(f"task-{number}", item) for number, item in enumerate(views, start=1)],
         dataset=_dataset(stages),
         evaluations=views,
-        paper=paper_table({context.run_name: [item.scores for item in views]}),
+        paper=paper_table(
+            {
+                context.run_name: {
+                    folder.parent.name: item.scores for folder, item in zip(evaluations, views, strict=True)
+                }
+            }
+        ),
         trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
         mixtures=mixture_views(stages),
         decontamination=decontamination_views(stages),

@@ -24,11 +24,12 @@ from rich.console import Console
 
 from components.compare.comparison import Comparison, compare
 from components.compare.page import render_comparison
-from components.compare.runs import load_runs
+from components.compare.runs import Evaluation, load_runs
 from components.compare.table import tables
 from components.context import RunContext
 from components.errors import InputError
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.scores import PublishedFigure
 from components.evaluate.stage import run_evaluate
 from components.generate.config import GenerateConfig
 from components.metrics.registry import OWN_METRICS
@@ -173,6 +174,29 @@ def test_the_page_is_well_formed_and_shows_every_part(page: Path) -> None:
     assert not {"script", "iframe", "link", "object"} & set(tags)
     assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
     assert not re.findall(r"https?://|@import|url\(", page.read_text())
+
+
+def test_published_figures_of_known_models_stand_beside_the_runs(comparison: Comparison) -> None:
+    (task,) = comparison.tasks
+    figure = PublishedFigure(
+        model="LLaVA-1.5-7B", metric="accuracy", value=66.8, source="its model zoo", note="test split"
+    )
+
+    def known(evaluation: Evaluation) -> Evaluation:
+        shown = evaluation.scores.presentation.model_copy(update={"published": (figure,)})
+        return replace(evaluation, scores=evaluation.scores.model_copy(update={"presentation": shown}))
+
+    evaluations = {number: known(evaluation) for number, evaluation in task.evaluations.items()}
+    two = [replace(task, name=name, evaluations=evaluations) for name in ("one", "other")]
+    shown = parsed(render_comparison(replace(comparison, tasks=two))).text
+    for text in (
+        "LLaVA-1.5-7B, test split, as published",
+        "All scores in one table",
+        "66.8*",
+        "its model zoo",
+        "\\toprule",
+    ):
+        assert text in shown, text
 
 
 def test_a_run_without_its_workspace_is_read_from_mlflow(world: World, comparison: Comparison, tmp_path: Path) -> None:

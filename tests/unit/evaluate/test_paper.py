@@ -53,7 +53,7 @@ def mme() -> Scores:
 
 
 def test_one_model_stands_beside_its_controls_and_published_figures() -> None:
-    table = paper_table({"mine": [pope(), mme()]})
+    table = paper_table({"mine": {"pope": pope(), "mme": mme()}})
     assert table.heads == ["Benchmark", "Metric", "n", "mine", "Blank", "Constant", "LLaVA-1.5-7B"]
     assert [[cell.whole for cell in row] for row in table.rows] == [
         ["POPE", "F1", "9000", "84.0 (83.2 to 84.9)", "66.7", "50.0", "85.9"],
@@ -65,22 +65,27 @@ def test_one_model_stands_beside_its_controls_and_published_figures() -> None:
 
 def test_several_models_have_a_column_each_and_say_what_is_partial() -> None:
     partial = pope(partial="only the first 100 of 9000 questions were asked", n_scored=100)
-    table = paper_table({"mine": [pope(), mme()], "other": [partial]})
+    table = paper_table({"mine": {"pope": pope(), "mme": mme()}, "other": {"pope": partial}})
     assert table.heads == ["Benchmark", "Metric", "n", "mine", "other", "LLaVA-1.5-7B"]
     assert [cell.text for cell in table.rows[0]] == ["POPE", "F1", "100 / 9000", "84.0", "84.0†", "85.9"]
     assert [cell.text for cell in table.rows[1]][3:] == ["1450.2", "–", "–"]
     assert any("only the first 100 of 9000" in note for note in table.notes)
 
 
+def test_two_evaluations_by_one_task_are_told_apart() -> None:
+    table = paper_table({"mine": {"before": pope(), "after": pope(), "mme": mme()}})
+    assert [row[0].text for row in table.rows] == ["POPE (before)", "POPE (after)", "MME", "MME"]
+
+
 def test_a_figure_of_another_split_is_marked() -> None:
     shown = {"title": "POPE", "published": (LLAVA, QWEN)}
-    table = paper_table({"mine": [scores("pope", "macro_f1", shown)]})
+    table = paper_table({"mine": {"pope": scores("pope", "macro_f1", shown)}})
     assert [cell.text for cell in table.rows[0]][-2:] == ["85.9", "65.1*"]
     assert "* Published of something else (POPE: test split)." in table.notes
 
 
 def test_it_is_copied_as_markdown_and_as_latex() -> None:
-    table = paper_table({"my_run & 50%": [pope(partial="x")]})
+    table = paper_table({"my_run & 50%": {"pope": pope(partial="x")}})
     assert table.markdown().splitlines()[:3] == [
         "| Benchmark | Metric | n | my_run & 50% | Blank | Constant | LLaVA-1.5-7B |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -99,7 +104,7 @@ def test_it_is_copied_as_markdown_and_as_latex() -> None:
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1))
 def test_any_name_keeps_the_columns(name: str) -> None:
-    table: PaperTable = paper_table({name: [pope(), mme()]})
+    table: PaperTable = paper_table({name: {"pope": pope(), "mme": mme()}})
     for line in table.markdown().splitlines()[:4]:
         assert len(re.findall(r"(?<!\\)\|", line.replace(r"\\", ""))) == len(table.heads) + 1
     for line in table.latex().splitlines():
