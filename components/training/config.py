@@ -18,7 +18,7 @@ class Recipe(BaseModel):
         train_language: Update the language model.
         train_vision: Update the vision tower.
         train_projector: Update the projector.
-        prompt_format: "plain" trains captions right after the picture, "instruct" trains answers in Mistral's template.
+        prompt_format: "plain" trains captions right after the picture, "instruct" trains answers in the model's chat template.
         iterations (steps): Optimizer steps.
         global_batch_size (samples): Samples per optimizer step over all data-parallel ranks.
         sequence_length (tokens): Tokens (image and text) that one packed sequence holds at the most.

@@ -24,6 +24,7 @@ from components.export.loading import load_processor
 from components.export.processing import write_processing
 from components.model.config import ModelConfig, ProjectorConfig, VisionConfig
 from components.model.families.language.mistral import MISTRAL
+from tests.support.chat_families import CHATS
 from tests.support.chats import prepared
 from tests.support.data_samples import make_raw, make_tokenizer
 from tests.support.mistral_samples import save_mistral_tokenizer
@@ -277,3 +278,38 @@ def test_center_crop_cuts_the_middle(custom_code: bool, size: tuple[int, int], t
     image = ImageSettings(size=64, patch=16, layout="center_crop")
     processor = exported_processor(tmp_path, image, custom_code=custom_code)
     assert difference(processor, Image.effect_noise(size, 80).convert("RGB"), image) <= 1e-5
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_every_familys_chats_have_the_ids_of_training(name: str, tmp_path: Path) -> None:
+    """A system prompt, no picture, one and several, in every family's words."""
+    publish, facts = CHATS[name]
+    publish(tmp_path / "published")
+    tokenizer = prepared(tmp_path / "published", tmp_path / "tokenizer", facts)
+    (tmp_path / "export").mkdir()
+    write_processing(tmp_path / "export", model_config(tokenizer), tmp_path / "tokenizer", custom_code=False)
+    processor = load_processor(tmp_path / "export", ExportConfig())
+    for texts in (
+        ["What is it?"],
+        ["<image>\nWhat is it?", "Sure?"],
+        ["Is <image> as red as <image> ?", "And <image>?"],
+    ):
+        turns: list[dict[str, str]] = [{"from": "system", "value": "Be brief."}]
+        asked: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
+        pictures = 0
+        for text in texts:
+            turns += [{"from": "human", "value": text}, {"from": "gpt", "value": "a red circle"}]
+            runs = [run.strip() for run in text.split("<image>")]
+            parts = [
+                part for run in runs for part in ({"type": "text", "text": run}, {"type": "image", "image": PICTURE})
+            ]
+            pictures += len(runs) - 1
+            asked += [
+                {"role": "user", "content": [part for part in parts[:-1] if part.get("text", True)]},
+                {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
+            ]
+        expected = encode_conversation(
+            turns, [PICTURE] * pictures, tokenizer=tokenizer, settings=IMAGE, prompt_format="instruct"
+        )
+        assert encoded(processor, asked) == expected.tokens.tolist()
+        assert expected.tokens.tolist().count(tokenizer.image) == pictures * IMAGE.tokens
