@@ -1,4 +1,4 @@
-"""How a prompt reads, for people. Light on imports; the tokens themselves are `prompt.py`'s."""
+"""How a prompt reads, for people, in Mistral's words. Light on imports; the tokens, in the model's own, are `prompt.py`'s."""
 
 from typing import Literal
 

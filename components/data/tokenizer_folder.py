@@ -1,19 +1,18 @@
 """A published tokenizer becomes a model folder's: what its files leave open is settled, or it is refused."""
 
-import contextlib
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from components.data.chat import ChatFacts, ShippedTemplate, template_file
+from components.data.chat import ChatFacts
 from components.data.chat_template import ChatTemplate
 from components.data.skeleton import Dialect, Part, Shape, end_token, skeleton
+from components.data.template_choice import choose_template
 from components.data.tokenizer import (
     CHAT_TEMPLATE_FILE,
     GENERATION_FILE,
@@ -35,7 +34,6 @@ _SHOWN: tuple[Part, ...] = ("image", "text")
 _BETWEEN: tuple[Part, ...] = ("text", "image", "text", "image")
 _BARE: tuple[Part, ...] = ("image",)
 _WITH_PICTURES: list[tuple[tuple[Part, ...], ...]] = [(_SHOWN,), (_SHOWN, _TEXT), (_BETWEEN, _TEXT), (_BARE,)]
-_SHAPES = [Shape(system, (_TEXT,) * turns, answered=True) for system in (False, True) for turns in (1, 3)]
 _SHAPES_WITH_PICTURES = [
     Shape(system, humans, answered=answered)
     for system in (False, True)
@@ -91,7 +89,14 @@ def prepare_tokenizer(source: Path, target: Path, facts: ChatFacts) -> PreparedT
         )
     content = _with_control_tokens(content, tokenizer, (*names.values(), *ends, *facts.control_tokens))
     content = _without_merges_into_controls(content)
-    chosen = _choose_template(files, facts, names, ends, tokenizer)
+
+    def dialect_of(template: str) -> Dialect:
+        settled = template.replace("<<IMAGE>>", names["image"])
+        return Dialect(ChatTemplate(settled, template_names(dict(names))), names["image"], ends)
+
+    chosen = choose_template(
+        files.template, facts, source, dialect_of=dialect_of, known=_vocabulary(content), boundary=_boundary(tokenizer)
+    )
     dialect = chosen.dialect
     names["eos"] = end_token(dialect)
     _write(target, files, content, dialect, names)
@@ -176,120 +181,6 @@ def _end_names(files: _SourceFiles, content: Mapping[str, Any], facts: ChatFacts
     listed = listed if isinstance(listed, list) else [listed]
     found = [_name(files.settings.get("eos_token")), *(by_id.get(number) for number in listed), *facts.end_tokens]
     return tuple(dict.fromkeys(name for name in found if name and name in known))
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    dialect: Dialect
-    name: str
-    reason: str
-
-
-def _choose_template(
-    files: _SourceFiles, facts: ChatFacts, names: Mapping[str, str], ends: tuple[str, ...], tokenizer: Tokenizer
-) -> _Chosen:
-    """Take the tokenizer's own chat template if it can be trained on, else one of the family's that gives the same prompts."""
-
-    def dialect(source: str) -> Dialect:
-        settled = source.replace("<<IMAGE>>", names["image"])
-        return Dialect(ChatTemplate(settled, template_names(dict(names))), names["image"], ends)
-
-    known = _vocabulary(files.content)
-    shipped = next((entry for entry in facts.templates if all(name in known for name in entry.needs)), None)
-    boundary = _boundary(tokenizer)
-    if not files.template:
-        if shipped is None:
-            raise InputError(
-                f"{files.folder} has no chat template ({CHAT_TEMPLATE_FILE}, or chat_template in {TOKENIZER_SETTINGS_FILE}), "
-                "and none of the family's fits its tokens. Add the template that the model is to be trained with."
-            )
-        return _Chosen(dialect(_shipped_text(shipped, boundary)), shipped.name, "")
-    fixed = _fixed(files.template, facts.variables)
-    own = dialect(fixed)
-    try:
-        _check_trainable(own)
-    except InputError as error:
-        reason = str(error)
-        if shipped is None:
-            raise InputError(f"{files.folder} can't be trained with its own chat template: {reason}.") from error
-    else:
-        return _Chosen(own if _shows_pictures(own) else dialect(template_file("pictures") + fixed), "own", "")
-    candidates = [dialect(_shipped_text(shipped, blank)) for blank in dict.fromkeys((boundary, "", " "))]
-    return _Chosen(_with_same_prompts(files.folder, own, candidates, reason), shipped.name, reason)
-
-
-def _shipped_text(shipped: ShippedTemplate, boundary: str) -> str:
-    text = shipped.text().replace("<<BOUNDARY>>", boundary)
-    return text if shipped.shows_pictures else template_file("pictures") + text
-
-
-def _fixed(template: str, variables: Mapping[str, str | bool]) -> str:
-    """Return a template with the values of those variables that it asks for."""
-    lines = [
-        f"{{%- set {name} = {json.dumps(value)} %}}\n"
-        for name, value in variables.items()
-        if re.search(rf"\b{name}\b", template)
-    ]
-    return "".join(lines) + template
-
-
-def _check_trainable(dialect: Dialect) -> None:
-    """Refuse a template that loses a text, or that writes something else once a turn is history."""
-    for shape in _SHAPES:
-        skeleton(dialect, shape)
-        whole = dialect.template.render(_chat(shape.system, len(shape.humans), answered=True))
-        for turns in range(1, len(shape.humans) + 1):
-            asked = dialect.template.render(_chat(shape.system, turns, answered=False), add_generation_prompt=True)
-            if not whole.startswith(asked):
-                system = " with a system prompt" if shape.system else ""
-                raise InputError(
-                    f"the chat template writes question {turns} of {len(shape.humans)}{system} otherwise once it is answered"
-                )
-
-
-def _with_same_prompts(folder: Path, own: Dialect, candidates: Sequence[Dialect], reason: str) -> Dialect:
-    """Return the candidate that asks as the own template does; if all differ in blanks, which depend on the tokenizer, the first.
-
-    Raises:
-        InputError: They differ in more.
-    """
-    chats = [_chat(False, 1, answered=False)]
-    with contextlib.suppress(InputError):  # a reason why it is replaced
-        own.template.render(_chat(True, 1, answered=False), add_generation_prompt=True)
-        chats.append(_chat(True, 1, answered=False))
-
-    def prompts(dialect: Dialect) -> list[str]:
-        return [dialect.template.render(chat, add_generation_prompt=True) for chat in chats]
-
-    try:
-        asked = prompts(own)
-    except InputError as error:
-        raise InputError(f"{folder} can't be trained with its own chat template: {error}.") from error
-    for candidate in candidates:
-        if prompts(candidate) == asked:
-            return candidate
-    instead = prompts(candidates[0])
-    if ["".join(text.split()) for text in instead] != ["".join(text.split()) for text in asked]:
-        raise InputError(
-            f"{folder} can't be trained with its own chat template: {reason}. The family's own form of prompts differs from "
-            f"it ({asked[0]!r} against {instead[0]!r}), so that it can't take its place."
-        )
-    return candidates[0]
-
-
-def _chat(system: bool, turns: int, *, answered: bool) -> list[dict[str, str]]:
-    chat = [{"role": "system", "content": "Sigma"}] if system else []
-    for number in range(turns):
-        chat += [{"role": "user", "content": f"Alpha{number}"}, {"role": "assistant", "content": f"Omega{number}"}]
-    return chat if answered else chat[:-1]
-
-
-def _shows_pictures(dialect: Dialect) -> bool:
-    try:
-        skeleton(dialect, Shape(False, (_SHOWN,), answered=True))
-    except InputError:
-        return False
-    return True
 
 
 def _boundary(tokenizer: Tokenizer) -> str:

@@ -49,7 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=2000, help="pictures to make and to load per number of workers")
     parser.add_argument("--annotations", type=Path, help="LLaVA-Pretrain's JSON file")
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer.json that counts the captions' tokens")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer folder of a converted model, which counts the captions' tokens"
+    )
     arguments = parser.parse_args()
     if (arguments.annotations is None) != (arguments.tokenizer is None):
         parser.error("--annotations and --tokenizer belong together")
