@@ -205,6 +205,15 @@ def test_given_weights_are_linked(given: Path, weights: Path, tmp_path: Path) ->
     assert output.manifest.facts["vision"]["files"] == 2
 
 
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_a_towers_picture_settings_come_with_it(name: str, given: Path, tmp_path: Path) -> None:
+    for part in ("language", "vision"):
+        (given / part / name).write_text("{}")
+    found = content(run_download_weights(context(tmp_path / "out"), given_config(given)).folder)
+    assert f"vision/{name}" in found
+    assert f"language/{name}" not in found
+
+
 def test_random_language_model_beside_a_given_vision_tower(
     given: Path, raw: Path, weights: Path, tmp_path: Path
 ) -> None:
