@@ -16,7 +16,8 @@ class BlendPart(BaseModel):
 
     Attributes:
         path: Absolute path of a finished folder of this stage, or of any dataset that energon has prepared, if it is of the
-            crude type and its samples are like ours: at most one picture (`jpg`, `png` or `webp`) and `json`, the conversation.
+            crude type and its samples are like ours: `json`, the conversation, and `jpg`, `png` or `webp`, several of them as
+            `0.jpg`, `1.png`, ..., or none.
         weight: How often it is drawn from, beside the other weights.
         subflavors: Marks that energon puts on its samples.
     """

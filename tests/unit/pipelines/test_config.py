@@ -31,6 +31,8 @@ FREE_MAPPINGS = {
     "models",
     "models.NAME.endpoint.body",
     "data.evaluation.more",
+    "data.evaluation.benchmarks",
+    "data.evaluation.benchmark_files",
     "cluster.node_selector",
     "energon_split.pretrain.subflavors",
     "energon_split.sft.subflavors",

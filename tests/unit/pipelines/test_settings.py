@@ -22,13 +22,14 @@ Captured = pytest.CaptureFixture[str]
 SECTIONS = run_settings()
 SETTINGS = [setting for section in SECTIONS for setting in section.settings]
 UNITS = {"s", "bytes", "cores", "pixels", "tokens", "samples", "steps", "processes", "fraction", "points"}
+UNITS |= {"rows", "characters", "layers"}
 SUFFIXES = {"_s": "s", "_bytes": "bytes", "_tokens": "tokens", "_share": "fraction", "_fraction": "fraction"}
 # Seeds, ratios, and counts whose name says what is counted.
 PURE_NUMBERS = {
     *("seed", "ratio", "weight", "mean", "std", "init_std", "initializer_range", "rope_theta", "feature_layer"),
     *("tolerance", "pixel_tolerance", "significance", "temperature", "learning_rate", "min_learning_rate"),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "divergence_factor"),
-    *("hidden_size", "intermediate_size", "ffn_hidden_size", "head_dim"),
+    *("max_aspect", "hidden_size", "intermediate_size", "ffn_hidden_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *(
         "pictures",
