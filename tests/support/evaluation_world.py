@@ -48,11 +48,21 @@ def finished_stage(
     ).folder
 
 
-def raw_dataset(context: RunContext, count: int = 24, seed: int = 0, side: int = 96) -> Path:
-    """Make a raw dataset folder with `count` held-out pictures, 3 captions and one question each."""
-    return finished_stage(
-        context, "download_dataset", lambda work: _write_raw(work.folder, count, seed, side), count=count, seed=seed
-    )
+def raw_dataset(
+    context: RunContext,
+    count: int = 24,
+    seed: int = 0,
+    side: int = 96,
+    more: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+) -> Path:
+    """Make a raw dataset folder with `count` held-out pictures, 3 captions and one question each, and further files of questions."""
+
+    def write(work: StageWork) -> dict[str, Any]:
+        for name, rows in (more or {}).items():
+            (work.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return _write_raw(work.folder, count, seed, side)
+
+    return finished_stage(context, "download_dataset", write, count=count, seed=seed, more=sorted(more or {}))
 
 
 def describe(scene: tuple[str, str, str]) -> list[str]:

@@ -4,7 +4,7 @@ The rule is that of the VQA challenge (https://visualqa.org/evaluation.html): an
 three people gave it; averaged over the ten sets of nine people that leave one out.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -17,8 +17,6 @@ from components.tasks.kinds.vqa_answers import normalise_textvqa, normalise_vqa,
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
-
-_TRIED = 50  # frequent answers that may be the best constant one
 
 
 class Vqa(QuestionKind):
@@ -63,24 +61,35 @@ class Vqa(QuestionKind):
         given = normalise_textvqa(text)
         return Reading(normalise_vqa(given), candidates=(given,) if text.strip() else ())
 
+    def given(self, sample: HeldOutSample) -> tuple[Counter[str], bool]:
+        """Return what people answered, as it is compared, and whether with what is handed in rather than its normal form."""
+        plain = [one_line(answer) for answer in sample.references]
+        if len(set(plain)) == 1:
+            return Counter(plain), True
+        return Counter(normalise_vqa(answer) for answer in plain), False
+
     def mark(self, sample: HeldOutSample, reading: Reading) -> float:
         """Return the soft accuracy."""
         if not reading.candidates:
             return 0.0
-        given = [one_line(answer) for answer in sample.references]
-        if len(set(given)) == 1:
-            return _soft_accuracy(given.count(str(reading.candidates[0])), len(given))
-        return _soft_accuracy([normalise_vqa(answer) for answer in given].count(reading.value), len(given))
+        given, as_handed_in = self.given(sample)
+        said = str(reading.candidates[0]) if as_handed_in else reading.value
+        return _soft_accuracy(given[said], given.total())
 
     def constant(self, samples: Sequence[HeldOutSample]) -> Constant:
-        """Return the answer with the highest accuracy over all questions, of those that people gave most often."""
-        given = Counter(self.read(answer).value for sample in samples for answer in sample.references)
-        # The most frequent ones first, equals by the alphabet.
-        tried = sorted(given, key=lambda answer: (-given[answer], answer))[:_TRIED]
+        """Return the answer with the highest accuracy over all questions, the first of equals."""
+        worth: dict[bool, dict[str, float]] = {True: defaultdict(float), False: defaultdict(float)}
+        for sample in samples:
+            given, as_handed_in = self.given(sample)
+            for answer, times in given.items():
+                worth[as_handed_in][answer] += _soft_accuracy(times, given.total())
+        readings = {answer: self.read(answer) for answer in sorted({*worth[True], *worth[False]}) if answer}
         totals = {
-            answer: sum(self.mark(sample, self.read(answer)) for sample in samples) for answer in tried if answer
-        } or {"": 0.0}
-        best = max(totals, key=totals.__getitem__)
+            answer: worth[True].get(str(reading.candidates[0]), 0.0) + worth[False].get(reading.value, 0.0)
+            for answer, reading in readings.items()
+            if reading.candidates
+        }
+        best = max(totals, key=totals.__getitem__, default="")
         return Constant(best, self.read(best))
 
     def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
@@ -105,12 +114,9 @@ class TextVqa(Vqa):
         given = normalise_textvqa(text)
         return Reading(given, candidates=(given,) if text.strip() else ())
 
-    def mark(self, sample: HeldOutSample, reading: Reading) -> float:
-        """Return the soft accuracy."""
-        if not reading.candidates:
-            return 0.0
-        given = [normalise_textvqa(answer) for answer in sample.references]
-        return _soft_accuracy(given.count(reading.value), len(given))
+    def given(self, sample: HeldOutSample) -> tuple[Counter[str], bool]:
+        """Return what people answered, in its normal form."""
+        return Counter(normalise_textvqa(answer) for answer in sample.references), False
 
     def explain(self, task: Task, unparsed: int) -> str:
         """Return the rule."""

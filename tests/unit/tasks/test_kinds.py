@@ -84,7 +84,7 @@ def test_a_task_by_a_yaml_file_alone(context: RunContext, tmp_path: Path) -> Non
         }
         for row, image in enumerate(images)
     ]
-    questions(raw, "colours.jsonl", rows)
+    raw = raw_dataset(context, COUNT, more={"colours.jsonl": rows})
     path = tmp_path / "colours.yaml"
     path.write_text(COLOUR_TASK)
     evaluations = {"colours": {"model": "sft", "generate": {"task": str(path)}, "evaluate": {}}}
@@ -180,7 +180,7 @@ def test_a_kind_of_an_installed_package(context: RunContext, tmp_path: Path) -> 
     rows = [
         {"id": f"l{row}", "image": image, "question": "", "answers": [str(row % 3)]} for row, image in enumerate(images)
     ]
-    questions(raw, "lengths.jsonl", rows)
+    raw = raw_dataset(context, COUNT, more={"lengths.jsonl": rows})
     path = tmp_path / "lengths.yaml"
     path.write_text(LENGTH_TASK)
     assert load_samples(raw, load_task(str(path)))[2].prompt == "Say 2 words."
@@ -317,7 +317,7 @@ def test_a_kind_with_counts_and_groups_gets_its_controls_intervals_and_categorie
         for image in images
         for true in ("yes", "no")
     ]
-    questions(raw, "there.jsonl", rows)
+    raw = raw_dataset(context, COUNT, more={"there.jsonl": rows})
     path = tmp_path / "there.yaml"
     content = {
         "name": "there", "version": 1, "kind": "there_or_not", "dataset": "there.jsonl", "max_new_tokens": 4, "headline": "f1",
