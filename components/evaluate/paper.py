@@ -9,6 +9,7 @@ from components.pages.formats import interval, points
 
 NONE = "–"
 _CONTROLS = {"blank": "Blank", "shuffled": "Shuffled", "constant": "Constant", "chance": "Chance"}
+_SEEN = "Seen"
 _PARTIAL = "†"
 _OTHERWISE = "*"
 _LATEX = str.maketrans(
@@ -81,8 +82,9 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
         models: A model's name to the names of its evaluations and their scores.
 
     Returns:
-        A row for each evaluation and metric that a paper's table shows, with the number of samples, every model's value
-        with its 95 % interval, the controls where there is one model, and figures that are published of others.
+        A row for each evaluation and metric that a paper's table shows, with the number of samples, how many test pictures
+        training saw where that is known, every model's value with its 95 % interval, the controls where there is one model,
+        and figures that are published of others.
     """
     tasks: dict[str, Scores] = {}
     for scored in models.values():
@@ -92,6 +94,11 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
     controls = [name for name in _CONTROLS if any(name in scores.controls for scores in tasks.values())]
     controls = controls if len(models) == 1 else []
     published = list(dict.fromkeys(one.model for scores in tasks.values() for one in scores.presentation.published))
+    seen = any(
+        scores.seen is not None and scores.seen.seen is not None
+        for scored in models.values()
+        for scores in scored.values()
+    )
     rows = []
     for task, scores in tasks.items():
         for metric in scores.presentation.columns or (scores.headline,):
@@ -102,17 +109,36 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
                     Cell(_title(scores) if titles[_title(scores)] == 1 else f"{_title(scores)} ({task})"),
                     Cell(scores.label(metric)),
                     Cell(" / ".join(samples)),
+                    *([Cell(_seen(measured))] if seen else []),
                     *(_measured(found, metric) for found in measured),
                     *(_control(scores, name, metric) for name in controls),
                     *(_published(scores, model, metric) for model in published),
                 ]
             )
-    heads = ["Benchmark", "Metric", "n", *models, *(_CONTROLS[name] for name in controls), *published]
-    return PaperTable(heads, rows, _notes(models, controls, published))
+    heads = [
+        "Benchmark",
+        "Metric",
+        "n",
+        *([_SEEN] if seen else []),
+        *models,
+        *(_CONTROLS[name] for name in controls),
+        *published,
+    ]
+    return PaperTable(heads, rows, _notes(models, controls, published, seen))
 
 
 def _title(scores: Scores) -> str:
     return scores.presentation.title or scores.task.replace("_", " ").capitalize()
+
+
+def _seen(measured: Sequence[Scores | None]) -> str:
+    """Return how many test pictures the models' trainings saw; a dash where that is not known."""
+    known = {
+        f"{found.seen.seen:,}" if found.seen is not None and found.seen.seen is not None else NONE
+        for found in measured
+        if found is not None
+    }
+    return " / ".join(sorted(known))
 
 
 def _measured(scores: Scores | None, metric: str) -> Cell:
@@ -132,9 +158,13 @@ def _published(scores: Scores, model: str, metric: str) -> Cell:
     return Cell(points(found[0].value) + (_OTHERWISE if found[0].note else "") if found else NONE)
 
 
-def _notes(models: Mapping[str, Mapping[str, Scores]], controls: Sequence[str], published: Sequence[str]) -> list[str]:
+def _notes(
+    models: Mapping[str, Mapping[str, Scores]], controls: Sequence[str], published: Sequence[str], seen: bool
+) -> list[str]:
     every = [scores for scored in models.values() for scores in scored.values()]
     notes = ["In brackets: 95 % intervals."]
+    if seen:
+        notes.append(f"{_SEEN}: test pictures that training saw.")
     if controls:
         notes.append(
             "Controls: the same model shown a blank picture (Blank) and another sample's picture (Shuffled), the best constant "

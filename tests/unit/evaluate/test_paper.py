@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from components.evaluate.paper import PaperTable, paper_table
 from components.evaluate.scores import Measure, Presentation, PublishedFigure, Scores
+from components.evaluate.seen import SeenInTraining
 
 QWEN = PublishedFigure(model="Qwen-VL", metric="macro_f1", value=65.1, source="its paper", note="test split")
 LLAVA = PublishedFigure(model="LLaVA-1.5-7B", metric="macro_f1", value=85.9, source="its model zoo")
@@ -70,6 +71,13 @@ def test_several_models_have_a_column_each_and_say_what_is_partial() -> None:
     assert [cell.text for cell in table.rows[0]] == ["POPE", "F1", "100 / 9000", "84.0", "84.0†", "85.9"]
     assert [cell.text for cell in table.rows[1]][3:] == ["1450.2", "–", "–"]
     assert any("only the first 100 of 9000" in note for note in table.notes)
+
+
+def test_pictures_that_training_saw_are_counted_where_that_is_known() -> None:
+    known, unknown = SeenInTraining(pictures=500, seen=12), SeenInTraining(pictures=500)
+    table = paper_table({"mine": {"pope": pope(seen=known), "mme": mme()}, "other": {"pope": pope(seen=unknown)}})
+    assert table.heads[:4] == ["Benchmark", "Metric", "n", "Seen"]
+    assert [row[3].text for row in table.rows] == ["12 / –", "–", "–"]
 
 
 def test_two_evaluations_by_one_task_are_told_apart() -> None:
