@@ -22,7 +22,7 @@ Captured = pytest.CaptureFixture[str]
 SECTIONS = run_settings()
 SETTINGS = [setting for section in SECTIONS for setting in section.settings]
 UNITS = {"s", "bytes", "cores", "pixels", "tokens", "samples", "steps", "processes", "fraction", "points"}
-UNITS |= {"rows", "characters", "layers"}
+UNITS |= {"rows", "characters", "layers", "patches"}
 SUFFIXES = {"_s": "s", "_bytes": "bytes", "_tokens": "tokens", "_share": "fraction", "_fraction": "fraction"}
 # Seeds, ratios, and counts whose name says what is counted.
 PURE_NUMBERS = {
