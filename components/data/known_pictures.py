@@ -17,7 +17,7 @@ Likeness = Literal["bytes", "pixels", "near"]
 
 _NAMES, _HASHES, _SKETCHES = "names.json", "hashes.npy", "sketches.npy"
 _MOST_BITS = 10
-_MOST_CANDIDATES = 16
+_MOST_CANDIDATES = 3
 _ROUGH_SIDE = 8
 _MOST_ROUGH = 28.0
 
