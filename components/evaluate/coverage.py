@@ -29,6 +29,7 @@ class Prediction(BaseModel):
     id: str
     control: str
     image: str
+    images: tuple[str, ...] = ()
     prompt: str
     text: str
     generation: str

@@ -90,7 +90,7 @@ def test_a_benchmark_is_scored_beside_its_controls(
     assert set(scores.metrics) == set(load_task(task).metrics) - {"meteor"}
 
 
-@pytest.mark.parametrize("task", ["pope", "mme", "mmbench_circular", "textvqa_ocr", "nocaps"])
+@pytest.mark.parametrize("task", ["pope", "mme", "mmbench_circular", "textvqa_ocr", "nocaps", "mmmu_pro"])
 def test_a_small_model_answers_what_is_asked(
     world: World, raw: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
