@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.data.decode import BrokenPicture, check_picture
 from components.download import layout
 from components.errors import InputError
 from components.progress import Progress
@@ -81,6 +80,8 @@ def _pictures(path: Path, raw: Row) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_opens(path: Path, name: str, content: bytes) -> None:
+    from components.data.decode import BrokenPicture, check_picture  # settings are read where nothing is decoded
+
     try:
         check_picture(content, "decode")
     except BrokenPicture as error:
