@@ -117,8 +117,7 @@ def write_architecture(
 
 
 def _generation(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    content: dict[str, Any] = {**tokenizer.generation_ids, "do_sample": False}
-    added = list(range(config.language.vocabulary_size, exported_vocabulary(config)))
-    if added:  # rows that the model itself does not have; their logits are zero
-        content["suppress_tokens"] = added
-    return content
+    # Neither the image token, which is no word, nor rows that the model itself does not have; their logits are zero.
+    added = range(config.language.vocabulary_size, exported_vocabulary(config))
+    suppressed = sorted({config.image_token_id, *added})
+    return {**tokenizer.generation_ids, "do_sample": False, "suppress_tokens": suppressed}

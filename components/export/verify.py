@@ -119,7 +119,9 @@ def verify_export(
     tokens = 0
     for case, prompt, answer, over, logits in zip(cases, prompts, answers, ended, found, strict=True):
         chosen = [[token] for token in answer] + ([source.tokenizer.ends] if over else [])
-        _check_greedy(case, chosen, logits[prompt.length - 1 :, :vocabulary], difference)
+        words = logits[prompt.length - 1 :, :vocabulary].clone()
+        words[:, source.config.image_token_id : source.config.image_token_id + 1] = -torch.inf  # no answer may hold it
+        _check_greedy(case, chosen, words, difference)
         tokens += len(chosen)
     return Verification(difference, pixels.difference, tokens, pixels.sizes, pixels.alike)
 

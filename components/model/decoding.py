@@ -19,7 +19,7 @@ from components.data.packing import EncodedSample, pack
 from components.errors import StageError
 from components.model.attention import SdpaCoreAttention
 from components.model.prompt_reading import ParallelRests, Reading
-from components.model.sampling import Chooser
+from components.model.sampling import Chooser, forbid
 from components.model.sampling_settings import GREEDY, Sampling
 from components.model.seen_pictures import SeenPictures, rows_of_prompts, see_pictures
 from components.model.shared_prompts import Beginnings, part_prompts
@@ -77,7 +77,8 @@ def generate(
     answers: list[list[int]] = [[] for _ in prompts]
     open_answers = list(range(len(prompts)))
     for step in range(max_new_tokens):
-        tokens = chooser.choose(decoder.logits, open_answers)
+        # An image token is no word: in an answer it would ask for a picture that is not there.
+        tokens = chooser.choose(forbid(decoder.logits, model.architecture.image_token_id), open_answers)
         going_on = []
         for place, token in enumerate(tokens.tolist()):
             if token not in end_tokens:

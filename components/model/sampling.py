@@ -45,6 +45,19 @@ class Chooser:
         return tokens
 
 
+def forbid(logits: Tensor, token: int) -> Tensor:
+    """Make a token impossible, in place; return the logits.
+
+    Args:
+        logits: This rank's part, [S, padded vocabulary / tensor-parallel size].
+        token: Its id; one beyond the vocabulary is impossible anyway.
+    """
+    place = token - logits.shape[-1] * parallel_state.get_tensor_model_parallel_rank()
+    if 0 <= place < logits.shape[-1]:
+        logits[:, place] = -torch.inf
+    return logits
+
+
 def most_likely(logits: Tensor) -> Tensor:
     """Return the token with the largest logit over all tensor-parallel ranks, int64 [S]; of equals the first.
 

@@ -15,8 +15,17 @@ from components.model.config import ModelConfig, read_model_config
 from components.model.decoding import Decoder, generate
 from components.model.distributed import initialize, seed_everything, single_process
 from components.model.recompute import Recompute
+from components.model.sampling_settings import GREEDY, Sampling
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
-from tests.support.model_samples import TOLERANCE, VOCABULARY, packed, pixel_values, samples
+from tests.support.model_samples import (
+    FIRST_TEXT_TOKEN,
+    IMAGE_TOKEN,
+    TOLERANCE,
+    VOCABULARY,
+    packed,
+    pixel_values,
+    samples,
+)
 from tests.support.model_world import World, build_world, projector_weights, reference_logits
 
 
@@ -338,3 +347,16 @@ def test_image_settings_must_be_the_towers(world: World) -> None:
     content["image"]["size"] = 48
     with pytest.raises(ValueError, match=r"image\.size 48"):
         ModelConfig.model_validate(content)
+
+
+def test_no_answer_holds_the_image_token(world: World, tmp_path: Path) -> None:
+    model = loaded(world)
+    with torch.no_grad():
+        weight = model.language_model.output_layer.weight
+        weight[IMAGE_TOKEN] = 50 * weight[FIRST_TEXT_TOKEN]  # what a hardly trained model may do
+        batch = packed(samples())
+        likeliest = model(batch, pixel_values(batch)).argmax(dim=-1)
+    assert int((likeliest == IMAGE_TOKEN).sum()) > 1
+    for sampling in (GREEDY, Sampling(temperature=1.0)):
+        answers = generate(model.eval(), samples(), end_tokens=(), max_new_tokens=6, sampling=sampling)
+        assert all(IMAGE_TOKEN not in answer for answer in answers)
