@@ -67,8 +67,14 @@ def _facts(config: "RunConfig", estimate: "RunEstimate") -> dict[str, str]:
 
 def _parameters(estimate: "RunEstimate") -> str:
     counts = estimate.parameters
-    parts = ", ".join(f"{part} {counts[part] / _GB:.3g} G" for part in ("language", "vision", "projection"))
-    return f"{sum(counts.values()) / _GB:.3g} G ({parts}); {estimate.model.image.tokens} tokens a picture"
+    parts = ", ".join(f"{part} {_count(counts[part])}" for part in ("language", "vision", "projection"))
+    return f"{_count(sum(counts.values()))} ({parts}); {estimate.model.image.tokens} tokens a picture"
+
+
+def _count(number: int) -> str:
+    return next(
+        f"{number / size:.3g} {name}" for size, name in ((_GB, "B"), (10**6, "M"), (1000, "k")) if number >= size
+    )
 
 
 def _data(config: "RunConfig") -> list[str]:
