@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from components.context import RunContext
 from components.errors import ConfigurationError, InputError, StageError, VlmError
+from components.generate.answerers import endpoint
 from components.generate.config import CallsConfig, GenerateConfig
 from components.generate.journal import JOURNAL_FOLDER
 from components.generate.stage import run_generate
@@ -208,9 +209,23 @@ def test_faults_that_stay_end_the_generation_and_what_was_answered_is_kept(
     monkeypatch.setenv(CALLS.key_variable, KEY)
     fault, kind, said = LASTING[name]
     state = asked.server.state
-    state.fault = lambda number, text: fault if number == 9 else None
+    calls: list[endpoint._Calls] = []
+    begin = endpoint._Calls.__init__
+
+    def kept(self: endpoint._Calls, *arguments: Any) -> None:
+        calls.append(self)
+        begin(self, *arguments)
+
+    def met(number: int, text: str) -> Fault | None:
+        if number > 9:  # asked beside the one that fails: answered when that is known, however busy the machine is
+            assert calls[0]._stop.wait(timeout=60)
+        return fault if number == 9 else None
+
+    monkeypatch.setattr(endpoint._Calls, "__init__", kept)
+    state.fault = met
     with pytest.raises(kind, match=said) as caught:
         asked.run(calls=CALLS.model_copy(update={"concurrency": 2}))
+    state.fault = lambda number, text: None
     shown = capfd.readouterr()
     assert KEY not in f"{caught.value}{shown.out}{shown.err}"
     assert len(state.requests) < 3 * COUNT  # the rest is not asked in vain
