@@ -19,15 +19,19 @@ from components.combine.stage import run_combine
 from components.context import RunContext
 from components.data.image_settings import ImageSettings
 from components.model.checkpoint.sharded import load_model
+from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import read_model_config
 from components.model.distributed import single_process
-from components.model.vlm import build_model
+from components.model.families.language.registry import language_family
+from components.model.families.rules import TensorRule
+from components.model.families.vision.registry import vision_family
+from components.model.vlm import build_model, outlined_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.families import language_model, vision_tower
-from tests.support.model_samples import IMAGE_TOKEN, pixel_values, samples
+from tests.support.model_samples import IMAGE_TOKEN, packed, pixel_values, samples
 from tests.support.model_world import chat_template, finished_weights, tokenizer
-from tests.support.parity_worker import compute_logits, measure_training
+from tests.support.parity_worker import DECODED_STEPS, compute_logits, decoded_tokens, measure_training
 from tests.support.plain_projector import PlainProjector, projector_names
 from tests.support.ranks import run_ranks
 
@@ -233,6 +237,75 @@ class Measured:
     steps: Tensor
     losses: Tensor
     gradients: Path
+
+    def read_gradients(self, reference: Reference) -> dict[str, Tensor]:
+        """Return the gradient of every parameter, whole."""
+        with single_process():
+            outline = outlined_model(read_model_config(reference.model))
+            read = ParameterReader(outline, self.gradients)
+            return {name: read(name) for name, _ in outline.named_parameters()}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What transformers computes of one model, in float32.
+
+    Attributes:
+        steps: As `Measured.steps`, by reading everything again at each step.
+        losses: Loss per token.
+        gradients: Gradient of the sum of the losses, joined as the weights are joined.
+    """
+
+    steps: Tensor
+    losses: Tensor
+    gradients: dict[str, Tensor]
+
+
+def expected_of(reference: Reference) -> Expected:
+    """Let transformers decode, and compute losses and gradients."""
+    chosen = samples(image=reference.image)
+    continued = [sample.tokens for sample in chosen]
+    steps = []
+    for step in range(DECODED_STEPS):
+        if step:
+            new = decoded_tokens(step)
+            continued = [torch.cat([tokens, new[place, None]]) for place, tokens in enumerate(continued)]
+        with torch.no_grad():
+            steps.append(torch.stack([_read(reference, n, tokens)[-1] for n, tokens in enumerate(continued)]))
+    logits = torch.cat([_read(reference, number, sample.tokens) for number, sample in enumerate(chosen)])
+    losses = torch.nn.functional.cross_entropy(logits, packed(chosen).labels, ignore_index=-100, reduction="none")
+    losses.sum().backward()
+    return Expected(torch.stack(steps), losses.detach(), _joined_gradients(reference))
+
+
+def _read(reference: Reference, number: int, tokens: Tensor) -> Tensor:
+    sample = samples(image=reference.image)[number]
+    pictures = pixel_values(sample, reference.image) if len(sample.pixels) else None
+    logits: Tensor = reference.llava(input_ids=tokens[None], pixel_values=pictures).logits[0]
+    return logits
+
+
+def _joined_gradients(reference: Reference) -> dict[str, Tensor]:
+    config = read_model_config(reference.model)
+    llava: Any = reference.llava
+    language = language_family(config.language.family).rules(config.language)
+    vision = vision_family(config.vision.family).rules(config.vision, "")
+    joined = {f"language_model.{rule.target}": _joined(rule, llava.model.language_model, llava) for rule in language}
+    joined |= {f"vision_model.{rule.target}": _joined(rule, llava.model.vision_tower, llava) for rule in vision}
+    projector = llava.model.multi_modal_projector
+    for name, own in projector_names(config).items():
+        joined[f"vision_projection.{own}"] = projector.get_parameter(name).grad
+    return joined
+
+
+def _joined(rule: TensorRule, module: Any, llava: Any) -> Tensor:
+    gradients = []
+    for source in rule.sources:
+        owner = llava if source.startswith("lm_head") else module
+        gradient = owner.get_parameter(source.removeprefix("model.")).grad
+        assert gradient is not None, source
+        gradients.append(gradient)
+    return rule.join(gradients)
 
 
 def training_at(size: int, models: dict[str, Path], results: Path) -> dict[str, Measured]:
