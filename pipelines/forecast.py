@@ -18,7 +18,7 @@ _START_S = 1.0
 _STAGE_S = {
     "open_run": 8.0,
     "download": 10.0,
-    "wds_conversion": 3.0,
+    "wds_conversion": 17.0,
     "energon_split": 3.0,
     "weight_conversion": 3.0,
     "combine": 2.0,
@@ -28,7 +28,7 @@ _STAGE_S = {
     "export": 5.0,
 }
 _TRAINING_START_S = 8.0
-_SAMPLE_S = {"pretrain": 0.0062, "sft": 0.0160}
+_SAMPLE_S = {"pretrain": 0.0085, "sft": 0.0078}
 
 _TRUST_S = 10.0
 """What was measured counts for as much as what was expected when it covers this many seconds."""

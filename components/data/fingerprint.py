@@ -4,6 +4,7 @@ A perceptual hash (imagehash's `phash`: signs of the lowest 8 x 8 coefficients o
 `difference` compares them: the hash of simple drawings on plain backgrounds is often that of another one.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ Crop = tuple[float, float, float, float]
 """Shares that are cut off: left, top, right, bottom."""
 
 Hashes = npt.NDArray[np.uint64]
+Values = npt.NDArray[np.float32]
 
 SIDE = 64
 """Side of a sketch in pixels."""
@@ -34,6 +36,7 @@ _MOST_LOCAL = 48.0
 _LEAST_CONTRAST = 4.0
 _MOST_OF_CONTRAST = 0.2
 
+_NO_CROP: Crop = (0.0, 0.0, 0.0, 0.0)
 _CROPS: tuple[Crop, ...] = (
     *((0.025, 0.025, 0.025, 0.025), (0.05, 0, 0, 0), (0, 0.05, 0, 0), (0, 0, 0.05, 0), (0, 0, 0, 0.05)),
     *((0.05, 0.05, 0, 0), (0, 0.05, 0.05, 0), (0.05, 0, 0, 0.05), (0, 0, 0.05, 0.05)),
@@ -84,20 +87,45 @@ def hashes_of(sketch: Pixels) -> Hashes:
     return np.array([_hash(picture), *map(_hash, cropped)], dtype=np.uint64)
 
 
-def difference(first: Pixels, second: Pixels) -> Difference:
+class Look:
+    """A sketch ready to be compared with many: what is worked out for one comparison is kept for the next.
+
+    Args:
+        sketch: What `sketch_of` gave.
+    """
+
+    def __init__(self, sketch: Pixels) -> None:
+        self._picture = Image.fromarray(sketch)
+
+    @cached_property
+    def whole(self) -> Values:
+        """Its values, nothing cropped, [32, 32, 3]."""
+        return self.cropped(_NO_CROP)
+
+    @cached_property
+    def usual(self) -> list[Values]:
+        """Its values with each of the usual crops."""
+        return [self.cropped(crop) for crop in _CROPS]
+
+    def cropped(self, crop: Crop) -> Values:
+        """Return its values with a crop."""
+        return np.asarray(_cropped(self._picture, crop, _COMPARED_SIDE), dtype=np.float32)
+
+
+def difference(first: Look, second: Look) -> Difference:
     """Return how two sketches differ, either of them cropped so that they fit best; by up to 8 % at a side."""
-    pictures = Image.fromarray(first), Image.fromarray(second)
-    whole = tuple(_values(picture) for picture in pictures)
-    contrast = float(whole[0].std())
-    start = float(np.abs(whole[0] - whole[1]).mean())
-    found = Difference(start, _local(*whole), contrast)
+    contrast = float(first.whole.std())
+    start = float(np.abs(first.whole - second.whole).mean())
+    found = Difference(start, _local(first.whole, second.whole), contrast)
     if start > _HOPELESS or found.is_small:
         return found
-    fits = (_fit(pictures[0], whole[1], start), _fit(pictures[1], whole[0], start))
-    mean, crop, moved, fixed = min(
-        (fit[0], fit[1], picture, other) for fit, picture, other in zip(fits, (0, 1), (1, 0), strict=True)
+    # Of two that fit equally well the first is taken.
+    best, crop, moved, fixed = min(
+        (*_fit(first, second.whole, start), first, second),
+        (*_fit(second, first.whole, start), second, first),
+        key=lambda fit: (fit[0], fit[1]),
     )
-    return Difference(mean, _local(_values(pictures[moved], crop), whole[fixed]), contrast)
+    return Difference(best, _local(moved.cropped(crop), fixed.whole), contrast)
 
 
 def _hash(picture: Image.Image) -> np.uint64:
@@ -112,26 +140,23 @@ def _cropped(picture: Image.Image, crop: Crop, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
-def _values(picture: Image.Image, crop: Crop = (0, 0, 0, 0)) -> npt.NDArray[np.float32]:
-    return np.asarray(_cropped(picture, crop, _COMPARED_SIDE), dtype=np.float32)
-
-
-def _local(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+def _local(first: Values, second: Values) -> float:
     largest = np.abs(first - second).max(axis=2)
     half = _COMPARED_SIDE // 2
     return float(largest.reshape(half, 2, half, 2).mean(axis=(1, 3)).max())
 
 
-def _fit(picture: Image.Image, fixed: npt.NDArray[np.float32], start: float) -> tuple[float, Crop]:
+def _fit(look: Look, fixed: Values, start: float) -> tuple[float, Crop]:
     """Return the smallest mean difference that is found, and how the picture is cropped there.
 
     From the best of the usual crops one side at a time is moved.
     """
 
     def mean_of(crop: Crop) -> float:
-        return float(np.abs(_values(picture, crop) - fixed).mean())
+        return float(np.abs(look.cropped(crop) - fixed).mean())
 
-    best, crop = min((start, (0.0, 0.0, 0.0, 0.0)), *((mean_of(usual), usual) for usual in _CROPS))
+    usual = (float(np.abs(values - fixed).mean()) for values in look.usual)
+    best, crop = min((start, _NO_CROP), *zip(usual, _CROPS, strict=True))
     for step in _STEPS:
         improved = True
         while improved:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.fingerprint import difference, hash_of, hashes_of, sketch_of
+from components.data.fingerprint import Look, difference, hash_of, hashes_of, sketch_of
 from components.data.known_pictures import KnownPictures, write_known
 
 
@@ -66,6 +66,6 @@ def test_a_sketch_is_the_same_at_every_scale_of_decoding() -> None:
     assert np.bitwise_count(hash_of(large) ^ hash_of(small)) <= 2
     assert hashes_of(large).shape == (10,)
     assert hashes_of(large)[0] == hash_of(large)
-    found = difference(large, small)
+    found = difference(Look(large), Look(small))
     assert found.is_small
     assert found.mean < 3
