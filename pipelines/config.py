@@ -31,7 +31,7 @@ from components.tracking.registry import RegistryConfig
 from components.training.config import TrainingConfig
 from components.wds_conversion.config import WdsConversionConfig
 from components.weight_conversion.config import WeightConversionConfig
-from pipelines.tower import tower_input
+from pipelines.known_parts import language_width, tower_input
 
 DEFAULT_PRESET = "laptop"
 
@@ -258,6 +258,13 @@ class RunConfig(_Section):
             raise ValueError(
                 f"combine.projector.depth ({depth}) and combine.image.pixel_shuffle ({side}) are not those of transformers' own "
                 "Llava (2 and 1): set export.custom_code=true, so that the exported folder carries its modelling code"
+            )
+        width = self.combine.projector.ffn_hidden_size
+        if width and not self.export.custom_code and width != (language_width(self.weights) or width):
+            raise ValueError(
+                f"combine.projector.ffn_hidden_size ({width}) is not the language model's width "
+                f"({language_width(self.weights)}), which transformers' own Llava wants: set export.custom_code=true, so that "
+                "the exported folder carries its modelling code, or leave ffn_hidden_size out"
             )
         return self
 

@@ -159,6 +159,18 @@ def test_what_only_code_can_export_is_refused_without_it_before_a_run_starts(set
         load_preset("laptop", [setting])
 
 
+def test_a_projector_that_is_too_wide_for_a_stock_model_is_refused_before_a_run_starts() -> None:
+    wide = "combine.projector.ffn_hidden_size=256"
+    with pytest.raises(ConfigurationError, match=r"\(256\) is not the language model's width \(128\)"):
+        load_preset("laptop", [wide])
+    assert load_preset("laptop", [wide, "export.custom_code=true"])
+    assert load_preset("laptop", ["combine.projector.ffn_hidden_size=128"])
+    with pytest.raises(ConfigurationError, match=r"\(14336\) is not the language model's width \(4096\)"):
+        load_preset("mistral-clip-7b", ["export.custom_code=false"])
+    # Of one's own weights the width is known when they are here.
+    assert load_preset("mistral-clip-7b", ["export.custom_code=false", "weights.language_source=file:///mine"])
+
+
 SIGLIP = [
     "weights.vision_source=hf://google/siglip-so400m-patch14-384",
     "export.custom_code=true",
