@@ -121,4 +121,4 @@ def test_two_steps_of_both_trainings(preset: str, workspace: Path) -> None:
 
 def test_presets_of_square_projectors_export_stock_models() -> None:
     stock = {name for name in preset_names() if not load_preset(name).export.custom_code}
-    assert stock == {"qwen2.5-siglip-0.5b", "qwen3-siglip2-4b", "llama3.1-siglip-8b"}
+    assert stock == {"laptop", "qwen2.5-siglip-0.5b", "qwen3-siglip2-4b", "llama3.1-siglip-8b"}

@@ -210,13 +210,13 @@ class _Handler(BaseHTTPRequestHandler):
                     served.cuts.discard(cut)
                     stop = cut
             block = served.content[at:stop]
+            request.sent += len(block)  # before the client can have it: it may be asked for as soon as that is the case
             if served.chunked and block:
                 self.wfile.write(f"{len(block):x}\r\n".encode())
             self.wfile.write(block)
             if served.chunked and block:
                 self.wfile.write(b"\r\n")
             self.wfile.flush()
-            request.sent += len(block)
             at = stop
             if served.rate:
                 time.sleep(len(block) / served.rate)
