@@ -7,7 +7,7 @@ import psutil
 
 from components.context import RunContext
 from components.errors import VlmError
-from components.runs.folder import RUN_ID_VARIABLE, RunFolder, timestamp
+from components.runs.folder import RunFolder, timestamp
 from components.tracking.pipeline_run import finish_pipeline_run
 from pipelines.docker_runner import end_containers
 from pipelines.processes import end_processes, marked_processes
@@ -25,7 +25,7 @@ def cancel_here(run: RunFolder, say: Callable[[str], None]) -> bool:
     Returns:
         Whether nothing of the run is left on this machine.
     """
-    mark = (RUN_ID_VARIABLE, run.run_id)
+    mark = run.mark
     before = marked_processes(mark)
     command = _command(run, before)
     if command is not None:

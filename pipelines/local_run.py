@@ -122,13 +122,13 @@ def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(run.run_id, runner),
+            env=_environment(run, runner),
             start_new_session=True,
         )
         yield child
     finally:
         with _uninterruptible():
-            end_processes((RUN_ID_VARIABLE, run.run_id))
+            end_processes(run.mark)
             if runner == "docker":
                 from pipelines.docker_runner import end_containers
 
@@ -137,10 +137,10 @@ def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Pop
                 child.wait()
 
 
-def _environment(run_id: str, runner: Runner) -> dict[str, str]:
+def _environment(run: RunFolder, runner: Runner) -> dict[str, str]:
     """Return the child's environment: this Python's tools first, this source tree importable, the run's mark."""
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
-    environment[RUN_ID_VARIABLE] = run_id
+    environment |= {RUN_ID_VARIABLE: run.run_id, run.mark[0]: run.mark[1]}
     if runner == "process":
         environment[SENDER_VARIABLE] = "vlm run"
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])

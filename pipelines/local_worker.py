@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_ID_VARIABLE
+from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_FOLDER_VARIABLE, RUN_ID_VARIABLE
 from pipelines.fork_server import fork_server, may_fork
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _end_with_parent(parent: int, runner: str) -> None:
 
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_S)
-    end_processes((RUN_ID_VARIABLE, os.environ[RUN_ID_VARIABLE]))
+    end_processes((RUN_FOLDER_VARIABLE, os.environ[RUN_FOLDER_VARIABLE]))
     if runner == "docker":
         from pipelines.docker_runner import end_containers
 

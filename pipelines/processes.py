@@ -1,6 +1,6 @@
 """Ends all processes of a run: torchrun's workers live in sessions of their own, so a process group is not enough.
 
-Every process of a run carries the run's id in its environment, which also finds those whose parent is gone.
+Every process of a run carries the run's folder in its environment, which also finds those whose parent is gone.
 """
 
 import contextlib

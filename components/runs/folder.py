@@ -27,6 +27,9 @@ from components.runs.rows import StageRow, merged
 from components.storage.atomic import write_json
 
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
+RUN_FOLDER_VARIABLE = (
+    "VLM_RUN_FOLDER"  # and this: runs of two workspaces may have one id, if they began in the same second
+)
 PACKAGE_NAME = "pipeline.yaml"
 LOG_NAME = "log.txt"
 RECORD_NAME = "run.json"
@@ -49,6 +52,11 @@ class RunFolder:
         self.run_id = run_id
         self.path = workspace / "runs" / run_id
         self.log = self.path / LOG_NAME
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """Environment variable and value by which the processes of a local run are known."""
+        return RUN_FOLDER_VARIABLE, str(self.path.resolve())
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.runs.folder import RUN_ID_VARIABLE
+from components.runs.folder import RUN_FOLDER_VARIABLE, RUN_ID_VARIABLE
 from tests.support.paths import ROOT
 
 
@@ -17,6 +17,7 @@ def run_local_worker(folder: Path, run_id: str) -> subprocess.CompletedProcess[s
         env={
             **os.environ,
             RUN_ID_VARIABLE: run_id,
+            RUN_FOLDER_VARIABLE: str(folder.resolve()),
             "PYTHONPATH": str(ROOT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         },

@@ -13,7 +13,7 @@ from kfp import dsl
 from kubernetes.config import kube_config
 
 from components.context import RunContext
-from components.runs.folder import CONTEXT_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+from components.runs.folder import CONTEXT_NAME, RunFolder, new_run
 from components.storage.atomic import write_json
 from components.tracking.client import connect
 from components.tracking.pipeline_run import close_pipeline_run, open_pipeline_run
@@ -193,7 +193,7 @@ def test_processes_of_a_run_whose_command_is_gone_are_ended(
     run = new_run(tmp_path, "mine")
     bystander = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path / "bystander")])
     orphan = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, str(tmp_path / "orphan")], env={**os.environ, RUN_ID_VARIABLE: run.run_id}
+        [sys.executable, "-c", SLEEPER, str(tmp_path / "orphan")], env={**os.environ, run.mark[0]: run.mark[1]}
     )
     try:
         # The record's process id belongs to someone else by now.
@@ -238,7 +238,7 @@ def test_the_command_of_a_run_ends_it_itself(tmp_path: Path, capsys: Captured) -
         command.kill()
         command.wait()
     assert not psutil.pid_exists(worker)
-    assert not marked_processes((RUN_ID_VARIABLE, run.run_id))
+    assert not marked_processes(run.mark)
     assert run.state() == "interrupted"
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"processes \d+ ended", lines[0])

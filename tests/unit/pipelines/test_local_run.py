@@ -19,12 +19,12 @@ from kfp.dsl.base_component import BaseComponent
 from rich.console import Console
 
 from components.runs.find import Places, find_run
-from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run
+from components.runs.folder import PACKAGE_NAME, RunFolder, new_run
 from components.runs.rows import StageRow
 from pipelines.config import load_preset
 from pipelines.display import duration, follow, what
 from pipelines.local_run import execute
-from pipelines.processes import marked_processes
+from pipelines.processes import end_processes, marked_processes
 from pipelines.stages import listed_names
 from pipelines.summary import free_port, locations
 from tests.support.paths import ROOT
@@ -202,7 +202,7 @@ def test_interruption_leaves_no_process_and_nothing_in_tmp(tmp_path: Path, monke
     vlm.send_signal(signal.SIGINT)  # an impatient person
     assert vlm.wait(timeout=60) == 130
     assert not worker.is_running()
-    assert not marked_processes((RUN_ID_VARIABLE, run.run_id))
+    assert not marked_processes(run.mark)
     assert run.record()["state"] == "interrupted"
     assert not list(temporary.glob("kfp-*"))
 
@@ -220,7 +220,7 @@ def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     wait_for(lambda: pid_file.exists() or None)
     vlm.kill()
     vlm.wait()
-    wait_for(lambda: True if not marked_processes((RUN_ID_VARIABLE, run.run_id)) else None)
+    wait_for(lambda: True if not marked_processes(run.mark) else None)
     assert run.state() == "interrupted"
 
 
@@ -296,3 +296,21 @@ def test_runs_of_one_second_get_their_own_folders(tmp_path: Path) -> None:
     first, second = new_run(tmp_path, "My Run"), new_run(tmp_path, "My Run")
     assert first.path != second.path
     assert first.run_id.startswith("my-run-")
+
+
+def test_runs_of_two_workspaces_with_one_id_leave_each_other_alone(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / name, "laptop-20260101-000000") for name in ("a", "b")]
+    sleepers = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, run.mark[0]: run.mark[1]}
+        )
+        for run in runs
+    ]
+    try:
+        wait_for(lambda: all(marked_processes(run.mark) for run in runs) or None)
+        end_processes(runs[0].mark)
+        assert [sleeper.poll() is None for sleeper in sleepers] == [False, True]
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
