@@ -10,45 +10,23 @@ from components.model.config import VisionConfig
 from components.model.families.hf_config import HfConfig, read_hf_config
 from components.model.families.rules import DropRule, TensorRule, class_token, same_affine
 from components.model.families.vision.encoder import (
-    checked_feature_layer,
+    DEFAULTS,
     embedding_rules,
     encoder_drops,
     encoder_rules,
-    square_side,
+    encoder_settings,
+    read_encoder,
 )
 from components.model.families.vision.family import VisionFamily
 
-# What transformers fills in: files are written without what equals its defaults.
-_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
+_DEFAULTS = {**DEFAULTS, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
 
 def _read(config: HfConfig, feature_layer: int) -> VisionConfig:
     inner = config.inner("vision_config")
     own = HfConfig({**_DEFAULTS, **inner.content, **_older_settings(config)}, inner.source)
     own.refuse_unless("hidden_act", "quick_gelu", "gelu")
-    own.refuse_unless("num_channels", 3)
-    return VisionConfig(
-        family="clip",
-        num_layers=checked_feature_layer(own, feature_layer),
-        hidden_size=own.required("hidden_size"),
-        ffn_hidden_size=own.required("intermediate_size"),
-        num_attention_heads=own.required("num_attention_heads"),
-        image_size=square_side(own, "image_size"),
-        patch_size=square_side(own, "patch_size"),
-        norm_epsilon=own.required("layer_norm_eps"),
-        activation=own.required("hidden_act"),
-        feature_layer=feature_layer,
-    )
+    return read_encoder(own, feature_layer, family="clip", activation=own.required("hidden_act"))
 
 
 def _older_settings(config: HfConfig) -> dict[str, Any]:
@@ -74,18 +52,7 @@ def _drops(config: VisionConfig, prefix: str) -> list[DropRule]:
 
 
 def _settings(config: VisionConfig) -> dict[str, Any]:
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_hidden_size,
-        # Layers above the feature layer were never converted: the last one that exists is the feature layer.
-        "num_hidden_layers": config.built_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": config.activation,
-    }
+    return {"model_type": "clip_vision_model", **encoder_settings(config), "hidden_act": config.activation}
 
 
 def _reference(folder: Path) -> nn.Module:

@@ -15,48 +15,31 @@ from components.model.config import VisionConfig
 from components.model.families.hf_config import HfConfig
 from components.model.families.rules import DropRule, TensorRule
 from components.model.families.vision.encoder import (
-    checked_feature_layer,
+    DEFAULTS,
     embedding_rules,
     encoder_drops,
     encoder_rules,
-    square_side,
+    encoder_settings,
+    read_encoder,
 )
 from components.model.families.vision.family import VisionFamily
 
 _ACTIVATION = "gelu_pytorch_tanh"
-# What transformers fills in: files are written without what equals its defaults.
-_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 16,
-    "hidden_act": _ACTIVATION,
-    "layer_norm_eps": 1e-6,
-}
+_DEFAULTS = {**DEFAULTS, "patch_size": 16, "hidden_act": _ACTIVATION, "layer_norm_eps": 1e-6}
 
 
 def _read(config: HfConfig, feature_layer: int) -> VisionConfig:
     inner = config.inner("vision_config")
     own = HfConfig({**_DEFAULTS, **inner.content}, inner.source)
     own.refuse_unless("hidden_act", _ACTIVATION)
-    own.refuse_unless("num_channels", 3)
-    return VisionConfig(
+    return read_encoder(
+        own,
+        feature_layer,
         family="siglip",
-        num_layers=checked_feature_layer(own, feature_layer),
-        hidden_size=own.required("hidden_size"),
-        ffn_hidden_size=own.required("intermediate_size"),
-        num_attention_heads=own.required("num_attention_heads"),
-        image_size=square_side(own, "image_size"),
-        patch_size=square_side(own, "patch_size"),
-        norm_epsilon=own.required("layer_norm_eps"),
         activation="gelu_tanh",
         class_token=False,
         pre_norm=False,
         patch_bias=True,
-        feature_layer=feature_layer,
     )
 
 
@@ -70,19 +53,8 @@ def _drops(config: VisionConfig, prefix: str) -> list[DropRule]:
 
 
 def _settings(config: VisionConfig) -> dict[str, Any]:
-    return {
-        "model_type": "siglip_vision_model",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_hidden_size,
-        # Layers above the feature layer were never converted: the last one that exists is the feature layer.
-        "num_hidden_layers": config.built_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": _ACTIVATION,
-        "vision_use_head": False,
-    }
+    own = {"hidden_act": _ACTIVATION, "vision_use_head": False}
+    return {"model_type": "siglip_vision_model", **encoder_settings(config), **own}
 
 
 def _reference(folder: Path) -> nn.Module:
