@@ -6,13 +6,11 @@ the answers that it would guess at random are counted, and get a letter that is 
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
-from components.errors import InputError
-from components.tasks.kind import Answer
+from components.tasks.kinds.choice_or_open import ChoiceOrOpen, form_of
 from components.tasks.kinds.multiple_choice import MultipleChoice
-from components.tasks.kinds.questions import QuestionKind, Reading, read_questions, several_pictures
+from components.tasks.kinds.questions import QuestionKind, Reading, several_pictures
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import check_fields
@@ -48,19 +46,16 @@ _SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
 _PLAIN = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
 
 
-class Mmmu(MultipleChoice):
+class Mmmu(ChoiceOrOpen):
     """Questions in JSON lines as for multiple choice, and open ones with `answers` instead of `options` and `answer`.
 
     The prompt's `template` asks those with options, its `open_template` (with `{question}`) the open ones. A question's
     category is its subject.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    what: ClassVar[str] = "a question of MMMU"
     readings: ClassVar[tuple[str, ...]] = ("mmmu", "plain")
     level: ClassVar[str] = "subject"
-    ground_truth: ClassVar[str] = (
-        "JSON lines with `id`, `image`, `question`, and `options`, `answer` (a letter) or `answers`"
-    )
 
     def check(self, task: Task) -> None:
         """Check that the prompt asks both sorts of questions, for the letter."""
@@ -69,56 +64,28 @@ class Mmmu(MultipleChoice):
         super().check(task)
         check_fields("prompt.open_template", task.prompt.open_template, ("question",))
 
-    def load(self, path: Path) -> list[HeldOutSample]:
-        """Read the questions; each has options or accepted answers."""
-        samples = read_questions(path, "a question of MMMU")
-        for sample in samples:
-            if len(sample.options) == 1 or bool(sample.options) == bool(sample.references):
-                raise InputError(
-                    f"{path}: question {sample.id} must have two `options` or more and an `answer`, or else `answers`."
-                )
-        return samples
-
     def ask(self, task: Task, sample: HeldOutSample) -> str:
         """Return the question, with its options if it has any, and the instruction."""
         return (
             super().ask(task, sample) if sample.options else task.prompt.open_template.format(question=sample.question)
         )
 
-    def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
-        """Read a letter, or everything that an open answer may mean."""
-        if sample.options:
-            return super().parse(task, sample, text, seed)
+    def parse_open(self, text: str) -> Reading:
+        """Read everything that an open answer may mean."""
         candidates = read_open_answer(text)
         return Reading(", ".join(map(str, candidates)), candidates=candidates)
 
-    def mark(self, sample: HeldOutSample, reading: Reading) -> float:
-        """Return 1 for the right letter, or for an open answer that holds an accepted one."""
-        if sample.options:
-            return super().mark(sample, reading)
+    def mark_open(self, sample: HeldOutSample, reading: Reading) -> float:
+        """Return 1 for an answer that holds an accepted one."""
         return float(is_accepted(reading.candidates, sample.references))
-
-    def chance(self, sample: HeldOutSample) -> float | None:
-        """Return the share of right ones among random letters; an open question can't be guessed."""
-        return super().chance(sample) if sample.options else 0.0
 
     def groups(self, sample: HeldOutSample) -> Mapping[str, str]:
         """Return the discipline, the subject and the sort of question."""
-        return {
-            "discipline": _DISCIPLINE_OF.get(sample.category, ""),
-            "subject": sample.category.replace("_", " "),
-            "form": "with options" if sample.options else "open",
-        }
+        return {**_subject(sample), "form": form_of(sample)}
 
     def listed(self, samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
         """List the questions about several pictures."""
         return several_pictures(samples)
-
-    def note(self, sample: HeldOutSample, text: str, reading: Reading, mark: float) -> Answer:
-        """Return the answer with its letter, or with what was read from it."""
-        if sample.options:
-            return super().note(sample, text, reading, mark)
-        return Answer(text=text, read=reading.value, correct=mark == 1)
 
 
 class MmmuPro(MultipleChoice):
@@ -140,15 +107,18 @@ class MmmuPro(MultipleChoice):
 
     def groups(self, sample: HeldOutSample) -> Mapping[str, str]:
         """Return the discipline and the subject."""
-        return {
-            "discipline": _DISCIPLINE_OF.get(sample.category, ""),
-            "subject": sample.category.replace("_", " "),
-            **dict(sample.groups),
-        }
+        return {**_subject(sample), **dict(sample.groups)}
 
     def listed(self, samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
         """List the questions about several pictures."""
         return several_pictures(samples)
+
+
+def _subject(sample: HeldOutSample) -> dict[str, str]:
+    return {
+        "discipline": _DISCIPLINE_OF.get(sample.category, ""),
+        "subject": sample.category.replace("_", " "),
+    }
 
 
 def read_open_answer(text: str) -> tuple[str | float, ...]:

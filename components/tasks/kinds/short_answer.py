@@ -10,26 +10,21 @@ from components.errors import InputError
 from components.metrics.partly_right import ANLS
 from components.metrics.right_or_wrong import RELAXED_ACCURACY
 from components.tasks.kind import Answer, in_points
-from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
+from components.tasks.kinds.open_questions import OpenQuestions
+from components.tasks.kinds.questions import Constant, Reading, read_questions
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
-from components.tasks.template import check_fields
 
 _TRIED = 10  # frequent answers that may be the best constant one
 
 
-class ShortAnswer(QuestionKind):
+class ShortAnswer(OpenQuestions):
     """Questions in JSON lines: `id`, `image`, `question`, `answers` (accepted ones), `category`.
 
     The prompt's `template` takes `{question}`, and `{hint}` if it likes. An empty answer is wrong.
     """
 
     ground_truth: ClassVar[str] = "JSON lines with `id`, `image`, `question`, `answers` (accepted ones)"
-
-    def check(self, task: Task) -> None:
-        """Check that the prompt asks the question."""
-        super().check(task)
-        check_fields("prompt.template", task.prompt.template, ("question",), optional=("hint",))
 
     def load(self, path: Path) -> list[HeldOutSample]:
         """Read the questions; each must have an accepted answer that is not empty."""
@@ -38,10 +33,6 @@ class ShortAnswer(QuestionKind):
         if bare:
             raise InputError(f"{path}: question {bare[0]} has no `answers`.")
         return samples
-
-    def ask(self, task: Task, sample: HeldOutSample) -> str:
-        """Return the question and the instruction."""
-        return self.put(task, sample)
 
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Return the answer as it is compared."""

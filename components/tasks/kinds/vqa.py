@@ -12,14 +12,14 @@ from typing import ClassVar
 from components.errors import InputError
 from components.metrics.partly_right import VQA_ACCURACY
 from components.tasks.kind import Answer, in_points
-from components.tasks.kinds.questions import Constant, QuestionKind, Reading, read_questions
+from components.tasks.kinds.open_questions import OpenQuestions
+from components.tasks.kinds.questions import Constant, Reading, read_questions
 from components.tasks.kinds.vqa_answers import normalise_textvqa, normalise_vqa, one_line
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
-from components.tasks.template import check_fields
 
 
-class Vqa(QuestionKind):
+class Vqa(OpenQuestions):
     """Questions in JSON lines: `id`, `image`, `question`, `answers` (of ten people), `category`.
 
     The prompt's `template` takes `{question}`, and `{hint}` if it likes. An answer is normalised as LLaVA-1.5 hands answers
@@ -35,11 +35,6 @@ class Vqa(QuestionKind):
     )
     ground_truth: ClassVar[str] = "JSON lines with `id`, `image`, `question`, `answers` (of each person)"
 
-    def check(self, task: Task) -> None:
-        """Check that the prompt asks the question."""
-        super().check(task)
-        check_fields("prompt.template", task.prompt.template, ("question",), optional=("hint",))
-
     def load(self, path: Path) -> list[HeldOutSample]:
         """Read the questions; each must have answers."""
         samples = read_questions(path, "an open question")
@@ -47,10 +42,6 @@ class Vqa(QuestionKind):
         if bare:
             raise InputError(f"{path}: question {bare[0]} has no `answers`.")
         return samples
-
-    def ask(self, task: Task, sample: HeldOutSample) -> str:
-        """Return the question and the instruction."""
-        return self.put(task, sample)
 
     def parse(self, task: Task, sample: HeldOutSample, text: str, seed: int) -> Reading:
         """Normalise the answer; what is handed in is its only candidate, an empty answer has none."""
