@@ -260,11 +260,12 @@ class RunConfig(_Section):
                 "Llava (2 and 1): set export.custom_code=true, so that the exported folder carries its modelling code"
             )
         width = self.combine.projector.ffn_hidden_size
-        if width and not self.export.custom_code and width != (language_width(self.weights) or width):
+        known = language_width(self.weights) if width and not self.export.custom_code else None
+        if known and width != known:
             raise ValueError(
-                f"combine.projector.ffn_hidden_size ({width}) is not the language model's width "
-                f"({language_width(self.weights)}), which transformers' own Llava wants: set export.custom_code=true, so that "
-                "the exported folder carries its modelling code, or leave ffn_hidden_size out"
+                f"combine.projector.ffn_hidden_size ({width}) is not the language model's width ({known}), which transformers' "
+                "own Llava wants: set export.custom_code=true, so that the exported folder carries its modelling code, or leave "
+                "ffn_hidden_size out"
             )
         return self
 

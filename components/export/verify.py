@@ -25,6 +25,7 @@ from components.export.pixels import compare_pixels
 from components.export.source import ModelSource
 from components.export.tensors import TensorPlan
 from components.model.decoding import generate
+from components.model.sampling import forbid
 from components.model.streaming import Read, layers_streamed
 from components.model.vlm import VisionLanguageModel
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
@@ -119,8 +120,7 @@ def verify_export(
     tokens = 0
     for case, prompt, answer, over, logits in zip(cases, prompts, answers, ended, found, strict=True):
         chosen = [[token] for token in answer] + ([source.tokenizer.ends] if over else [])
-        words = logits[prompt.length - 1 :, :vocabulary].clone()
-        words[:, source.config.image_token_id : source.config.image_token_id + 1] = -torch.inf  # no answer may hold it
+        words = forbid(logits[prompt.length - 1 :, :vocabulary].clone(), source.config.image_token_id)
         _check_greedy(case, chosen, words, difference)
         tokens += len(chosen)
     return Verification(difference, pixels.difference, tokens, pixels.sizes, pixels.alike)
