@@ -76,11 +76,6 @@ class RunEstimate:
         return models + max(stage.checkpoint * stage.kept for stage in self.stages)
 
     @property
-    def most_memory(self) -> int:
-        """Bytes that a GPU needs for the largest training."""
-        return max(stage.memory.total for stage in self.stages)
-
-    @property
     def host_memory(self) -> int:
         """Bytes of one machine that copies a whole checkpoint to write it in the background."""
         return max(stage.checkpoint for stage in self.stages)

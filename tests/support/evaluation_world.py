@@ -26,6 +26,18 @@ COLOURS = {"red": (214, 57, 57), "green": (47, 158, 68), "blue": (51, 96, 214), 
 SHAPES = ("circle", "square", "triangle")
 SIZES = ("small", "large")
 
+SHORT_QUESTIONS = """
+name: short_questions
+version: 1
+kind: multiple_choice
+dataset: multiple_choice.jsonl
+prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
+max_new_tokens: 6
+metrics: [accuracy]
+headline: accuracy
+"""
+"""A task of short prompts, for tokenizers that make long ones too long."""
+
 Answerer = Callable[[HeldOutSample, str], str]
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -17,8 +19,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.model_samples import VOCABULARY
-from tests.support.model_world import CLIP_SETTINGS, redraw
+from tests.support.model_samples import IMAGE, VOCABULARY
 
 LANGUAGE_CLASSES: dict[str, tuple[Any, Any]] = {
     "mistral": (MistralConfig, MistralForCausalLM),
@@ -33,6 +34,17 @@ VISION_CLASSES: dict[str, tuple[Any, Any]] = {
     "siglip": (SiglipVisionConfig, SiglipVisionModel),
 }
 """A row for every family."""
+
+
+CLIP_SETTINGS: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": IMAGE.size,
+    "patch_size": IMAGE.patch,
+    "hidden_act": "quick_gelu",
+}
 
 
 def language_model(family: str, **changes: Any) -> Any:
@@ -68,3 +80,13 @@ def vision_tower(family: str, **changes: Any) -> Any:
     model = model_class(config_class(**{**settings, **changes}))
     redraw(model, seed=2)
     return model.eval()
+
+
+def redraw(model: nn.Module, seed: int) -> None:
+    """Give all parameters, norms and biases included, values large enough that every mistake shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm = "norm" in name and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if is_norm else 0.12 * noise)

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, MistralForCausalLM
+from transformers import CLIPVisionModel, MistralForCausalLM
 
 from components.combine.config import CombineConfig, ProjectorSettings
 from components.combine.stage import run_combine
@@ -18,59 +17,23 @@ from components.model.vlm import VisionLanguageModel
 from components.stage.manifest import list_files
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.families import language_model, vision_tower
 from tests.support.finished import finish
-from tests.support.model_samples import IMAGE, IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
+from tests.support.model_samples import IMAGE_TOKEN, SPECIAL_TOKENS, TOLERANCE, VOCABULARY, pixel_values
 
 
 def mistral(folder: Path, **changes: Any) -> MistralForCausalLM:
     """Save a Mistral with four query heads over two groups, and a rotary base far from the default."""
-    settings = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 128,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        "rms_norm_eps": 1e-5,
-        "sliding_window": None,
-        **changes,
-    }
-    model = MistralForCausalLM(MistralConfig(**settings)).eval()
-    redraw(model, seed=1)
+    model: MistralForCausalLM = language_model("mistral", **changes)
     model.save_pretrained(folder)
     return model
 
 
 def clip(folder: Path, **changes: Any) -> CLIPVisionModel:
     """Save a CLIP vision tower of three layers."""
-    model = CLIPVisionModel(CLIPVisionConfig(**{**CLIP_SETTINGS, **changes})).eval()
-    redraw(model, seed=2)
+    model: CLIPVisionModel = vision_tower("clip", **changes)
     model.save_pretrained(folder)
     return model
-
-
-CLIP_SETTINGS: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": IMAGE.size,
-    "patch_size": IMAGE.patch,
-    "hidden_act": "quick_gelu",
-}
-
-
-def redraw(model: nn.Module, seed: int) -> None:
-    """Give all parameters, norms and biases included, values large enough that every mistake shows."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            is_norm = "norm" in name and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if is_norm else 0.12 * noise)
 
 
 def tokenizer(folder: Path, special_tokens: list[str] | None = None) -> None:

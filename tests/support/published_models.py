@@ -24,7 +24,7 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
-from tests.support.model_world import redraw
+from tests.support.families import redraw
 
 _LLAVA_TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"

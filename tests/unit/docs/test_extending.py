@@ -180,7 +180,8 @@ def test_model_family(checkout: Path, tmp_path: Path) -> None:
         from components.context import RunContext
         from components.weight_conversion.config import WeightConversionConfig
         from components.weight_conversion.stage import run_weight_conversion
-        from tests.support.model_world import chat_template, finished_weights, redraw, tokenizer
+        from tests.support.families import redraw
+        from tests.support.model_world import chat_template, finished_weights, tokenizer
         from transformers import SeedOssConfig, SeedOssForCausalLM
 
         weights = Path({str(tmp_path / "weights")!r})

@@ -26,19 +26,9 @@ from components.published_model.stage import run_published_model
 from components.stage.runner import StageOutput
 from tests.support import published_models
 from tests.support.chat_server import ChatServer, Fault, answering
-from tests.support.evaluation_world import raw_dataset
+from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
 from tests.support.paths import ROOT
 
-TASK = """
-name: short_questions
-version: 1
-kind: multiple_choice
-dataset: multiple_choice.jsonl
-prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
-max_new_tokens: 6
-metrics: [accuracy]
-headline: accuracy
-"""
 COUNT = 7
 KEY = "sk-very-secret"
 CALLS = CallsConfig(concurrency=4, first_wait_s=0.01, timeout_s=20)
@@ -57,7 +47,7 @@ def raw(context: RunContext) -> Path:
 @pytest.fixture(scope="module")
 def task(context: RunContext) -> str:
     path = context.workspace / "short_questions.yaml"
-    path.write_text(TASK)
+    path.write_text(SHORT_QUESTIONS)
     return str(path)
 
 

@@ -24,19 +24,8 @@ from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.vlm import build_model
 from components.tasks.loading import load_task
-from tests.support.evaluation_world import raw_dataset
+from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
 from tests.support.model_world import build_world
-
-TASK = """
-name: short_questions
-version: 1
-kind: multiple_choice
-dataset: multiple_choice.jsonl
-prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
-max_new_tokens: 6
-metrics: [accuracy]
-headline: accuracy
-"""
 
 
 @pytest.mark.parametrize("room", [1 << 30, 1])
@@ -44,7 +33,7 @@ def test_tasks_of_a_process_share_what_was_seen(tmp_path: Path, room: int) -> No
     world = build_world(tmp_path)
     raw = raw_dataset(world.context, 6, side=32)
     task = tmp_path / "short_questions.yaml"
-    task.write_text(TASK)
+    task.write_text(SHORT_QUESTIONS)
     seen: list[int] = []
 
     def answer(answerer: Checkpoint, name: str, batch_size: int) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from components.model.sampling_settings import Sampling
 from components.model.vlm import VisionLanguageModel, build_model
 from components.tasks.loading import load_samples, load_task
 from tests.support.data_samples import finish_raw
-from tests.support.evaluation_world import raw_dataset
+from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
 from tests.support.model_world import World, build_world, projector_weights, reference_embeddings
 from tests.support.paths import ROOT
 
@@ -150,18 +150,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n") if line]
 
 
-SHORT_TASK = """
-name: short_questions
-version: 1
-kind: multiple_choice
-dataset: multiple_choice.jsonl
-prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
-max_new_tokens: 6
-metrics: [accuracy]
-headline: accuracy
-"""
-
-
 def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp_path: Path) -> None:
     """Those that markers place, and those in front; a question about one picture beside them."""
     other = tmp_path / "raw"
@@ -175,7 +163,7 @@ def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp
     (other / "multiple_choice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     finish_raw(other)
     task = tmp_path / "short_questions.yaml"
-    task.write_text(SHORT_TASK.replace("format: instruct,", "format: instruct, pictures: all,"))
+    task.write_text(SHORT_QUESTIONS.replace("format: instruct,", "format: instruct, pictures: all,"))
     found = rows_of(
         run_generate(world.context, GenerateConfig(task=str(task), controls=("none",)), world.model, other, 0).folder
     )
@@ -203,7 +191,7 @@ def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp
 def test_partitions_and_batch_sizes_give_the_same_predictions(
     world: World, raw: Path, tmp_path: Path, name: str
 ) -> None:
-    (tmp_path / "short_questions.yaml").write_text(SHORT_TASK)  # the test tokenizer makes long prompts too long
+    (tmp_path / "short_questions.yaml").write_text(SHORT_QUESTIONS)  # the test tokenizer makes long prompts too long
     task = str(tmp_path / name) if name.endswith(".yaml") else name
 
     def predict(partitions: int, batch_size: int) -> list[dict[str, Any]]:

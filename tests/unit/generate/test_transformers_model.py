@@ -22,19 +22,9 @@ from components.published_model.config import PublishedModel
 from components.published_model.stage import run_published_model
 from components.tasks.loading import load_samples, load_task
 from tests.support import published_models
-from tests.support.evaluation_world import raw_dataset
+from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
 from tests.support.export_world import Sources
 
-SHORT_TASK = """
-name: short_questions
-version: 1
-kind: multiple_choice
-dataset: multiple_choice.jsonl
-prompt: {format: instruct, template: "{question} {options}", option: "{letter} {text}"}
-max_new_tokens: 6
-metrics: [accuracy]
-headline: accuracy
-"""
 NEW_TOKENS = 10
 
 
@@ -51,7 +41,7 @@ def raw(context: RunContext) -> Path:
 @pytest.fixture(scope="module")
 def questions(context: RunContext) -> str:
     path = context.workspace / "short_questions.yaml"
-    path.write_text(SHORT_TASK)
+    path.write_text(SHORT_QUESTIONS)
     return str(path)
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from components.model.config import VisionConfig
+from components.model.families.hf_config import HfConfig
 from components.model.families.language.registry import LANGUAGE_FAMILIES, read_language
 from components.model.families.published import published_config, published_names
 from components.model.families.rules import drop_reason
@@ -92,10 +93,14 @@ def by_name(row: LanguageRow | VisionRow) -> str:
     return row.name
 
 
-def content(name: str) -> dict[str, Any]:
+def published(name: str) -> HfConfig:
     config = published_config(name)
     assert config is not None
-    return dict(config.content)
+    return config
+
+
+def content(name: str) -> dict[str, Any]:
+    return dict(published(name).content)
 
 
 def test_every_published_model_has_a_row_and_every_family_a_published_model() -> None:
@@ -106,9 +111,7 @@ def test_every_published_model_has_a_row_and_every_family_a_published_model() ->
 
 
 def vision_config(name: str) -> VisionConfig:
-    config = published_config(name)
-    assert config is not None
-    return read_vision(config, -1)
+    return read_vision(published(name), -1)
 
 
 @pytest.fixture(scope="module", params=LANGUAGE, ids=by_name)
@@ -122,9 +125,7 @@ def language(request: pytest.FixtureRequest) -> tuple[LanguageRow, Any]:
 
 def test_language_model(language: tuple[LanguageRow, Any]) -> None:
     row, theirs = language
-    config = published_config(row.name)
-    assert config is not None
-    ours = read_language(config, 1)
+    ours = read_language(published(row.name), 1)
     assert language_parameters(ours).total == row.parameters == count(theirs)
 
     model = CONFIG.model_copy(update={"language": ours})
@@ -148,12 +149,10 @@ def vision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_vision_tower(vision: tuple[VisionRow, Any]) -> None:
     row, theirs = vision
-    config = published_config(row.name)
-    assert config is not None
     ours = vision_config(row.name)
     names = {name: parameter.numel() for name, parameter in theirs.named_parameters()}
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in names) else ""
-    drops = family_of(config).drops(ours, prefix)
+    drops = family_of(published(row.name)).drops(ours, prefix)
     kept = sum(size for name, size in names.items() if drop_reason(name, drops) is None)
     assert vision_parameters(ours).total == row.parameters == kept
     whole = count(theirs) + ours.hidden_size * row.projected

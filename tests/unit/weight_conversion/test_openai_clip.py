@@ -17,8 +17,9 @@ from components.weight_conversion import verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.openai_clip import open_openai_file
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.families import redraw
 from tests.support.model_samples import TOLERANCE
-from tests.support.model_world import finished_weights, redraw
+from tests.support.model_world import finished_weights
 
 WIDTH, LAYERS, SIZE, PATCH = 128, 3, 24, 8
 

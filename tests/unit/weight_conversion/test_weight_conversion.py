@@ -31,8 +31,9 @@ from components.weight_conversion import parts, verify
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.safetensors_folder import SafetensorsFolder
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.families import redraw
 from tests.support.model_samples import TOLERANCE, VOCABULARY
-from tests.support.model_world import clip, finished_weights, mistral, redraw, tokenizer
+from tests.support.model_world import clip, finished_weights, mistral, tokenizer
 
 DEFAULT_TOLERANCE = WeightConversionConfig(part="language").tolerance
 
@@ -439,7 +440,7 @@ def test_any_shape_of_language_model_is_converted(
             intermediate_size=12,
             num_hidden_layers=1,
             vocab_size=vocabulary,
-            rope_parameters={"rope_type": "default", "rope_theta": rotary_base},
+            rope_theta=rotary_base,
             bos_token_id=1,
             eos_token_id=2,
         )

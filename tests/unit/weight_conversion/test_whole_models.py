@@ -19,8 +19,9 @@ from components.model.families.vision.registry import read_vision
 from components.stage.runner import StageOutput
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
+from tests.support.families import CLIP_SETTINGS, redraw
 from tests.support.model_samples import TOLERANCE
-from tests.support.model_world import CLIP_SETTINGS, finished_weights, redraw
+from tests.support.model_world import finished_weights
 
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
 SHAPE = {name: value for name, value in CLIP_SETTINGS.items() if name != "hidden_act"}
