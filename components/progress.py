@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +15,36 @@ State = Literal["running", "done", "reused", "failed"]
 
 _FILE_INTERVAL_S = 0.5
 _LINE_INTERVAL_S = 10.0
+PARTS = "/parts"
+"""What the name of a stage that another one joins ends with: several tasks write `<stage>/parts`, the last one `<stage>`."""
+
+_LINE = re.compile(
+    r"(?:\[rank \d+\] )?(?P<stage>\S+): (?P<activity>.*?) ?(?P<done>\d+)(?:/(?P<total>\d+))? (?P<unit>[^,]*), (?P<rate>[^,]+)/s"
+    r"(?:, (?P<left>\d+) s left)?(?:, (?P<fields>.*))?"
+)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a line of the log tells of a stage's progress.
+
+    Attributes:
+        activity: What is being done.
+        unit: Name of one unit in the plural.
+        done: Units finished.
+        total: Units in all, if known.
+        rate: Units per second.
+        left_s: Seconds left, if known.
+        fields: Other numbers that the stage shows, as it wrote them.
+    """
+
+    activity: str
+    unit: str
+    done: int
+    total: int | None
+    rate: float
+    left_s: float | None
+    fields: tuple[tuple[str, str], ...]
 
 
 def progress_folder(workspace: Path, run_id: str) -> Path:
@@ -98,3 +131,29 @@ class Progress:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.path, json.dumps(record))
+
+
+def last_reported(stage: str, log: Iterable[str]) -> Reported | None:
+    """Return what the last line about a stage's progress tells; None where the log has none.
+
+    Args:
+        stage: Name of the stage, or of what it joins.
+        log: Lines of the stage's log, or of the launcher's that follows its ranks.
+    """
+    found: re.Match[str] | None = None
+    for line in log:
+        match = _LINE.fullmatch(line.rstrip())
+        if match is not None and match["stage"].removesuffix(PARTS) == stage:
+            found = match
+    if found is None:
+        return None
+    fields = (field.rpartition(" ") for field in (found["fields"] or "").split(", ") if field)
+    return Reported(
+        activity=found["activity"],
+        unit=found["unit"],
+        done=int(found["done"]),
+        total=None if found["total"] is None else int(found["total"]),
+        rate=float(found["rate"]),
+        left_s=None if found["left"] is None else float(found["left"]),
+        fields=tuple((name, value) for name, _, value in fields),
+    )

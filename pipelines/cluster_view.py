@@ -3,12 +3,13 @@
 import datetime
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from components.errors import InputError, StageError, VlmError
+from components.progress import last_reported
 from components.runs.kfp import OVER, KfpRuns, PassingError, run_state
 from components.runs.kfp_tasks import Task, tasks
 from components.runs.rows import StageRow
@@ -96,7 +97,9 @@ class ClusterRun:
             failed = [row.stage for row in rows if row.state == "failed"]
             return rows, [*notes, *(f"vlm logs {self.run_id} {stage} prints what it said." for stage in failed[:1])]
         reasons = self._reasons(rows, notes)
-        return [self._with_reason(row, reasons) for row in rows], notes
+        return [
+            self._with_reason(row, reasons) if row.state == "queued" else self._with_log(row) for row in rows
+        ], notes
 
     def _seconds(self) -> float:
         """Return how long the run took, or has taken."""
@@ -130,20 +133,30 @@ class ClusterRun:
         return reasons
 
     def _with_reason(self, row: StageRow, reasons: Mapping[str, str]) -> StageRow:
-        """Return a row with what its pod waits for, or the job that its pod follows."""
-        begun = [task for task in stage_pods(self.plan, self.tasks, row.stage) if task.ended is None]
-        said = ""
-        if row.state == "queued":
-            said = next((reasons[task.pods[-1]] for task in begun if task.pods[-1] in reasons), "")
-        elif row.state == "running" and row.stage in self.plan.trainings and not row.done:
+        """Return a row with what its pod waits for."""
+        pods = [task.pods[-1] for task in self._unfinished(row.stage)]
+        return replace(row, message=next((reasons[pod] for pod in pods if pod in reasons), ""))
+
+    def _with_log(self, row: StageRow) -> StageRow:
+        """Return a row with what its pod says: how far it is, or what the job waits for that the pod follows."""
+        if row.state != "running" or row.done:
+            return row
+        for task in self._unfinished(row.stage):
             with suppress(StageError):
-                said = next((_waits(self.runs.log(self.run_id, task.pods[-1], task.nodes[-1])) for task in begun), "")
-        return replace(row, message=said) if said else row
+                log = (self.runs.log(self.run_id, task.pods[-1], task.nodes[-1]) or "").splitlines()
+                if row.stage in self.plan.trainings and (job := _waits(log)):
+                    return replace(row, message=job)
+                if reported := last_reported(row.stage, log):
+                    return replace(row, **vars(reported))
+        return row
+
+    def _unfinished(self, stage: str) -> list[Task]:
+        return [task for task in stage_pods(self.plan, self.tasks, stage) if task.ended is None]
 
 
-def _waits(log: str | None) -> str:
+def _waits(log: Sequence[str]) -> str:
     """Return what a training's job waits for, as the log of its launcher has it; empty when its ranks have spoken since."""
-    for line in reversed((log or "").splitlines()):
+    for line in reversed(log):
         if line.startswith("[rank "):
             return ""
         if found := _WAITS.match(line):

@@ -54,7 +54,7 @@ def run_here(
     """
     from pipelines.compile import compile_pipeline
     from pipelines.forecast import expected_seconds
-    from pipelines.stages import listed_names
+    from pipelines.stages import listed_stages
 
     workspace = config.workspace.absolute()
     try:
@@ -66,11 +66,13 @@ def run_here(
         ) from error
     # Absolute: a container has another working directory.
     compile_pipeline(config.model_copy(update={"workspace": workspace}), run.path / PACKAGE_NAME)
+    stages = listed_stages(config)
     run.update_record(
         name=config.name,
         preset=preset,
         overrides=list(overrides),
-        stages=listed_names(config),
+        stages=[stage.name for stage in stages],
+        tasks={stage.name: stage.tasks(config) for stage in stages},
         expected_s=expected_seconds(config),
         started=timestamp(),
         state="running",

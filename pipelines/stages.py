@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from pipelines.config import RunConfig, TrainingStage
+from pipelines.config import RunConfig, TrainingStage, setting
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -47,6 +47,7 @@ class Stage:
         place: Where its task runs on a cluster.
         deadline_s: Seconds after which a cluster ends its pod, from when a node has it; None for never.
         compiled: Those of its settings that decide the tasks of a compiled pipeline: a run can't change them.
+        shared_by: The one of its settings that says how many tasks do it side by side; empty where it is always one.
         listed: It reports its progress, and so has a line wherever stages are listed.
     """
 
@@ -57,12 +58,17 @@ class Stage:
     place: Place = Place.CPU
     deadline_s: int | None = None
     compiled: tuple[str, ...] = ()
+    shared_by: str = ""
     listed: bool = True
 
     @property
     def label(self) -> str:
         """Name of its task in KFP's UI."""
         return self.name.replace("/", ": ")
+
+    def tasks(self, config: RunConfig) -> int:
+        """Return how many tasks do it side by side."""
+        return int(setting(config, f"{self.settings}.{self.shared_by}")) if self.shared_by else 1
 
     def load(self) -> "BaseComponent":
         """Return the component. A table of components could not be read inside a KFP task, where there is no decorator."""
@@ -124,9 +130,9 @@ def training_stages(config: RunConfig) -> tuple[Stage, ...]:
     )
 
 
-def listed_names(config: RunConfig) -> list[str]:
-    """Return the names of the stages that report their progress, in the order of the DAG."""
-    return [stage.name for stage in training_stages(config) if stage.listed]
+def listed_stages(config: RunConfig) -> list[Stage]:
+    """Return the stages that report their progress, in the order of the DAG."""
+    return [stage for stage in training_stages(config) if stage.listed]
 
 
 def _conversion(use: str) -> Stage:
@@ -136,6 +142,7 @@ def _conversion(use: str) -> Stage:
         f"wds_conversion.{use}",
         follows=("download/dataset",),
         compiled=("parallel_tasks",),
+        shared_by="parallel_tasks",
     )
 
 
@@ -188,6 +195,7 @@ def _examination(config: RunConfig, name: str, model: str) -> tuple[Stage, Stage
         follows=(model, "download/dataset", *baselines),
         place=Place.CPU if config.is_served(config.evaluations[name].model) else Place.GPU,
         compiled=("partitions",),
+        shared_by="partitions",
     )
     evaluate = Stage(
         f"evaluate/{name}",

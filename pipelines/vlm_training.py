@@ -18,7 +18,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.evaluate.component import evaluate
 from components.generate.component import generate
 from components.wds_conversion.component import wds_conversion, wds_conversion_merge, wds_conversion_part
-from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset, setting
+from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
 from pipelines.open_run import close_run, open_run
 from pipelines.opening import stored_settings
 from pipelines.parameters import takes_parameters
@@ -111,7 +111,7 @@ def build_pipeline(config: RunConfig) -> BaseComponent:
 
 def build_conversion(config: RunConfig, stage: Stage) -> Callable[..., PipelineChannel]:
     """Return what adds a conversion to the pipeline and gives its shards: one task, or several and one that joins them."""
-    tasks = setting(config, f"{stage.settings}.parallel_tasks")
+    tasks = stage.tasks(config)
 
     def in_one_task(**inputs: Any) -> PipelineChannel:
         return place(wds_conversion(stage=stage.name, **inputs), stage, config).outputs["shards"]
@@ -144,7 +144,7 @@ def _build_examination(config: RunConfig, name: str, generation: Stage, evaluati
     It is a pipeline of its own because KFP's local runner hands the loop's item to every parameter of a loop that is
     the output of a task; inputs of a sub-pipeline reach the loop as they are.
     """
-    partitions = setting(config, f"{generation.settings}.partitions")
+    partitions = generation.tasks(config)
 
     @dsl.pipeline(
         name=name.replace("_", "-"), description="Generates with a model in partitions and scores what it said."

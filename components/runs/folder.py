@@ -1,6 +1,6 @@
 """The folder of one run, `<workspace>/runs/<run id>`: what was asked, how it went, where its output lies.
 
-run.json        name, times, state; of a local run also preset, overrides and the stages that will come
+run.json        name, times, state; of a local run also preset, overrides, the stages that will come and how many tasks do one
 pipeline.yaml   the compiled pipeline of a local run
 config.yaml     the settings in force
 context.json    the run's context, as every stage gets it
@@ -22,7 +22,7 @@ import yaml
 
 from components.errors import InputError
 from components.files import read_hint
-from components.progress import progress_folder
+from components.progress import PARTS, progress_folder
 from components.runs.rows import StageRow, merged
 from components.storage.atomic import write_json
 
@@ -109,20 +109,22 @@ class RunFolder:
         ).total_seconds()
 
     def stages(self, over: bool = False) -> list[StageRow]:
-        """Return the run's stages in DAG order; the partitions of a stage are one.
+        """Return the run's stages in DAG order; the tasks of a stage are one.
 
         Args:
             over: The run has ended: what still says "running" was interrupted.
         """
-        rows: dict[str, StageRow] = {}
+        record = self.record()
+        begun: dict[str, list[StageRow]] = {}
         for row in self.parts(over):
-            other = rows.get(row.stage)
-            rows[row.stage] = row if other is None else merged(other, row)
-        known = [rows.pop(stage, StageRow(stage)) for stage in self.record().get("stages", [])]
+            begun.setdefault(row.stage.removesuffix(PARTS), []).append(row)
+        tasks = record.get("tasks", {})
+        rows = {stage: merged(found, tasks.get(stage, 1), over) for stage, found in begun.items()}
+        known = [rows.pop(stage, StageRow(stage)) for stage in record.get("stages", [])]
         return known + list(rows.values())
 
     def parts(self, over: bool = False) -> list[StageRow]:
-        """Return what has begun, every partition of a stage by itself.
+        """Return what has begun, every task of a stage by itself.
 
         Args:
             over: The run has ended: what still says "running" was interrupted.
@@ -159,6 +161,7 @@ class RunFolder:
             state=state,
             key=key,
             folder=folder if folder is not None and folder.is_dir() else None,
+            began=began,
             seconds=max(0.0, until - began),
             activity=record.get("activity", ""),
             unit=record.get("unit", ""),

@@ -1,8 +1,11 @@
 """What is known of a stage of a run, wherever the run is: a line of every screen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from components.progress import PARTS
 
 FINISHED_STAGE = ("done", "reused")  # states of a stage that left what it should
 _WORST_FIRST = ("failed", "running", "queued", "interrupted", "done", "reused")
@@ -18,6 +21,7 @@ class StageRow:
             "not reached" when the run ended before it.
         key: Key of its stage folder; empty while it has none, for the opening of the run, and for a run of a cluster.
         folder: Its stage folder, or None while it has none here.
+        began: When it began, in seconds since the epoch; 0 where that is not known here.
         seconds: How long it took or has taken.
         activity: What it is doing.
         unit: Name of one unit of the activity.
@@ -35,6 +39,7 @@ class StageRow:
     state: str = "waiting"
     key: str = ""
     folder: Path | None = None
+    began: float = 0.0
     seconds: float = 0.0
     activity: str = ""
     unit: str = ""
@@ -48,10 +53,30 @@ class StageRow:
     tries: int = 1
 
 
-def merged(first: StageRow, second: StageRow) -> StageRow:
-    """Return one row for the partitions of a stage: the one that needs attention, else the later one."""
-    worst, other = sorted((first, second), key=_badness)
-    return replace(worst, seconds=max(worst.seconds, other.seconds))
+def merged(rows: Sequence[StageRow], tasks: int, over: bool) -> StageRow:
+    """Return one row for the tasks of a stage: that of the one that needs attention, with how many are over.
+
+    Args:
+        rows: One for each task that has begun, at least one. Those of parts that another task joins are named `<stage>/parts`.
+        tasks: How many tasks do the stage side by side, as far as that is known.
+        over: The run has ended.
+    """
+    newest_first = sorted(rows, key=lambda row: (row.stage.endswith(PARTS), -row.began))
+    worst = min(newest_first, key=_badness)
+    stage = worst.stage.removesuffix(PARTS)
+    joined = newest_first[-1].stage.endswith(PARTS)
+    side_by_side = [row for row in rows if row.stage.endswith(PARTS) == joined]
+    tasks = max(tasks, len(side_by_side))
+    if worst.state in FINISHED_STAGE and len(rows) < tasks + joined:
+        worst = StageRow(stage, "interrupted" if over else "running")  # between two tasks
+    began = min(row.began for row in rows)
+    return replace(
+        worst,
+        stage=stage,
+        began=began,
+        seconds=max(row.began + row.seconds for row in rows) - began,
+        parts=(sum(row.state in FINISHED_STAGE for row in side_by_side), tasks) if tasks > 1 else None,
+    )
 
 
 def _badness(row: StageRow) -> int:

@@ -8,6 +8,7 @@ from components.context import RunContext
 from components.cores import available_cores
 from components.data.image_roots import picture_files
 from components.errors import StageError
+from components.progress import PARTS
 from components.sources.recorded import mixture_file, read_mixture
 from components.stage.manifest import read_manifest
 from components.stage.part import Part, part_of
@@ -144,4 +145,4 @@ def _read(raw: Path, config: WdsConversionConfig) -> Part:
 
 
 def _parts_stage(config: WdsConversionConfig) -> str:
-    return f"wds_conversion/{config.prefix}/parts"
+    return f"wds_conversion/{config.prefix}{PARTS}"

@@ -15,7 +15,7 @@ from components.runs.tracked_stages import TrackedStage
 from pipelines.cluster_stages import plan, plan_of_tasks, stage_pods, stage_rows
 from pipelines.config import load_preset
 from pipelines.display import View, screen, what
-from pipelines.stages import listed_names
+from pipelines.stages import listed_stages
 from tests.support.kfp_server import as_of, deserialized, recorded_run, recorded_specification
 
 NOW = datetime.datetime(2026, 11, 27, 12, 18, tzinfo=datetime.UTC)
@@ -40,7 +40,7 @@ def shown(rows: dict[str, StageRow]) -> str:
 @pytest.mark.parametrize("planned", [PLAN, PARTS])
 def test_stages_are_those_of_the_table_in_its_order(planned: Any) -> None:
     listed = [stage for stage in planned.stages if stage not in planned.unlisted]
-    assert listed == listed_names(load_preset("laptop"))
+    assert listed == [stage.name for stage in listed_stages(load_preset("laptop"))]
     assert planned.unlisted == {"quality_gate", "close_run"}
 
 
@@ -78,7 +78,7 @@ def test_a_cancelled_run() -> None:
 def test_a_queued_run() -> None:
     rows = rows_of(as_of(recorded_run("cancelled_bad_image"), "2026-11-27T12:17:52Z"))
     assert {row.state for row in rows.values()} == {"waiting"}
-    assert len(rows) == len(listed_names(load_preset("laptop")))
+    assert len(rows) == len(listed_stages(load_preset("laptop")))
 
 
 def test_what_closes_a_run_is_shown_when_it_hangs() -> None:

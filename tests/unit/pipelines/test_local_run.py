@@ -25,12 +25,12 @@ from pipelines.config import load_preset
 from pipelines.display import duration, follow, what
 from pipelines.local_run import execute
 from pipelines.processes import end_processes, marked_processes
-from pipelines.stages import listed_names
+from pipelines.stages import listed_stages
 from pipelines.summary import free_port, locations
 from tests.support.paths import ROOT
 
 T = TypeVar("T")
-STAGES = listed_names(load_preset("laptop"))
+STAGES = [stage.name for stage in listed_stages(load_preset("laptop"))]
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)

@@ -15,6 +15,7 @@ from components.runs.kfp import KfpRuns
 from pipelines import run_logs
 from pipelines.cli import main
 from pipelines.cluster_pods import RunPods
+from pipelines.cluster_stages import stage_pods
 from pipelines.cluster_view import ClusterRun
 from pipelines.display import what
 from tests.support.kfp_server import (
@@ -249,14 +250,34 @@ QUEUE = "in queue vlm: insufficient unused quota for nvidia.com/gpu, 8 more need
     ("said", "told"),
     [
         (f"PyTorchJob created\nsft waits: no pods yet\nsft waits: {QUEUE}\n", f"waits: {QUEUE}"),
-        (f"sft waits: {QUEUE}\n[rank 0] sft: training 1/400 steps\n", ""),
+        (f"sft waits: {QUEUE}\n[rank 0] W1127 a library's words\n", ""),
+        (
+            f"sft waits: {QUEUE}\n[rank 0] sft: training 12/400 steps, 1.5/s, 259 s left, loss 3.25\n",
+            "training 12/400 steps, 1.5/s, loss 3.25, 4:19 left",
+        ),
     ],
 )
-def test_what_a_trainings_job_waits_for(kfp: KfpServer, said: str, told: str) -> None:
+def test_what_a_trainings_pod_says(kfp: KfpServer, said: str, told: str) -> None:
     _, run_id, *_ = add(kfp, "running_resumed")
     kfp.logs[f"{UI_LOGS}?{SFT}"] = said
     (row,) = [row for row in ClusterRun(KfpRuns(kfp.url), run_id).look().rows if row.stage == "sft"]
     assert (row.state, what(row)) == ("running", told)
+
+
+def test_how_far_a_stage_is_its_pod_says(kfp: KfpServer) -> None:
+    """Of stages that are no trainings nothing is known but the log."""
+    begun = as_of(recorded_run("succeeded_two_nodes_partitions"), "2026-11-27T12:10:00Z")
+    running = json.loads(json.dumps(begun).replace('"PENDING"', '"RUNNING"'))
+    run_id = kfp.add_recorded(running, recorded_specification("pipeline_spec_partitions"))
+    seen = ClusterRun(KfpRuns(kfp.url), run_id)
+    stage = "wds_conversion/pretrain"
+    seen.look()
+    for task in stage_pods(seen.plan, seen.tasks, stage):
+        kfp.logs[f"{UI_LOGS}?{task.pods[-1]}"] = (
+            f"ready\n{stage}/parts: writing shards 30/50 samples, 2.5/s, 8 s left\n"
+        )
+    (row,) = [row for row in seen.look().rows if row.stage == stage]
+    assert what(row) == "writing shards 30/50 samples, 2.5/s, 8 s left, 0 of 2 partitions"
 
 
 def test_where_to_look_when_no_cluster_is_reached(

@@ -10,7 +10,7 @@ from pipelines import opening, stages
 from pipelines.config import load_preset
 from pipelines.opening import stage_settings, stored_settings
 from pipelines.placement import place
-from pipelines.stages import Place, Stage, listed_names, training_stages
+from pipelines.stages import Place, Stage, listed_stages, training_stages
 
 CLUSTER = load_preset("mistral-clip-7b")
 AGAIN = Stage("sft/again", "components.sft.component:sft", "sft", follows=("sft",), place=Place.TRAINING)
@@ -30,7 +30,7 @@ def test_a_row_gives_a_stage_its_line_its_settings_and_its_place(
 ) -> None:
     for module in (stages, opening):
         monkeypatch.setattr(module, "training_stages", lambda config: (*training_stages(config), AGAIN))
-    assert listed_names(CLUSTER)[-1] == "sft/again"
+    assert listed_stages(CLUSTER)[-1].name == "sft/again"
     assert stage_settings(CLUSTER)["sft/again"] == stored_settings(CLUSTER.sft)
 
     @dsl.pipeline(name="again")
