@@ -80,20 +80,38 @@ def place_pictures(humans: Sequence[str], pictures: int) -> list[tuple[str | Non
     Raises:
         InputError: There are markers, but not one for every picture.
     """
-    markers = sum(text.count(IMAGE_MARKER) for text in humans)
-    if markers and not pictures:
-        raise InputError(f"the conversation refers to a picture ({IMAGE_MARKER}) but has none")
-    if markers not in (0, pictures):
-        raise InputError(
-            f"the conversation refers to {_count(markers)} ({IMAGE_MARKER}) but has {pictures}: every picture needs a marker, "
-            "or none does"
-        )
+    markers = _markers(humans, pictures)
     if pictures > 1 and markers:
         return [_parts(text) for text in humans]
     texts = [without_marker(text) for text in humans]
     placed: list[tuple[str | None, ...]] = [(text,) if text else () for text in texts]
     placed[0] = (*[None] * pictures, *placed[0])
     return placed
+
+
+def parts_in_order(text: str, pictures: int) -> list[str | None]:
+    """Return what a human turn gives to a model that takes pictures anywhere: texts, and None for a picture.
+
+    Pictures stand where their markers are, a single one too; without markers all stand in front. Blanks between texts and pictures stay,
+    but for those before the first text and after the last.
+
+    Args:
+        text: The turn.
+        pictures: Number of its pictures.
+
+    Raises:
+        InputError: There are markers, but not one for every picture.
+    """
+    runs = text.split(IMAGE_MARKER) if _markers([text], pictures) else [""] * pictures + [text]
+    told = [number for number, run in enumerate(runs) if run.strip()]
+    if told:
+        runs[told[0]] = runs[told[0]].lstrip()
+        runs[told[-1]] = runs[told[-1]].rstrip()
+    parts: list[str | None] = []
+    for number, run in enumerate(runs):
+        parts += [None] if number else []
+        parts += [run] if run.strip() or (told and told[0] < number < told[-1] and run) else []
+    return parts
 
 
 def without_marker(text: str) -> str:
@@ -109,6 +127,19 @@ def _parts(text: str) -> tuple[str | None, ...]:
         if run.strip():
             parts.append(run.strip())
     return tuple(parts)
+
+
+def _markers(humans: Sequence[str], pictures: int) -> int:
+    """Return the number of markers: none, or one for every picture."""
+    markers = sum(text.count(IMAGE_MARKER) for text in humans)
+    if markers and not pictures:
+        raise InputError(f"the conversation refers to a picture ({IMAGE_MARKER}) but has none")
+    if markers not in (0, pictures):
+        raise InputError(
+            f"the conversation refers to {_count(markers)} ({IMAGE_MARKER}) but has {pictures}: every picture needs a marker, "
+            "or none does"
+        )
+    return markers
 
 
 def _count(pictures: int) -> str:

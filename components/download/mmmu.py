@@ -1,7 +1,7 @@
 """MMMU's validation questions, from the benchmark's own parquet files.
 
-Pictures go into one zip, unchanged. The marks `<image 1>` are taken out of the text, and the first picture is the
-question's, as the reference recipe does it; a question with more lists all of them.
+Pictures go into one zip, unchanged; a question with several lists all of them. The marks `<image 1>` stay in the texts: a task
+says whether pictures stand there or in front.
 """
 
 import ast
@@ -18,8 +18,6 @@ from components.tasks.template import LETTERS
 PREFIX = "mmmu/"
 TARGET = "pictures/mmmu.zip"
 
-_MARK = re.compile(r"<image \d+>")
-_MARK_AT_AN_END = re.compile(r"^\s*(<image \d+>\s*)+|(\s*<image \d+>)+\s*$")
 _SUBJECT = re.compile(r"(?:validation|dev|test)_(.+)_\d+")
 _MOST_PICTURES = 7
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
@@ -91,8 +89,8 @@ def _check_opens(path: Path, name: str, content: bytes) -> None:
 def _question(path: Path, raw: Row, names: list[str]) -> Row:
     try:
         identifier, subject = raw["id"], _SUBJECT.fullmatch(raw["id"])
-        options = [without_marks(text) for text in ast.literal_eval(raw["options"])]
-        row: Row = {"id": identifier, "image": names[0], "question": without_marks(raw["question"])}
+        options = [str(text) for text in ast.literal_eval(raw["options"])]
+        row: Row = {"id": identifier, "image": names[0], "question": str(raw["question"])}
         category = subject[1] if subject else ""
         several = {"images": names} if len(names) > 1 else {}
         if raw["question_type"] == "open":
@@ -107,8 +105,3 @@ def _question(path: Path, raw: Row, names: list[str]) -> Row:
             f"{path}: the row {raw.get('id')!r} is not in MMMU's layout ({error!r}): expected id, question, options, answer, "
             "question_type, image_1 ..."
         ) from error
-
-
-def without_marks(text: Any) -> str:
-    """Return a text without the marks of its pictures, and without blanks around those at its ends; all others stay."""
-    return _MARK.sub("", _MARK_AT_AN_END.sub("", str(text)))

@@ -20,7 +20,7 @@ from components.storage.lock import LOCK_NAME, read_lock, write_lock
 if TYPE_CHECKING:
     from components.download.streamed import Streams
 
-DATASET_VERSION = 8
+DATASET_VERSION = 9
 WEIGHTS_VERSION = 3
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.data.pictures import Pictures
 from components.errors import StageError
-from components.pages.pictures import thumbnail
+from components.pages.pictures import side_by_side, thumbnail
 from components.storage.atomic import open_atomic, write_text
 from components.tasks.kind import Answer
 from components.tasks.sample import HeldOutSample
@@ -24,7 +24,7 @@ class ShownSample(BaseModel):
 
     Attributes:
         id: The sample's id.
-        picture: Path of the thumbnail, relative to the evaluation folder.
+        picture: Path of the thumbnail of its pictures, relative to the evaluation folder.
         prompt: The human turn; empty where the picture alone was shown.
         question: The question alone; empty where none was asked.
         options: Texts of options A, B, ...; empty where the answer is open.
@@ -77,11 +77,11 @@ def choose_rows(samples: Sequence[HeldOutSample], count: int) -> list[int]:
 
 
 def save_thumbnail(pictures: Pictures, sample: HeldOutSample, folder: Path) -> str:
-    """Write a sample's picture, small; return its path relative to `folder`."""
+    """Write the pictures that a sample shows, small and each once; return the file's path relative to `folder`."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", sample.id)[:60]
     name = f"{PICTURES_FOLDER}/{safe}-{hashlib.sha256(sample.id.encode()).hexdigest()[:8]}.jpg"
     with open_atomic(folder / name) as stream:
-        stream.write(thumbnail(pictures.open(sample.image)))
+        stream.write(thumbnail(side_by_side([pictures.open(name) for name in dict.fromkeys(sample.pictures)])))
     return name
 
 

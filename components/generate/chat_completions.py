@@ -157,20 +157,22 @@ class ChatClient:
 
 
 def request_body(
-    endpoint: Endpoint, asking: Asking, text: str, pictures: Sequence[str], draws: str = ""
+    endpoint: Endpoint, asking: Asking, parts: Sequence[str | None], pictures: Sequence[str], draws: str = ""
 ) -> dict[str, Any]:
     """Return the body of a request.
 
     Args:
         endpoint: The model.
         asking: How all questions are asked.
-        text: The human turn; may be empty.
-        pictures: Data URLs, which stand before the text.
+        parts: The human turn in order: texts, and None for a picture.
+        pictures: Their data URLs.
         draws: Id of the sample whose draws are used, where tokens are drawn.
     """
-    content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
-    if text:
-        content.append({"type": "text", "text": text})
+    urls = iter(pictures)
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": next(urls)}} if part is None else {"type": "text", "text": part}
+        for part in parts
+    ]
     body: dict[str, Any] = {
         "model": endpoint.name,
         "messages": [{"role": "user", "content": content}],

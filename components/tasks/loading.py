@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from components.errors import ConfigurationError, InputError
 from components.metrics.registry import find_metric
 from components.storage.checksum import content_key
+from components.tasks.kind import Kind
+from components.tasks.picture_marks import in_place, without_marks
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
@@ -106,8 +108,18 @@ def load_samples(raw: Path, task: Task, limit: int = 0) -> list[HeldOutSample]:
     if repeated:
         raise InputError(f"{path} has several samples with the same id: {', '.join(repeated[:5])}. Ids must be unique.")
     wanted = samples[:limit] if limit else samples
-    shows_all = task.prompt.pictures == "all"
-    return [replace(sample, prompt=kind.ask(task, sample), shows_all=shows_all) for sample in wanted]
+    return [_asked(kind, task, sample) for sample in wanted]
+
+
+def _asked(kind: Kind, task: Task, sample: HeldOutSample) -> HeldOutSample:
+    """Return a sample with its prompt, and the pictures that the prompt shows."""
+    if task.prompt.pictures == "in_place":
+        prompt, shown = in_place(kind.ask(task, sample), sample.images or (sample.image,))
+        return replace(sample, prompt=prompt, shown=shown)
+    bare = replace(
+        sample, question=without_marks(sample.question), options=tuple(without_marks(text) for text in sample.options)
+    )
+    return replace(sample, prompt=kind.ask(task, bare), shown=sample.images if task.prompt.pictures == "all" else ())
 
 
 def _check_fits_kind(task: Task) -> None:

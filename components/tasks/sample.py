@@ -21,7 +21,7 @@ class HeldOutSample:
         unit: Samples that are one where a metric counts groups, as one question under all orders of its options; empty for
             those of one picture.
         images: All pictures that the question is about, where there are several; `image` is the first.
-        shows_all: Whether all of them are shown, and not the first alone.
+        shown: Names of the pictures that are shown, in the order in which they stand in the prompt; empty for `image` alone.
     """
 
     id: str
@@ -36,9 +36,9 @@ class HeldOutSample:
     hint: str = ""
     unit: str = ""
     images: tuple[str, ...] = ()
-    shows_all: bool = False
+    shown: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> tuple[str, ...]:
         """Names of the pictures that are shown."""
-        return self.images if self.shows_all and self.images else (self.image,)
+        return self.shown or (self.image,)

@@ -20,7 +20,8 @@ class TaskPrompt(BaseModel):
         option: One line of `{options}`: `{letter}` and `{text}`.
         hint: What becomes of `{hint}` in a template: a text with `{hint}` for samples that have one, nothing for others.
         answer: What the template asks for and the parser reads, the option's "letter" or its "text".
-        pictures: Of questions about several pictures, show the "first" alone, as models of one picture are asked, or "all".
+        pictures: Where pictures stand. The "first" of a question's pictures alone or "all" of them: before the text, whose marks
+            `<image 1>` are taken out. "in_place": where the marks are, in the question and in its options.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,7 +32,7 @@ class TaskPrompt(BaseModel):
     option: str = "({letter}) {text}"
     hint: str = "{hint}\n"
     answer: Literal["letter", "text"] = "letter"
-    pictures: Literal["first", "all"] = "first"
+    pictures: Literal["first", "all", "in_place"] = "first"
 
 
 class Published(BaseModel):

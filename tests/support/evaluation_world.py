@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from components.stage.runner import StageWork, input_identity, run_stage
 from components.storage.checksum import sha256_file
 from components.tasks.loading import load_samples, load_task, task_identity
 from components.tasks.sample import HeldOutSample
+from tests.support.data_samples import finish_raw
 
 COLOURS = {"red": (214, 57, 57), "green": (47, 158, 68), "blue": (51, 96, 214), "yellow": (240, 190, 40)}
 SHAPES = ("circle", "square", "triangle")
@@ -37,6 +39,33 @@ metrics: [accuracy]
 headline: accuracy
 """
 """A task of short prompts, for tokenizers that make long ones too long."""
+
+INTERLEAVED = SHORT_QUESTIONS.replace("format: instruct,", "format: instruct, pictures: in_place,")
+"""The same, with pictures where their marks are."""
+
+
+def interleave(raw: Path, folder: Path) -> list[tuple[str, ...]]:
+    """Copy a raw dataset folder, and leave three of its questions: with pictures as options, with one within, with two unmarked.
+
+    Returns:
+        The pictures that each question shows, in order.
+    """
+    shutil.copytree(raw, folder)
+    path = folder / "multiple_choice.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][:3]
+    first, second, third = (row["image"] for row in rows)
+    rows[0] |= {
+        "question": "which is <image 1> ?",
+        "options": ["<image 3>", "red <image 2>", "<image 3>"],
+        "answer": "A",
+    }
+    rows[0]["images"] = [first, second, third]
+    rows[1] |= {"question": "is <image 1> red", "options": ["yes", "no"], "answer": "A"}
+    rows[2] |= {"question": "are they", "options": ["yes", "no"], "answer": "A", "images": [third, first]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finish_raw(folder)
+    return [(first, third, second, third), (second,), (third, first)]
+
 
 Answerer = Callable[[HeldOutSample, str], str]
 

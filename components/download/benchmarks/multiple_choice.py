@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from components.download.benchmarks.benchmark import Benchmark, Row, letter, text
-from components.download.mmmu import without_marks
+from components.tasks.picture_marks import without_marks
 from components.tasks.template import LETTERS
 
 _OPTION = re.compile(r"^([A-Z])[.)] (.*)$", re.MULTILINE)
@@ -114,10 +114,20 @@ def _mmmu_pro(raw: Row, number: int) -> Row:
     options = ast.literal_eval(raw["options"]) if isinstance(raw["options"], str) else raw["options"]
     return {
         "id": raw["id"],
-        "question": without_marks(text(raw.get("question"))),
-        "options": [without_marks(option) for option in options],
+        "question": text(raw.get("question")),
+        "options": [str(option) for option in options],
         "answer": raw["answer"],
         "category": text(raw.get("subject")).replace(" ", "_"),
+    }
+
+
+def _mmmu_pro_vision(raw: Row, number: int) -> Row:
+    """The one picture is a photograph of the question; the marks in its texts are of pictures within it."""
+    row = _mmmu_pro(raw, number)
+    return {
+        **row,
+        "question": without_marks(row["question"]),
+        "options": [without_marks(one) for one in row["options"]],
     }
 
 
@@ -146,5 +156,5 @@ MMMU_PRO = Benchmark(
     expected="id, question, options, answer, subject, image_1 ...",
 )
 MMMU_PRO_VISION = Benchmark(
-    re.compile(r"(^|/)vision/test-[^/]*\.parquet$"), _mmmu_pro, expected="id, image, options, answer, subject"
+    re.compile(r"(^|/)vision/test-[^/]*\.parquet$"), _mmmu_pro_vision, expected="id, image, options, answer, subject"
 )

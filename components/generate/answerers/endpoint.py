@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from components.data.conversation import without_marker
+from components.data.conversation import parts_in_order
 from components.data.pictures import Pictures
 from components.errors import ConfigurationError, InputError, StageError
 from components.generate.answerer import Answer, Answerer, Asking
@@ -132,9 +132,10 @@ class _Calls:
 
     def _ask(self, client: ChatClient, shown: ModelInput) -> Answer:
         faults = Faults(client.shown, _patience(self._asking.calls), self._stop)
-        text = "" if self._asking.prompt_format == "plain" else without_marker(shown.prompt)
+        text = "" if self._asking.prompt_format == "plain" else shown.prompt
+        parts = parts_in_order(text, len(shown.pictures))
         urls = [_data_url(name, self._pictures) for name in shown.pictures]
-        body = request_body(self._endpoint, self._asking, text, urls, shown.draws)
+        body = request_body(self._endpoint, self._asking, parts, urls, shown.draws)
         while not self._stop.is_set():
             try:
                 return client.ask(body)

@@ -1,6 +1,6 @@
 """A model of transformers answers: whatever `AutoModelForImageTextToText` and `AutoProcessor` load, by its own `generate`.
 
-It is asked as its authors ask it: by its chat template where it has one, its picture in front of the question. Of its own generation settings
+It is asked as its authors ask it: by its chat template where it has one, pictures where the prompt has them. Of its own generation settings
 (`generation_config.json`) the end tokens and penalties stay; beams and draws don't: tokens are chosen as the generation's settings say.
 """
 
@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from components.data.conversation import place_pictures, without_marker
+from components.data.conversation import parts_in_order
 from components.data.pictures import Pictures
 from components.errors import InputError, StageError
 from components.export.loading import is_wide_export, load_wide_export
@@ -161,9 +161,9 @@ class TransformersModel(Answerer):
         if asking.prompt_format == "plain":
             begin = "" if _adds_beginning(self.tokenizer) else self.tokenizer.bos_token or ""
             return f"{begin}{image * pictures}"
+        parts = parts_in_order(prompt, pictures)
         if not self.processor.chat_template:
-            return f"{image * pictures}{without_marker(prompt)}"
-        (parts,) = place_pictures([prompt], pictures)
+            return "".join(image if part is None else part for part in parts)
         content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
         rendered: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

@@ -13,6 +13,7 @@ from components.errors import InputError, first_problem
 from components.metrics.metric import Metric, Row
 from components.metrics.registry import find_metric
 from components.tasks.kind import CHANCE, CONSTANT, MODEL, Answer, Examination, Findings, Kind
+from components.tasks.picture_marks import marked_pictures
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
 from components.tasks.template import LETTERS, check_fields
@@ -53,7 +54,8 @@ class QuestionRow(BaseModel):
         id: Unique in the file.
         image: The picture.
         images: All pictures, where there are several; `image` is the first.
-        question: The question.
+        question: The question. `<image 2>` in it, or in an option, is where the second picture stands, where a task shows
+            pictures in place.
         options: Texts of options A, B, ...; none for an open question.
         answer: The right letter, where there are options.
         answers: Accepted answers of an open question; with repetitions, where several people were asked.
@@ -82,6 +84,12 @@ class QuestionRow(BaseModel):
         letters = LETTERS[: len(self.options)]
         if self.options and self.answer not in set(letters):
             raise ValueError(f"answer {self.answer!r} is not one of the letters {letters}")
+        pictures = len(self.images) or 1
+        unknown = {
+            n for text in (self.question, *self.options) for n in marked_pictures(text) if not 1 <= n <= pictures
+        }
+        if unknown:
+            raise ValueError(f"the text has a mark <image {min(unknown)}>, but the pictures are {pictures}")
         return self
 
     def sample(self) -> HeldOutSample:
@@ -282,5 +290,5 @@ def _is_mean_mark(metric: Metric[...]) -> bool:
 
 def several_pictures(samples: Sequence[HeldOutSample]) -> dict[str, list[str]]:
     """List the questions that are about several pictures, of which only the first is shown."""
-    names = [sample.id for sample in samples if len(sample.images) > len(sample.pictures)]
+    names = [sample.id for sample in samples if len(sample.images) > 1 and sample.pictures == (sample.image,)]
     return {"Questions about several pictures, of which the first is shown": names} if names else {}

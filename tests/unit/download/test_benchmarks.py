@@ -60,7 +60,7 @@ PROMPTS = {
     "seedbench": "How many towels?\nA. One\nB. Two\nC. Three\nD. Four" + LETTER,
     "realworldqa": published.REALWORLDQA[0]["question"],
     "ocrbench": "what is written in the image?",
-    "mmmu_pro": "What does  show?\n"
+    "mmmu_pro": "What does <image> show?\n"
     + "\n".join(f"{letter}. option {number}" for number, letter in enumerate("ABCDEFGHIJ"))
     + "\nAnswer with the option letter from the given choices directly.",
     "mmmu_pro_vision": load_task("mmmu_pro_vision").prompt.template,

@@ -76,7 +76,7 @@ def mmmu_file(subject: str, rows: list[dict[str, Any]]) -> bytes:
         {
             "id": f"validation_{subject}_{number}",
             "question": "What is <image 1>?",
-            "options": "['one', 'two <image 2>', 'three']",
+            "options": "['one', 'two', 'three']",
             "answer": "B",
             "question_type": "multiple-choice",
             **{f"image_{place}": None for place in range(1, 8)},
@@ -91,7 +91,10 @@ def mmmu_file(subject: str, rows: list[dict[str, Any]]) -> bytes:
 
 
 OPEN = {"question_type": "open", "options": "[]", "answer": "['4', 'four']"}
-SECOND = {"image_2": {"bytes": picture(99, "PNG"), "path": "b.png"}}
+SECOND = {
+    "image_2": {"bytes": picture(99, "PNG"), "path": "b.png"},
+    "options": "['one', 'two <image 2>', 'three']",
+}
 TEXTVQA = {
     "data": [
         {
@@ -266,7 +269,8 @@ def test_mmmu(reference: StageOutput) -> None:
         ("validation_Math_1", "Math"),
         ("validation_Math_2", "Math"),
     ]
-    assert (rows[0]["question"], rows[0]["options"], rows[0]["answer"]) == ("What is ?", ["one", "two", "three"], "B")
+    assert (rows[0]["question"], rows[0]["options"]) == ("What is <image 1>?", ["one", "two", "three"])
+    assert (rows[1]["options"], rows[1]["answer"]) == (["one", "two <image 2>", "three"], "B")
     assert stored(folder, rows[0]["image"]) == picture(1, "PNG")
     assert [stored(folder, name) for name in rows[1]["images"]] == [picture(2, "PNG"), picture(99, "PNG")]
     assert (rows[3]["answers"], "options" in rows[3]) == (["4", "four"], False)
@@ -473,6 +477,7 @@ def test_captions_without_their_pictures(web: WebServer, tmp_path: Path) -> None
         ([{"answer": "E"}], "validation_Art_1.*the answer is 'E' of 3 options"),
         ([{"options": "['a'"}], "validation_Art_1"),
         ([{"image_1": None}], "validation_Art_1"),
+        ([{"options": "['one', '<image 2>', 'three']"}], "mark <image 2>, but the pictures are 1"),
     ],
 )
 def test_broken_mmmu(rows: list[dict[str, Any]], message: str, web: WebServer, tmp_path: Path) -> None:

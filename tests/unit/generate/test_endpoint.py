@@ -1,5 +1,6 @@
 """Endpoints: a real server's answers, its faults, what it is told and what it is never told."""
 
+import base64
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.context import RunContext
+from components.data.pictures import Pictures
 from components.errors import ConfigurationError, InputError, StageError, VlmError
+from components.generate.answerer import Answer
 from components.generate.answerers import endpoint
+from components.generate.chat_completions import ChatClient
 from components.generate.config import CallsConfig, GenerateConfig
 from components.generate.journal import JOURNAL_FOLDER
 from components.generate.stage import run_generate
@@ -26,7 +30,7 @@ from components.published_model.stage import run_published_model
 from components.stage.runner import StageOutput
 from tests.support import published_models
 from tests.support.chat_server import ChatServer, Fault, answering
-from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
+from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.paths import ROOT
 
 COUNT = 7
@@ -111,6 +115,31 @@ def test_a_served_model_answers_as_the_same_model_here(
     for fact in ("answers", "answer_tokens", "prompt_tokens", "samples_expected"):
         assert there.manifest.facts[fact] == here.manifest.facts[fact]
     assert there.manifest.facts["answers"] == len(running.state.requests)
+
+
+def test_pictures_are_sent_where_their_marks_are(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = interleave(asked.raw, tmp_path / "interleaved")
+    (tmp_path / "interleaved.yaml").write_text(INTERLEAVED)
+    sent: list[list[dict[str, Any]]] = []
+
+    def ask(client: object, body: dict[str, Any]) -> Answer:
+        sent.append(body["messages"][0]["content"])
+        return Answer("a", 1)
+
+    monkeypatch.setattr(ChatClient, "ask", ask)
+    calls = CallsConfig(concurrency=1)
+    config = GenerateConfig(task=str(tmp_path / "interleaved.yaml"), calls=calls, controls=("none",))
+    run_generate(asked.context, config, asked.model(), tmp_path / "interleaved", 0)
+    texts = [[part.get("text") for part in content] for content in sent]
+    assert texts == [
+        ["which is ", None, " ? A ", None, "\nB red ", None, "\nC", None],
+        ["is ", None, " red A yes\nB no"],
+        [None, None, "are they A yes\nB no"],
+    ]
+    with Pictures(tmp_path / "interleaved") as pictures:
+        for content, names in zip(sent, shown, strict=True):
+            urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+            assert [base64.b64decode(url.partition(",")[2]) for url in urls] == [pictures.read(name) for name in names]
 
 
 def test_what_is_sent(asked: Asked, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ from components.model.sampling_settings import Sampling
 from components.model.vlm import VisionLanguageModel, build_model
 from components.tasks.loading import load_samples, load_task
 from tests.support.data_samples import finish_raw
-from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
+from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.model_world import World, build_world, projector_weights, reference_embeddings
 from tests.support.paths import ROOT
 
@@ -150,6 +150,27 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n") if line]
 
 
+def answers_to(world: World, raw: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """Return the answers to rows of predictions, encoded as in training."""
+    tokenizer = ChatTokenizer.load(world.model / "tokenizer")
+    with Pictures(raw) as pictures:
+        prompts = [
+            encode_prompt(
+                row["prompt"],
+                [pictures.open(name) for name in row.get("images", [row["image"]])],
+                tokenizer=tokenizer,
+                settings=read_model_config(world.model).image,
+                prompt_format="instruct",
+            )
+            for row in rows
+        ]
+    with single_process():
+        model = build_model(read_model_config(world.model))
+        load_model(model, world.model / "checkpoint")
+        answers = generate(model.eval(), prompts, end_tokens=tokenizer.ends, max_new_tokens=6)
+    return [tokenizer.decode(answer).strip() for answer in answers]
+
+
 def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp_path: Path) -> None:
     """Those that markers place, and those in front; a question about one picture beside them."""
     other = tmp_path / "raw"
@@ -168,23 +189,25 @@ def test_a_question_is_asked_about_all_its_pictures(world: World, raw: Path, tmp
         run_generate(world.context, GenerateConfig(task=str(task), controls=("none",)), world.model, other, 0).folder
     )
     assert [row.get("images") for row in found] == [rows[0]["images"], rows[1]["images"], None]
-    tokenizer = ChatTokenizer.load(world.model / "tokenizer")
-    with Pictures(other) as pictures:
-        prompts = [
-            encode_prompt(
-                row["prompt"],
-                [pictures.open(name) for name in row.get("images", [row["image"]])],
-                tokenizer=tokenizer,
-                settings=read_model_config(world.model).image,
-                prompt_format="instruct",
-            )
-            for row in found
-        ]
-    with single_process():
-        model = build_model(read_model_config(world.model))
-        load_model(model, world.model / "checkpoint")
-        answers = generate(model.eval(), prompts, end_tokens=tokenizer.ends, max_new_tokens=6)
-    assert [row["text"] for row in found] == [tokenizer.decode(answer).strip() for answer in answers]
+    assert [row["text"] for row in found] == answers_to(world, other, found)
+
+
+def test_pictures_stand_where_their_marks_are(world: World, raw: Path, tmp_path: Path) -> None:
+    """Of several those of the question and of its options, a picture with two marks twice; without marks in front."""
+    other = tmp_path / "raw"
+    shown = interleave(raw, other)
+    task = tmp_path / "interleaved.yaml"
+    task.write_text(INTERLEAVED)
+    config = GenerateConfig(task=str(task), controls=("none", "blank"))
+    found = rows_of(run_generate(world.context, config, world.model, other, 0).folder)
+    pictures = [tuple(row.get("images", [row["image"]])) for row in found]
+    assert pictures == [*shown, *[("",) * len(names) for names in shown]]
+    assert [row["prompt"] for row in found[:3]] == [
+        "which is <image> ? A <image>\nB red <image>\nC <image>",
+        "is <image> red A yes\nB no",
+        "are they A yes\nB no",
+    ]
+    assert [row["text"] for row in found[:3]] == answers_to(world, other, found[:3])
 
 
 @pytest.mark.parametrize("name", ["captioning", "short_questions.yaml"])

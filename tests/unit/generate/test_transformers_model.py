@@ -22,7 +22,7 @@ from components.published_model.config import PublishedModel
 from components.published_model.stage import run_published_model
 from components.tasks.loading import load_samples, load_task
 from tests.support import published_models
-from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
+from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.export_world import Sources
 
 NEW_TOKENS = 10
@@ -57,18 +57,24 @@ def asked_alone(folder: Path, rows: list[dict[str, Any]], raw: Path) -> list[str
     with Pictures(raw) as pictures:
         for row in rows:
             picture = pictures.open(row["image"]) if row["image"] else blank_like((BLANK_SIDE, BLANK_SIDE))
-            inputs = _as_model_cards_show(processor, picture, row["prompt"])
-            with torch.no_grad():
-                found = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-            new = found[0, inputs["input_ids"].shape[1] :]
-            answers.append(processor.decode(new, skip_special_tokens=True).strip())
+            answers.append(_said(model, processor, _as_model_cards_show(processor, picture, row["prompt"])))
     return answers
+
+
+def _said(model: Any, processor: Any, inputs: Any) -> str:
+    with torch.no_grad():
+        found = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    said: str = processor.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return said.strip()
 
 
 def _as_model_cards_show(processor: Any, picture: Image.Image, prompt: str) -> Any:
     if processor.chat_template is None:
         return processor(images=picture, text=f"<image>{prompt}", return_tensors="pt")
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+    return _of_parts(processor, [{"type": "image", "image": picture}, {"type": "text", "text": prompt}])
+
+
+def _of_parts(processor: Any, content: list[dict[str, Any]]) -> Any:
     return processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -95,15 +101,46 @@ def test_answers_of_batches_equal_those_of_transformers_alone(
     assert any(sample.prompt in facts["example_prompt"] for sample in load_samples(raw, load_task(questions)))
 
 
+def test_pictures_stand_where_their_marks_are(context: RunContext, raw: Path, tmp_path: Path) -> None:
+    """As the model reads a message whose parts are texts and pictures in this order."""
+    shown = interleave(raw, tmp_path / "raw")
+    task = tmp_path / "interleaved.yaml"
+    task.write_text(INTERLEAVED)
+    folder = published_models.idefics3(tmp_path / "model")
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "interleaved").folder
+    config = GenerateConfig(task=str(task), batch_size=3, max_new_tokens=NEW_TOKENS, controls=("none",))
+    found = rows_of(run_generate(context, config, model, tmp_path / "raw", 0).folder)
+    texts: list[list[str | None]] = [
+        ["which is ", None, " ? A ", None, "\nB red ", None, "\nC", None],
+        ["is ", None, " red A yes\nB no"],
+        [None, None, "are they A yes\nB no"],
+    ]
+    alone, processor = published_models.reload(folder)
+    expected = []
+    with Pictures(tmp_path / "raw") as pictures:
+        for parts, names in zip(texts, shown, strict=True):
+            images = iter([pictures.open(name) for name in names])
+            content = [
+                {"type": "image", "image": next(images)} if part is None else {"type": "text", "text": part}
+                for part in parts
+            ]
+            expected.append(_said(alone, processor, _of_parts(processor, content)))
+    assert [row["text"] for row in found] == expected
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_an_export_answers_as_its_checkpoint_does(tmp_path: Path, questions: str, wide: bool) -> None:
     sources = Sources(tmp_path, **({"projector": {"ffn_hidden_size": 40}} if wide else {}))
     raw = raw_dataset(sources.context, 9, side=40)
     exported = run_export(sources.context, ExportConfig(verify=False, custom_code=wide), sources.model).folder
     drawn = Sampling(temperature=1.5, top_p=0.9, seed=3)
-    for task, sampling in (("captioning", Sampling()), (questions, Sampling()), (questions, drawn)):
+    interleave(raw, tmp_path / "interleaved")
+    (tmp_path / "interleaved.yaml").write_text(INTERLEAVED)
+    asked = [(raw, "captioning", Sampling()), (raw, questions, Sampling()), (raw, questions, drawn)]
+    asked.append((tmp_path / "interleaved", str(tmp_path / "interleaved.yaml"), Sampling()))
+    for data, task, sampling in asked:
         config = GenerateConfig(task=task, batch_size=4, max_new_tokens=12, sampling=sampling)
-        outputs = [run_generate(sources.context, config, model, raw, 0) for model in (sources.model, exported)]
+        outputs = [run_generate(sources.context, config, model, data, 0) for model in (sources.model, exported)]
         own, other = (rows_of(output.folder) for output in outputs)
         assert own == other
         assert len({row["text"] for row in own}) > 3

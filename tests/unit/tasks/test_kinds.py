@@ -399,6 +399,43 @@ def test_ground_truth_that_does_not_fit_its_kind_is_explained(
     assert complaint in str(caught.value)
 
 
+LETTER = "\n\nAnswer with the option's letter from the given choices directly."
+MARKED = ROW | {
+    "question": "<image 2> Which, <image> or <image 1>?",
+    "options": ["<image 3>", "two  <image 2>", "none"],
+    "answer": "B",
+    "images": ["a.jpg", "b.jpg", "c.jpg"],
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "pictures"),
+    [
+        ("mmmu", "Which, <image> or <image 1>?\n(A) \n(B) two\n(C) none" + LETTER, ("a.jpg",)),
+        (
+            "mmmu_interleaved",
+            "<image> Which,  or <image>?\n(A) <image>\n(B) two  <image>\n(C) none" + LETTER,
+            ("b.jpg", "a.jpg", "c.jpg", "b.jpg"),
+        ),
+    ],
+)
+def test_pictures_stand_in_front_or_where_their_marks_are(
+    tmp_path: Path, task: str, prompt: str, pictures: tuple[str, ...]
+) -> None:
+    questions(tmp_path, "mmmu.jsonl", [MARKED, ROW | {"id": "2", "answers": ["4"]}])
+    marked, bare = load_samples(tmp_path, load_task(task))
+    assert marked.prompt == prompt.replace("<image 1>", "" if task == "mmmu" else "<image 1>")
+    assert marked.pictures == pictures
+    assert marked.options == ("<image 3>", "two  <image 2>", "none")  # as MMMU's program looks for them in an answer
+    assert (bare.prompt.partition("\n")[0], bare.pictures) == ("Which?", ("a.jpg",))
+
+
+def test_a_mark_without_its_picture_is_refused(tmp_path: Path) -> None:
+    questions(tmp_path, "mmmu.jsonl", [MARKED | {"images": ["a.jpg", "b.jpg"]}])
+    with pytest.raises(InputError, match="the text has a mark <image 3>, but the pictures are 2"):
+        load_samples(tmp_path, load_task("mmmu"))
+
+
 def test_mmmu_asks_both_sorts_as_the_reference_recipe_does(tmp_path: Path) -> None:
     rows = [ROW | {"options": ["one", "two"], "answer": "B", "category": "Art"}, ROW | {"id": "2", "answers": ["4"]}]
     questions(tmp_path, "mmmu.jsonl", rows)

@@ -164,7 +164,7 @@ def test_partitions_cover_every_sample_and_control_once_and_agree_on_the_shuffle
 
 def test_all_pictures_of_a_question_are_shown_where_a_task_says_so() -> None:
     pictures = [("a.jpg", "b.jpg"), ("c.jpg",), ("d.jpg", "e.jpg", "f.jpg")]
-    samples = [HeldOutSample(str(n), names[0], images=names, shows_all=True) for n, names in enumerate(pictures)]
+    samples = [HeldOutSample(str(n), names[0], images=names, shown=names) for n, names in enumerate(pictures)]
     controls = GenerateConfig(task="captioning").controls
     found = requests_of_partition(samples, controls, partition=0, partitions=1, seed=0)
     shown = {(request.control, request.sample.id): request.pictures for request in found}
@@ -175,7 +175,7 @@ def test_all_pictures_of_a_question_are_shown_where_a_task_says_so() -> None:
         assert len(others) == len(names)
         assert not set(others) & set(names)
     first = requests_of_partition(
-        [replace(one, shows_all=False) for one in samples], controls, partition=0, partitions=1, seed=0
+        [replace(one, shown=()) for one in samples], controls, partition=0, partitions=1, seed=0
     )
     assert {request.pictures for request in first if request.control == "none"} == {("a.jpg",), ("c.jpg",), ("d.jpg",)}
 
