@@ -10,7 +10,7 @@ from components.errors import ConfigurationError
 from components.runs.kfp_tasks import Task
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage
-from pipelines.config import validate
+from pipelines.preset_files import validate
 from pipelines.stages import Place, Stage, training_stages
 
 _OPENING = "open-run"

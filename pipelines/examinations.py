@@ -14,7 +14,8 @@ from components.runs.folder import is_run_folder, run_folders
 from components.runs.reference import newest_first
 from components.stage.manifest import MANIFEST_NAME
 from components.tasks.loading import load_task
-from pipelines.config import DEFAULT_PRESET, EvaluationConfig, RunConfig, apply_overrides, read_preset, validate
+from pipelines.config import EvaluationConfig, RunConfig
+from pipelines.preset_files import DEFAULT_PRESET, apply_overrides, read_preset, validate
 
 DATASET_STAGE = "download/dataset"
 

@@ -23,8 +23,9 @@ from components.runs.rows import FINISHED_STAGE, StageRow
 from components.storage.atomic import write_json, write_text
 from components.tasks.loading import load_task
 from components.tracking.pipeline_run import finish_pipeline_run, open_pipeline_run
-from pipelines.config import RunConfig, apply_overrides, put, setting, validate, value_at
+from pipelines.config import RunConfig, setting, value_at
 from pipelines.parameters import OVERRIDES, UI_PARAMETERS
+from pipelines.preset_files import apply_overrides, put, validate
 from pipelines.stages import training_stages
 
 _PIPELINE = "vlm-training"

@@ -18,7 +18,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from components.errors import ConfigurationError
-from pipelines.config import DEFAULT_PRESET, RunConfig, annotation_parts, did_you_mean, is_model, load_preset
+from pipelines.config import RunConfig
+from pipelines.preset_files import DEFAULT_PRESET, load_preset
+from pipelines.setting_keys import annotation_parts, did_you_mean, is_model
 from pipelines.stages import Place, Stage, training_stages
 
 _BOUNDS = {

@@ -18,11 +18,12 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.evaluate.component import evaluate
 from components.generate.component import generate
 from components.wds_conversion.component import wds_conversion, wds_conversion_merge, wds_conversion_part
-from pipelines.config import DEFAULT_PRESET, RunConfig, load_preset
+from pipelines.config import RunConfig
 from pipelines.open_run import close_run, open_run
 from pipelines.opening import stored_settings
 from pipelines.parameters import takes_parameters
 from pipelines.placement import place
+from pipelines.preset_files import DEFAULT_PRESET, load_preset
 from pipelines.stages import Stage, training_stages
 
 STAGES_LABEL = "train and evaluate"  # of the box in KFP's UI that holds the stages

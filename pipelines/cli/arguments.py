@@ -120,7 +120,7 @@ def workspace_of(option: str | None) -> Path:
     """Return the workspace that was asked for, else the laptop preset's."""
     if option is not None:
         return Path(option).absolute()
-    from pipelines.config import load_preset
+    from pipelines.preset_files import load_preset
 
     return load_preset("laptop").workspace.absolute()
 

@@ -35,8 +35,8 @@ def _submit(options: argparse.Namespace) -> int:
     from pipelines.cluster_pods import RunPods
     from pipelines.cluster_run import submit
     from pipelines.cluster_view import ClusterRun
-    from pipelines.config import load_preset
     from pipelines.kfp_version import warnings
+    from pipelines.preset_files import load_preset
 
     overrides = [*options.overrides, *([f"name={quoted(options.name)}"] if options.name else [])]
     config = load_preset(options.preset, overrides)
@@ -74,7 +74,7 @@ def _follow(run: "ClusterRun") -> int:
 
 def _compile(options: argparse.Namespace) -> int:
     from pipelines.compile import compile_pipeline
-    from pipelines.config import load_preset
+    from pipelines.preset_files import load_preset
 
     compile_pipeline(load_preset(options.preset, options.overrides), options.output)
     print(options.output)
@@ -82,8 +82,8 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> int:
-    from pipelines.config import load_preset
     from pipelines.job_preview import job_manifest
+    from pipelines.preset_files import load_preset
 
     print(job_manifest(load_preset(options.preset, options.overrides), options.stage), end="")
     return 0

@@ -72,7 +72,7 @@ def _data(options: argparse.Namespace) -> int:
     from components.progress import Progress
     from components.sources.recording import look_at
     from components.storage.atomic import write_text
-    from pipelines.config import load_preset
+    from pipelines.preset_files import load_preset
 
     if min(options.rows, options.samples) < 1:
         raise ConfigurationError("--rows and --samples must be 1 or more.")

@@ -28,10 +28,10 @@ def _doctor(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from components.launch.api import connect, own_namespace
-    from pipelines.config import load_preset
     from pipelines.doctor import cluster
     from pipelines.doctor.question import Question
     from pipelines.doctor.reader import Reader
+    from pipelines.preset_files import load_preset
 
     config = load_preset(options.preset, options.overrides)
     question = Question(
@@ -42,8 +42,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _examine_machine(options: argparse.Namespace) -> int:
-    from pipelines.config import DEFAULT_PRESET, load_preset
     from pipelines.doctor import machine
+    from pipelines.preset_files import DEFAULT_PRESET, load_preset
 
     if options.preset == DEFAULT_PRESET and not options.overrides:
         return machine.examine(workspace_of(options.workspace))

@@ -24,8 +24,8 @@ def add_commands(group: CommandGroup) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from pipelines.config import load_preset
     from pipelines.local_run import Interrupted, run_here
+    from pipelines.preset_files import load_preset
     from pipelines.summary import print_summary
 
     overrides = list(options.overrides)

@@ -26,7 +26,7 @@ def add_commands(group: CommandGroup) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from components.export.stage import export_to
-    from pipelines.config import export_settings
+    from pipelines.preset_files import export_settings
 
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")  # their own deprecations
     model, given = _model(options)

@@ -25,8 +25,8 @@ def _presets(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from pipelines.config import load_preset, preset_names
     from pipelines.estimate import estimate_run
+    from pipelines.preset_files import load_preset, preset_names
 
     configs = {name: load_preset(name) for name in preset_names()}
     estimates = {name: estimate_run(config) for name, config in configs.items()}

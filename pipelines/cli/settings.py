@@ -31,7 +31,7 @@ def _settings(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from pipelines.config import DEFAULT_PRESET, load_preset
+    from pipelines.preset_files import DEFAULT_PRESET, load_preset
     from pipelines.settings import matching, run_settings, with_values
 
     preset = options.preset or (DEFAULT_PRESET if options.overrides else None)

@@ -16,8 +16,8 @@ import psutil
 from rich.console import Console
 
 from components.cores import available_cores
-from pipelines.config import DEFAULT_PRESET
 from pipelines.doctor.finding import Finding, Mark, marked, show
+from pipelines.preset_files import DEFAULT_PRESET
 
 _GIB = 1 << 30
 _NEEDED_MEMORY_GIB = 4

@@ -40,7 +40,7 @@ from components.model.decoding import generate
 from components.model.distributed import single_process
 from components.model.vlm import VisionLanguageModel, build_model
 from components.tasks.loading import load_samples, load_task
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.model_config import SCALED_DOWN_LANGUAGE
 from tests.support.small_chain import prepare
 

@@ -32,7 +32,7 @@ from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.checkpoint.layout import checkpoints, step_of
 from components.training.spec import TrainingSpec
 from components.training.summary import TRAINING_FOLDER
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.layouts import read_weights
 from tests.support.small_chain import prepare
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from components.context import RunContext
 from components.training.config import Recipe
 from components.training.spec import TrainingSpec
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.layouts import OTHERS, REFERENCE, difference, same_batches, train_in
 from tests.support.small_chain import Prepared, prepare
 

@@ -24,7 +24,7 @@ import torch
 
 from components.context import RunContext
 from components.training.spec import TrainingSpec
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.layouts import Layout, train_in
 from tests.support.model_config import SCALED_DOWN_LANGUAGE
 from tests.support.small_chain import prepare

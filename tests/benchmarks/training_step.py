@@ -16,7 +16,7 @@ from components.context import RunContext
 from components.launch.config import LaunchConfig
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.stage import run_training
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import prepare
 
 LAYOUTS = {

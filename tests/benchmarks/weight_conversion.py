@@ -93,7 +93,7 @@ def _run_step(folder: Path, step: str) -> None:
     from components.combine.stage import run_combine
     from components.weight_conversion.config import WeightConversionConfig
     from components.weight_conversion.stage import run_weight_conversion
-    from pipelines.config import load_preset
+    from pipelines.preset_files import load_preset
 
     context = RunContext(run_id="benchmark", run_name="benchmark", workspace=folder / "workspace")
     preset = load_preset("mistral-clip-7b")

@@ -12,7 +12,7 @@ from components.generate.stage import run_generate
 from components.stage.manifest import read_manifest
 from components.training.stage import run_training
 from components.training.zero_shot_texts import read_texts
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import prepare
 
 COLOURS = ["red", "green", "blue", "black", "white", "grey", "brown", "orange", "pink", "purple", "silver", "gold"]

@@ -14,7 +14,7 @@ from PIL import Image
 from components.context import RunContext
 from components.download.stage import run_download_dataset
 from pipelines.cli.parser import build_parser
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.paths import ROOT
 from tests.support.readme import README, blocks, console_commands, section
 

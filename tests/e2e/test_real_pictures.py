@@ -13,7 +13,7 @@ from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.stage import run_generate
 from components.training.stage import run_training
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import prepare
 
 PACKAGE = "tuxpaint-stamps-default"

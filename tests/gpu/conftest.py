@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.context import RunContext
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import SMALL, Prepared, prepare
 
 

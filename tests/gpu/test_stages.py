@@ -9,7 +9,7 @@ from components.export.stage import run_export
 from components.generate.config import GenerateConfig
 from components.generate.stage import run_generate
 from components.training.stage import run_training
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import SMALL, Prepared
 
 

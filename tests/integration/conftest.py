@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.context import RunContext
-from pipelines.config import RunConfig, load_preset
+from pipelines.config import RunConfig
+from pipelines.preset_files import load_preset
 from tests.support.small_chain import SMALL, prepare
 
 

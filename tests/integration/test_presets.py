@@ -15,8 +15,9 @@ from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.spec import TrainingSpec
 from components.training.trainer import train
 from components.wds_conversion.stage import run_wds_conversion
-from pipelines.config import TRAINING_STAGES, RunConfig, load_preset, preset_names
+from pipelines.config import TRAINING_STAGES, RunConfig
 from pipelines.estimate import model_of
+from pipelines.preset_files import load_preset, preset_names
 from tests.support.finished import finish
 from tests.support.small_chain import prepare
 

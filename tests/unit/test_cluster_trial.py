@@ -9,8 +9,8 @@ import yaml
 
 from pipelines.cli.parser import build_parser
 from pipelines.cluster_run import _check
-from pipelines.config import load_preset
 from pipelines.doctor.finding import Mark
+from pipelines.preset_files import load_preset
 from tests.support import cluster_trial
 from tests.support.cluster_objects import deployment
 from tests.support.cluster_trial import (

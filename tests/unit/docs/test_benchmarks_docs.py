@@ -5,7 +5,7 @@ import re
 import shlex
 
 from components.tasks.loading import load_task, task_names
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.benchmarks.official_scorers import RECORDED
 from tests.support.adversarial_answers import LETTERS, YES_NO
 from tests.support.paths import ROOT

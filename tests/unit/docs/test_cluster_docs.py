@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.cli.parser import build_parser
 from pipelines.cluster_run import _check
-from pipelines.config import key_exists, load_preset
+from pipelines.preset_files import load_preset
+from pipelines.setting_keys import key_exists
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from components.download.stage import run_download_dataset, run_download_weights
 from components.errors import ConfigurationError, InputError, StageError
 from components.stage.runner import StageOutput
 from components.tasks.loading import load_samples, load_task
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.hub_server import publish
 from tests.support.web_server import WebServer, web_server
 

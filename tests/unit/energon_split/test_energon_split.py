@@ -41,7 +41,7 @@ from components.stage.runner import StageOutput
 from components.storage.checksum import sha256_file
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support import data_samples
 
 COUNT = 55

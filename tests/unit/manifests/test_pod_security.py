@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipelines.compile import compile_pipeline
-from pipelines.config import load_preset, preset_names
 from pipelines.job_preview import job_manifest
+from pipelines.preset_files import load_preset, preset_names
 from tests.support.kubernetes_schemas import check_pod
 from tests.support.paths import ROOT
 from tests.support.pod_security import pod_specs, violations

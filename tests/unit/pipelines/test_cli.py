@@ -22,9 +22,9 @@ from components.storage.atomic import write_json
 from components.tasks.kind import Answer
 from pipelines.cli import main
 from pipelines.cli.parser import build_parser
-from pipelines.config import load_preset
 from pipelines.doctor import machine
 from pipelines.next_steps import OWN_DATA, next_steps
+from pipelines.preset_files import load_preset
 from pipelines.summary import print_summary
 from tests.support.kubernetes_schemas import custom_resource_errors
 from tests.support.paths import ROOT

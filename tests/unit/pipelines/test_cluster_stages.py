@@ -13,8 +13,8 @@ from components.runs.kfp_tasks import Task, tasks
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage
 from pipelines.cluster_stages import plan, plan_of_tasks, stage_pods, stage_rows
-from pipelines.config import load_preset
 from pipelines.display import View, screen, what
+from pipelines.preset_files import load_preset
 from pipelines.stages import listed_stages
 from tests.support.kfp_server import as_of, deserialized, recorded_run, recorded_specification
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from pipelines.compile import compile_pipeline
-from pipelines.config import load_preset, preset_names
 from pipelines.parameters import UI_PARAMETERS
+from pipelines.preset_files import load_preset, preset_names
 from pipelines.stages import Place, training_stages
 from pipelines.vlm_training import STAGES_LABEL
 from tests.support.paths import ROOT

@@ -10,19 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import ConfigurationError
-from pipelines.config import (
-    RunConfig,
-    apply_overrides,
-    export_settings,
-    key_exists,
-    load_preset,
-    preset_names,
-    read_preset,
-    setting_keys,
-    validate,
-)
+from pipelines.config import RunConfig
 from pipelines.opening import settle, stage_settings, stored_settings
 from pipelines.parameters import UI_PARAMETERS
+from pipelines.preset_files import apply_overrides, export_settings, load_preset, preset_names, read_preset, validate
+from pipelines.setting_keys import key_exists, setting_keys
 
 LAPTOP = load_preset("laptop")
 KEYS = sorted(setting_keys())

@@ -12,7 +12,7 @@ from PIL import Image
 from components.data.image import preprocess
 from components.look.image import image_settings_of
 from pipelines.cli import main
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support import table_datasets
 from tests.support.data_samples import picture
 from tests.support.html_pages import HOSTILE, parsed

@@ -7,8 +7,8 @@ import yaml
 from components.runs.folder import CONFIG_NAME, RunFolder, new_run
 from components.runs.rows import StageRow
 from components.stage.manifest import Manifest, write_manifest
-from pipelines.config import load_preset
 from pipelines.data_notes import data_notes
+from pipelines.preset_files import load_preset
 
 
 def found(tmp_path: Path, **facts: int) -> tuple[RunFolder, list[StageRow]]:

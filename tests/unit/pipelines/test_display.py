@@ -16,9 +16,9 @@ from rich.console import Console
 from components.runs.folder import RunFolder, new_run
 from components.runs.rows import StageRow
 from components.training.zero_shot_texts import write_texts
-from pipelines.config import load_preset
 from pipelines.display import View, screen
 from pipelines.forecast import expected_seconds
+from pipelines.preset_files import load_preset
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from components.launch.config import Toleration
 from pipelines.cli import main
-from pipelines.config import load_preset
 from pipelines.doctor import nodes, pods
 from pipelines.doctor.cluster import CHECKS, examine
 from pipelines.doctor.finding import Mark
@@ -20,6 +19,7 @@ from pipelines.doctor.kfp import retry_policy
 from pipelines.doctor.question import Question
 from pipelines.doctor.reader import Reader
 from pipelines.doctor.rights import launcher_rights
+from pipelines.preset_files import load_preset
 from tests.support.cluster_objects import (
     ARGO,
     CORE,

@@ -11,10 +11,10 @@ import torch
 from components.errors import ConfigurationError
 from components.training.devices import gpu_memory
 from pipelines.cli import main
-from pipelines.config import load_preset, preset_names
 from pipelines.doctor import machine
 from pipelines.doctor.preset import HEADROOM
 from pipelines.estimate import UTILISATION, estimate_run, model_of, samples_of
+from pipelines.preset_files import load_preset, preset_names
 
 Captured = pytest.CaptureFixture[str]
 

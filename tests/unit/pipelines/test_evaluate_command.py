@@ -25,7 +25,7 @@ from components.runs.folder import CONFIG_NAME, CONTEXT_NAME, RunFolder
 from components.storage.atomic import write_json
 from components.tracking.client import connect
 from pipelines.cli import main
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support import published_models
 from tests.support.chat_server import ChatServer
 from tests.support.evaluation_world import finished_stage

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.runs.rows import StageRow
-from pipelines.config import load_preset
 from pipelines.forecast import Forecast, expected_seconds, forecast
+from pipelines.preset_files import load_preset
 from pipelines.stages import listed_stages
 
 EXPECTED = {"open_run": 5.0, "download": 20.0, "combine": 20.0, "pretrain": 200.0, "sft": 100.0, "report": 5.0}

@@ -21,9 +21,9 @@ from rich.console import Console
 from components.runs.find import Places, find_run
 from components.runs.folder import PACKAGE_NAME, RunFolder, new_run
 from components.runs.rows import StageRow
-from pipelines.config import load_preset
 from pipelines.display import duration, follow, what
 from pipelines.local_run import execute
+from pipelines.preset_files import load_preset
 from pipelines.processes import end_processes, marked_processes
 from pipelines.stages import listed_stages
 from pipelines.summary import free_port, locations

@@ -13,7 +13,8 @@ from components.errors import ConfigurationError
 from components.evaluate.baseline import find_baselines
 from components.evaluate.config import Gate
 from pipelines.compile import compile_pipeline
-from pipelines.config import RunConfig, load_preset, read_preset, validate
+from pipelines.config import RunConfig
+from pipelines.preset_files import load_preset, read_preset, validate
 from pipelines.stages import Place, training_stages
 from tests.support.paths import ROOT
 

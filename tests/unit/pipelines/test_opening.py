@@ -10,8 +10,8 @@ from components.progress import Progress
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
 from components.tracking.client import connect
-from pipelines.config import load_preset
 from pipelines.opening import close_pipeline, open_pipeline
+from pipelines.preset_files import load_preset
 
 
 def opened(workspace: Path, uri: str, run_id: str, *more: str) -> RunFolder:

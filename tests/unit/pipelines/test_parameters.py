@@ -12,9 +12,10 @@ from kfp import compiler, dsl
 from components.errors import StageError
 from components.runs.folder import PACKAGE_NAME
 from pipelines import opening, parameters
-from pipelines.config import load_preset, setting
+from pipelines.config import setting
 from pipelines.opening import settle, stored_settings
 from pipelines.parameters import UI_PARAMETERS, Parameter, given_parameters, takes_parameters
+from pipelines.preset_files import load_preset
 from tests.support.local_worker import run_local_worker
 
 LAPTOP = load_preset("laptop")

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from components.errors import ConfigurationError
 from pipelines.cli import main
-from pipelines.config import RunConfig, load_preset, read_preset, setting_keys
+from pipelines.config import RunConfig
+from pipelines.preset_files import load_preset, read_preset
+from pipelines.setting_keys import setting_keys
 from pipelines.settings import Setting, as_yaml, matching, run_settings, with_values
 from pipelines.stages import training_stages
 

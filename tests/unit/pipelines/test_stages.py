@@ -7,9 +7,9 @@ import yaml
 from kfp import compiler, dsl
 
 from pipelines import opening, stages
-from pipelines.config import load_preset
 from pipelines.opening import stage_settings, stored_settings
 from pipelines.placement import place
+from pipelines.preset_files import load_preset
 from pipelines.stages import Place, Stage, listed_stages, training_stages
 
 CLUSTER = load_preset("mistral-clip-7b")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from components.download.config import DatasetConfig
 from components.errors import ConfigurationError
 from components.storage.uri import read_uri, shown_uri, without_secrets
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 
 SECRETS = [
     "https://me:s3cret@host/file.zip",

@@ -30,7 +30,7 @@ from components.tasks.loading import BENCHMARKS_FOLDER, load_samples, load_task,
 from components.tasks.registry import ENTRY_POINTS, OWN_KINDS, find_kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
-from pipelines.config import load_preset
+from pipelines.preset_files import load_preset
 from tests.support.evaluation_world import predictions, raw_dataset, stub_model
 
 COUNT = 12

@@ -13,8 +13,8 @@ from components.runs.folder import PACKAGE_NAME
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
 from pipelines.compile import compile_pipeline
-from pipelines.config import load_preset
 from pipelines.opening import stored_settings
+from pipelines.preset_files import load_preset
 from pipelines.stages import training_stages
 from pipelines.vlm_training import build_conversion
 from tests.support import data_samples
