@@ -156,7 +156,8 @@ class EvaluationSources(BaseModel):
             seedbench, realworldqa, ocrbench, mmmu_pro, mmmu_pro_vision, textvqa, nocaps, flickr30k): NAME to the dataset of
             the hub, or a folder, with tables that hold the pictures; `vlm tasks NAME` says which.
         benchmark_files: The same, from their authors' own annotations and pictures: pope (the folder of coco_pope_*.json),
-            gqa, nocaps.
+            mme (the folder of a file for every subtask, as in its eval_tool/Your_Results), chartqa (the folder of
+            test_human.json and test_augmented.json), scienceqa (problems.json), ocrbench, seedbench, gqa, nocaps.
         more: Questions of tasks of your own: NAME to JSON lines with `id`, `image` and whatever the task's kind reads;
             gives `NAME.jsonl`.
     """

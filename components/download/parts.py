@@ -209,8 +209,7 @@ def named_parts(
         textvqa_words=fetched[_WORDS].file if given.textvqa and given.textvqa.words else None,
         benchmarks={name: tuple(fetched[f"{_BENCHMARKS}.{name}"].paths) for name in given.benchmarks},
         benchmark_files={
-            name: tuple(path for path in fetched[f"{_FILES}.{name}.annotations"].paths if path.suffix == ".json")
-            for name in given.benchmark_files
+            name: _annotation_files(name, fetched[f"{_FILES}.{name}.annotations"]) for name in given.benchmark_files
         },
         benchmark_prefixes={name: _prefixes(part) for name, part in given.benchmark_files.items()},
         more={f"{name}.jsonl": annotations[f"data.evaluation.more.{name}"] for name in given.more},
@@ -235,6 +234,19 @@ def _named(config: DatasetConfig) -> dict[str, AnnotatedSource]:
 
 def _prefixes(part: AnnotatedSource | None) -> tuple[str, ...]:
     return tuple(images.prefix for images in part.images) if part else ()
+
+
+def _annotation_files(benchmark: str, fetched: Fetched) -> tuple[Path, ...]:
+    """Return the annotations of a benchmark: the one file that was named, or those of a folder that it is published in."""
+    annotations = BENCHMARKS[benchmark].annotated
+    if annotations is None or not fetched.is_folder:
+        return tuple(fetched.paths)
+    found = tuple(path for path in fetched.paths if annotations.files.search(path.as_posix()))
+    if not found:
+        raise InputError(
+            f"{fetched.shown} has no annotations of {benchmark}: expected files whose names match {annotations.files.pattern}."
+        )
+    return found
 
 
 def _holds_questions(path: Path) -> bool:

@@ -257,7 +257,7 @@ def publish_tables(folder: Path, names: Sequence[str] = tuple(TABLES)) -> dict[s
 
 
 def publish_files(folder: Path) -> dict[str, Any]:
-    """Write POPE, GQA and NoCaps as their authors publish them; return the setting `benchmark_files`."""
+    """Write benchmarks as their authors publish them; return the setting `benchmark_files`."""
 
     def pictures(name: str, members: dict[str, int], prefix: str) -> list[dict[str, str]]:
         with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
@@ -287,7 +287,66 @@ def publish_files(folder: Path) -> dict[str, Any]:
         "annotations": [{"id": row, "image_id": row % 3, "caption": f"a thing {row}"} for row in range(6)],
     }  # fmt: skip
     (folder / "nocaps_val_4500_captions.json").write_text(json.dumps(truth))
+    (folder / "mme").mkdir()
+    for subtask in PART_OF:
+        lines = [
+            "\t".join((row["question_id"].split("/")[1], row["question"], row["answer"]))
+            for row in MME
+            if row["category"] == subtask
+        ]
+        (folder / "mme" / f"{subtask}.txt").write_text("\n".join(lines) + "\n")
+    with_images = ("artwork", "celebrity", "landmark", "posters", "scene")
+    mme = {
+        f"{subtask}/images/{number:04d}.png" if subtask in with_images else f"{subtask}/{number:04d}.png": 20 + number
+        for number, subtask in enumerate(PART_OF)
+    }
+    (folder / "chartqa").mkdir()
+    for split in ("human", "augmented"):
+        charts = [
+            {"imgname": f"{row}.png", "query": chart["question"], "label": chart["answer"]}
+            for row, chart in enumerate(CHARTQA)
+            if chart["type"] == f"{split}_test"
+        ]
+        (folder / "chartqa" / f"test_{split}.json").write_text(json.dumps(charts))
+    problems = {
+        str(row + 4): {**{key: value for key, value in problem.items() if key != "image"}, "image": image, "split": split}
+        for row, (problem, image, split) in enumerate(
+            [(SCIENCEQA[0], "image.png", "test"), (SCIENCEQA[1], "image.png", "test"), (SCIENCEQA[0], None, "test"), (SCIENCEQA[0], "image.png", "val")]
+        )
+    }  # fmt: skip
+    (folder / "problems.json").write_text(json.dumps(problems))
+    seed = [{key: value for key, value in row.items() if key != "image"} for row in SEEDBENCH]
+    (folder / "SEED-Bench.json").write_text(json.dumps({"questions": seed, "question_type": {}}))
+    ocr = [
+        {
+            "dataset_name": row["dataset"],
+            "id": place,
+            "image_path": f"set/{place}.png",
+            "question": row["question"],
+            "answers": row["answer"] if place else row["answer"][0],
+            "type": row["question_type"],
+        }
+        for place, row in enumerate(OCRBENCH)
+    ]
+    (folder / "OCRBench.json").write_text(json.dumps(ocr))
     return {
+        "mme": {"annotations": (folder / "mme").as_uri(), "images": pictures("mme", mme, "mme/")},
+        "chartqa": {
+            "annotations": (folder / "chartqa").as_uri(),
+            "images": pictures("charts", {f"test/png/{row}.png": 60 + row for row in range(3)}, "chartqa/"),
+        },
+        "scienceqa": {
+            "annotations": (folder / "problems.json").as_uri(),
+            "images": pictures("science", {f"test/{row + 4}/image.png": 40 + row for row in range(2)}, "scienceqa/"),
+        },
+        "seedbench": {
+            "annotations": (folder / "SEED-Bench.json").as_uri(),
+            "images": pictures("seed", {f"{row}": 100 + row for row in (0, 2)}, "seedbench/"),
+        },
+        "ocrbench": {
+            "annotations": (folder / "OCRBench.json").as_uri(),
+            "images": pictures("ocr", {f"set/{row}.png": 120 + row for row in range(2)}, "ocrbench/"),
+        },
         "pope": {
             "annotations": (folder / "pope").as_uri(),
             "images": pictures(

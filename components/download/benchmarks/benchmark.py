@@ -12,6 +12,19 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """A benchmark as its authors publish it: annotations, and pictures apart from them.
+
+    Attributes:
+        files: What the names of the files match, where a folder is given.
+        read: From a file's name and content to (line, name of its picture).
+    """
+
+    files: re.Pattern[str]
+    read: Callable[[str, bytes], list[tuple[Row, str]]]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A benchmark's files and rows.
 
@@ -25,8 +38,7 @@ class Benchmark:
         shared: Files, and their columns of a name and a picture, where pictures are apart from rows; a row's `picture` is
             the name then.
         more: From all lines to further files that are made of them: name of the file to its lines.
-        annotated: From an annotation file's name and content to (line, name of its picture), for authors' own JSON whose
-            pictures lie elsewhere; None where there is none.
+        annotated: How its authors' own annotations are read, whose pictures lie elsewhere; None where they are not.
     """
 
     files: re.Pattern[str]
@@ -36,7 +48,7 @@ class Benchmark:
     captions: bool = False
     shared: tuple[re.Pattern[str], str, str] | None = None
     more: Callable[[Sequence[Row]], dict[str, list[Row]]] = field(default=lambda rows: {})
-    annotated: Callable[[str, bytes], list[tuple[Row, str]]] | None = None
+    annotated: Annotations | None = None
 
 
 def text(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 
-from components.download.benchmarks.benchmark import Benchmark, Row, text
+from components.download.benchmarks.benchmark import Annotations, Benchmark, Row, text
 
 
 def _nocaps(raw: Row, number: int) -> Row:
@@ -37,7 +37,7 @@ NOCAPS = Benchmark(
     _nocaps,
     expected="image, image_id, annotations_captions",
     captions=True,
-    annotated=_nocaps_json,
+    annotated=Annotations(re.compile(r"nocaps_val_\w*\.json$"), _nocaps_json),
 )
 FLICKR30K = Benchmark(
     re.compile(r"(^|/)test-[^/]*\.parquet$"), _flickr30k, expected="image, img_id, caption, split", captions=True

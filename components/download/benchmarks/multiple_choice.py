@@ -1,10 +1,11 @@
 """Benchmarks whose questions have options."""
 
 import ast
+import json
 import re
 from collections.abc import Sequence
 
-from components.download.benchmarks.benchmark import Benchmark, Row, letter, text
+from components.download.benchmarks.benchmark import Annotations, Benchmark, Row, letter, text
 from components.tasks.picture_marks import without_marks
 from components.tasks.template import LETTERS
 
@@ -40,6 +41,15 @@ def _scienceqa(raw: Row, number: int) -> Row:
     }
 
 
+def _scienceqa_json(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read the object of problem id to problem: those of the test split that have a picture."""
+    return [
+        ({**_scienceqa(raw, 0), "id": identifier}, f"test/{identifier}/{raw['image']}")
+        for identifier, raw in json.loads(content).items()
+        if raw["split"] == "test" and raw["image"]
+    ]
+
+
 def _ai2d(raw: Row, number: int) -> Row:
     return {
         "id": f"ai2d-{number}",
@@ -60,6 +70,12 @@ def _seedbench(raw: Row, number: int) -> Row | None:
         "answer": raw["answer"],
         "category": _SEED_TYPES[kind - 1] if 1 <= kind <= len(_SEED_TYPES) else f"type {kind}",
     }
+
+
+def _seedbench_json(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read the object whose `questions` have `data_id`, the name of a picture."""
+    rows = [(_seedbench(raw, 0), raw["data_id"]) for raw in json.loads(content)["questions"]]
+    return [(row, picture) for row, picture in rows if row is not None]
 
 
 def _mmbench(raw: Row, number: int) -> Row | None:
@@ -135,12 +151,14 @@ SCIENCEQA = Benchmark(
     re.compile(r"(^|/)(ScienceQA-IMG/)?test-[^/]*\.parquet$"),
     _scienceqa,
     expected="image, question, choices, answer, hint",
+    annotated=Annotations(re.compile(r"problems\.json$"), _scienceqa_json),
 )
 AI2D = Benchmark(re.compile(r"(^|/)test-[^/]*\.parquet$"), _ai2d, expected="image, question, options, answer")
 SEEDBENCH = Benchmark(
     re.compile(r"(^|/)test-[^/]*\.parquet$"),
     _seedbench,
     expected="image, question, choice_a to choice_d, answer, data_type, question_id, question_type_id",
+    annotated=Annotations(re.compile(r"SEED-Bench\.json$"), _seedbench_json),
 )
 MMBENCH = Benchmark(
     re.compile(r"(^|/)(en/)?dev-[^/]*\.parquet$|(^|/)mmbench_dev[^/]*\.tsv$", re.IGNORECASE),

@@ -3,9 +3,11 @@
 import json
 import re
 
-from components.download.benchmarks.benchmark import Benchmark, Row, first, text
+from components.download.benchmarks.benchmark import Annotations, Benchmark, Row, first, text
+from components.metrics.mme import PART_OF
 
 _MME_INSTRUCTION = " Please answer yes or no."
+_MME_WITH_IMAGES_FOLDER = ("artwork", "celebrity", "landmark", "posters", "scene")
 _CHARTQA_SPLITS = {"human_test": "human", "augmented_test": "augmented"}
 
 
@@ -41,6 +43,19 @@ def _mme(raw: Row, number: int) -> Row:
     }
 
 
+def _mme_lines(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read a subtask's lines of picture, question and answer with tabs between them, as in `eval_tool/Your_Results`."""
+    subtask = name.removesuffix(".txt")
+    folder = f"{subtask}/images" if subtask in _MME_WITH_IMAGES_FOLDER else subtask
+    found = []
+    for number, line in enumerate(content.decode("utf-8").splitlines()):
+        if line.strip():
+            picture, question, answer = line.strip().split("\t")
+            asked = {"question_id": f"{subtask}/{picture}", "question": question, "answer": answer}
+            found.append((_mme({**asked, "category": subtask}, number), f"{folder}/{picture}"))
+    return found
+
+
 def _chartqa(raw: Row, number: int) -> Row:
     return {
         "id": f"chartqa-{number}",
@@ -48,6 +63,16 @@ def _chartqa(raw: Row, number: int) -> Row:
         "answers": [text(raw["answer"])],
         "category": _CHARTQA_SPLITS.get(raw["type"], raw["type"]),
     }
+
+
+def _chartqa_json(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read a list of `imgname`, `query`, `label`, of the split that the file is named after."""
+    split = name.removeprefix("test_").removesuffix(".json")
+    found = []
+    for number, raw in enumerate(json.loads(content)):
+        row = _chartqa({"question": raw["query"], "answer": raw["label"], "type": split}, number)
+        found.append(({**row, "id": f"{split}-{number}"}, raw["imgname"]))
+    return found
 
 
 def _docvqa(raw: Row, number: int) -> Row:
@@ -89,6 +114,14 @@ def _ocrbench(raw: Row, number: int) -> Row:
     }
 
 
+def _ocrbench_json(name: str, content: bytes) -> list[tuple[Row, str]]:
+    """Read a list of `image_path`, `question`, `answers`, `type`."""
+    return [
+        (_ocrbench({**raw, "answer": raw["answers"], "question_type": raw["type"]}, number), raw["image_path"])
+        for number, raw in enumerate(json.loads(content))
+    ]
+
+
 def _textvqa(raw: Row, number: int) -> Row:
     return {
         "id": text(raw["question_id"]),
@@ -104,10 +137,20 @@ POPE = Benchmark(
     re.compile(r"^(?!.*Full/)(.*/)?test-[^/]*\.parquet$"),
     _pope,
     expected="image, question_id, question, answer, category",
-    annotated=_pope_lines,
+    annotated=Annotations(re.compile(r"coco_pope_[a-z]+\.json$"), _pope_lines),
 )
-MME = Benchmark(_TEST, _mme, expected="image, question_id, question, answer, category")
-CHARTQA = Benchmark(_TEST, _chartqa, expected="image, question, answer, type")
+MME = Benchmark(
+    _TEST,
+    _mme,
+    expected="image, question_id, question, answer, category",
+    annotated=Annotations(re.compile(rf"(^|/)({'|'.join(PART_OF)})\.txt$"), _mme_lines),
+)
+CHARTQA = Benchmark(
+    _TEST,
+    _chartqa,
+    expected="image, question, answer, type",
+    annotated=Annotations(re.compile(r"test_(human|augmented)\.json$"), _chartqa_json),
+)
 DOCVQA = Benchmark(
     re.compile(r"(^|/)DocVQA/validation-[^/]*\.parquet$"),
     _docvqa,
@@ -124,9 +167,14 @@ GQA = Benchmark(
     pictures=(),
     expected="id, imageId, question, answer, types",
     shared=(re.compile(r"(^|/)testdev_balanced_images/testdev-[^/]*\.parquet$"), "id", "image"),
-    annotated=_gqa_questions,
+    annotated=Annotations(re.compile(r"testdev_balanced_questions\.json$"), _gqa_questions),
 )
-OCRBENCH = Benchmark(_TEST, _ocrbench, expected="image, question, answer, question_type")
+OCRBENCH = Benchmark(
+    _TEST,
+    _ocrbench,
+    expected="image, question, answer, question_type",
+    annotated=Annotations(re.compile(r"OCRBench\.json$"), _ocrbench_json),
+)
 TEXTVQA = Benchmark(
     re.compile(r"(^|/)validation-[^/]*\.parquet$"),
     _textvqa,

@@ -107,15 +107,15 @@ def read_annotations(name: str, paths: Sequence[Path], find: FindPicture, truth:
     Raises:
         InputError: A file has another layout, or a picture is missing.
     """
-    read = BENCHMARKS[name].annotated
-    if read is None:
+    annotations = BENCHMARKS[name].annotated
+    if annotations is None:
         raise InputError(
             f"{paths[0]}: {name} is read from its tables alone: name its dataset in data.evaluation.benchmarks."
         )
     rows = []
     for path in paths:
         try:
-            found = read(path.name, path.read_bytes())
+            found = annotations.read(path.name, path.read_bytes())
         except _MISFITS as error:
             raise InputError(f"{path} is not in the layout that {name} is published in ({error!r}).") from error
         for row, picture in found:

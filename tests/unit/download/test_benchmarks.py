@@ -149,6 +149,14 @@ def test_a_raw_dataset_folder_is_a_source_again(raw: Path, tmp_path: Path) -> No
 
 def test_authors_own_annotations_give_the_same(raw: Path, tmp_path: Path) -> None:
     folder = download(tmp_path, benchmark_files=publish_files(tmp_path / "authors"))
+    for task in ("mme", "chartqa", "scienceqa", "seedbench", "ocrbench"):
+        own, tables = samples(folder, task), samples(raw, task)
+        assert sorted((one.prompt, one.references, one.answer, one.category, one.unit) for one in own) == sorted(
+            (one.prompt, one.references, one.answer, one.category, one.unit) for one in tables
+        )
+    assert [one.id for one in samples(folder, "scienceqa")] == ["4", "5"]
+    assert [one.id for one in samples(folder, "chartqa")] == ["augmented-0", "human-0", "human-1"]
+    assert "mme/artwork/images/0008.png" in {one.image for one in samples(folder, "mme")}
     for task in ("pope", "gqa"):
         own, tables = samples(folder, task), samples(raw, task)
         assert [(one.id, one.prompt, one.references, one.category) for one in own] == [
@@ -243,13 +251,25 @@ def test_an_authors_file_in_another_layout_is_explained(tmp_path: Path) -> None:
         download(tmp_path, benchmark_files={"gqa": files["gqa"]})
 
 
+def test_a_folder_without_the_authors_files_is_refused(tmp_path: Path) -> None:
+    files = publish_files(tmp_path / "authors")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "test.json").write_text("[]")
+    with pytest.raises(
+        InputError, match=r"has no annotations of chartqa: expected files whose names match test_\(human"
+    ):
+        download(
+            tmp_path, benchmark_files={"chartqa": {**files["chartqa"], "annotations": (tmp_path / "empty").as_uri()}}
+        )
+
+
 @pytest.mark.parametrize(
     ("evaluation", "complaint"),
     [
         ({"benchmarks": {"popes": "hf://datasets/lmms-lab/POPE"}}, "benchmarks: 'popes' is not one of pope, mme"),
         (
             {"benchmark_files": {"ai2d": {"annotations": "file:///x"}}},
-            "benchmark_files: 'ai2d' is not one of pope, gqa, nocaps",
+            "benchmark_files: 'ai2d' is not one of pope, mme, scienceqa, chartqa, gqa, seedbench",
         ),
         (
             {"benchmarks": {"gqa": "file:///x"}, "benchmark_files": {"gqa": {"annotations": "file:///x"}}},
