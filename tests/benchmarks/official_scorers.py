@@ -1,12 +1,12 @@
 """Compare the scorers with the programs that published figures come from, on random answers and on the adversarial ones.
 
     python -m tests.benchmarks.official_scorers --count 10000 \
-        --llava PATH --lmms-eval PATH --vlmevalkit PATH --vqa PATH --mmmu PATH [--record]
+        --llava PATH --lmms-eval PATH --vlmevalkit PATH --vqa PATH --mmmu PATH --gqa PATH [--record]
 
-Each PATH is a clone of the repository of that name (LLaVA, lmms-eval, VLMEvalKit, VQA, MMMU), whose HEAD is taken: what the
-table in docs/benchmarks.md says was found with the commits that it names. Their code runs as it is, but for names that the
-parts taken here don't need. `--record` writes what they read in the adversarial answers to
-tests/support/recorded/official_readings.json, which the tests compare with.
+Each PATH is a clone of the repository of that name (LLaVA, lmms-eval, VLMEvalKit, VQA, MMMU; for GQA howard-hou/LLaVA, which
+has its authors' eval.py as eval/eval_gqa.py), whose HEAD is taken: what the table in docs/benchmarks.md says was found with the
+commits that it names. Their code runs as it is, but for names that the parts taken here don't need. `--record` writes what they
+read in the adversarial answers to tests/support/recorded/official_readings.json, which the tests compare with.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from typing import Any
 from components.metrics.partly_right import ANLS
 from components.metrics.right_or_wrong import RELAXED_ACCURACY
 from components.tasks.kinds.letters import RULES
+from components.tasks.kinds.multiple_choice import MultipleChoice
+from components.tasks.kinds.realworldqa import RealWorldQa
 from components.tasks.kinds.short_answer import FORMULA
 from components.tasks.kinds.vqa_answers import normalise_textvqa
 from components.tasks.kinds.yes_no import Mme, YesNo
@@ -31,6 +33,8 @@ from tests.support.random_answers import OPTIONS, random_answer
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded" / "official_readings.json"
 
+Asked = tuple[str, Sequence[str]]
+"""An answer and the options of its question."""
 
 OPEN_KINDS = {
     "exact_match": "gqa",
@@ -59,7 +63,7 @@ def official_mark(official: Official, kind: str, text: str, accepted: Sequence[s
     """Return the mark that the benchmark's program gives to an answer as it is handed to it."""
     text = load_task(OPEN_KINDS[kind]).clean(text)
     marks: dict[str, Callable[[], float]] = {
-        "exact_match": lambda: float(text.rstrip(".").lower() in accepted),  # convert_gqa_for_eval.py
+        "exact_match": lambda: max(official.gqa([text] * len(accepted), accepted)),
         "relaxed_match": lambda: official.relaxed(text, accepted[0]),
         "similar_text": lambda: official.anls(text, accepted),
         "contained_text": lambda: official.ocrbench(text, accepted, "Doc-oriented VQA"),
@@ -148,7 +152,51 @@ def compare_random(official: Official, count: int) -> None:
         )
     compare("textvqa's processor", [(text, official.processor(text), normalise_textvqa(text)) for text in texts])
     compare("mme's total", [_mme_totals(official, generator) for _ in range(count // 100)])
+    short = [(text, given[0]) for text, given in zip(texts, accepted, strict=True)]
+    marks = official.gqa(*zip(*[(text, truth.lower()) for text, truth in short], strict=True))
+    compare(
+        "gqa",
+        [
+            ((text, truth), theirs, own_mark("exact_match", text, [truth.lower()]))
+            for (text, truth), theirs in zip(short, marks, strict=True)
+        ],
+        lambda pair, _: not pair[0],
+    )
+    compare_seedbench(official, asked, generator)
+    compare_realworldqa(official, asked, short, generator)
     compare("mmbench, circular", [_circular(official, generator) for _ in range(count // 4)])
+
+
+def compare_seedbench(official: Official, asked: Sequence[Asked], generator: random.Random) -> None:
+    """Compare marks of SEED-Bench: four options, and answers of all kinds."""
+    task, kind = load_task("seedbench"), MultipleChoice()
+    pairs = [(task.clean(text), generator.choice("ABCD")) for text, _ in asked]
+    samples = [HeldOutSample("1", "", options=("1", "2", "3", "4"), answer=truth) for _, truth in pairs]
+    own = [
+        kind.mark(sample, kind.parse(task, sample, text, 0)) for sample, (text, _) in zip(samples, pairs, strict=True)
+    ]
+    marks = official.seedbench(*zip(*pairs, strict=True))
+    compare("seedbench", list(zip(pairs, marks, own, strict=True)))
+
+
+def compare_realworldqa(
+    official: Official, asked: Sequence[Asked], short: Sequence[tuple[str, str]], generator: random.Random
+) -> None:
+    """Compare marks of RealWorldQA: letters are read by another rule than lmms-eval's; open answers by the same."""
+    task, kind = load_task("realworldqa"), RealWorldQa()
+    closed = []
+    for text, options in asked:
+        sample = HeldOutSample("1", "", options=tuple(options[:4]), answer=generator.choice("ABCD"[: len(options)]))
+        own = kind.mark(sample, kind.parse(task, sample, text, 0))
+        closed.append(((text, sample.options), official.realworldqa(text, sample.answer), own))
+    compare("realworldqa, letters", closed, lambda *_: True)
+    plain = [(text, truth.strip()) for text, truth in short]
+    opened = []
+    for text, truth in plain:
+        sample = HeldOutSample("1", "", references=(truth,))
+        own = kind.mark(sample, kind.parse(task, sample, text, 0))
+        opened.append(((text, truth), official.realworldqa(text, truth), own))
+    compare("realworldqa, open", opened, lambda pair, _: pair[1].endswith(".") or pair[1].upper() in "ABCD")
 
 
 def _lmms_eval_reads_more(text: str, _: Any) -> bool:
@@ -212,7 +260,7 @@ def task_clean(text: str) -> str:
 def main() -> None:
     """Compare, and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("llava", "lmms-eval", "vlmevalkit", "vqa", "mmmu"):
+    for name in ("llava", "lmms-eval", "vlmevalkit", "vqa", "mmmu", "gqa"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--record", action="store_true")

@@ -48,8 +48,8 @@ class Official:
         import numpy
         import pandas
 
-        llava, lmms, kit, vqa, mmmu = (
-            repositories[name] for name in ("llava", "lmms_eval", "vlmevalkit", "vqa", "mmmu")
+        llava, lmms, kit, vqa, mmmu, gqa = (
+            repositories[name] for name in ("llava", "lmms_eval", "vlmevalkit", "vqa", "mmmu", "gqa")
         )
         self._pandas = pandas
         self._pope = taken(source(llava, "llava/eval/eval_pope.py"), ["eval_pope"], json=json)["eval_pope"]
@@ -86,6 +86,17 @@ class Official:
             source(kit, "vlmeval/dataset/utils/yorn.py"), ["MME_rating"],
             np=numpy, defaultdict=__import__("collections").defaultdict, load=lambda data: data, d2df=lambda data: data,
         )["MME_rating"]  # fmt: skip
+        self._gqa = source(llava, "scripts/convert_gqa_for_eval.py"), source(gqa, "eval/eval_gqa.py")
+        self._seed = taken(source(llava, "scripts/convert_seed_for_submission.py"), ["eval_single"], json=json)
+        extract = taken(
+            source(lmms, "lmms_eval/tasks/_task_utils/mcq_extract.py"),
+            ["extract_mcq_answer", "_DEFAULT_CHOICES", "_ANSWER_PHRASES", "_FORMAT_PRIORITY"],
+            List=list, Optional=__import__("typing").Optional,
+        )  # fmt: skip
+        self._real_world = taken(
+            re.sub(r"^\s*from lmms_eval.*mcq_extract import .*$", "", source(lmms, "lmms_eval/tasks/realworldqa/utils.py"), flags=re.MULTILINE),
+            ["realworldqa_process_results"], extract_mcq_answer=extract["extract_mcq_answer"],
+        )["realworldqa_process_results"]  # fmt: skip
         self._scores: Namespace = {}
         self._ocr = taken(
             source(kit, "vlmeval/dataset/utils/ocrbench.py"), ["OCRBench_eval"],
@@ -132,6 +143,60 @@ class Official:
             subprocess.run(command, cwd=folder, check=True, capture_output=True)
             found = json.loads((folder / "result.json").read_text())["results"]
         return ["ABCDE"[found[name]] if found[name] >= 0 else None for name in names]
+
+    def gqa(self, texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+        """Return the accuracy that GQA's eval.py gives every answer as LLaVA converts it; each is a type of question of its own."""
+        names = [f"q{row}" for row in range(len(texts))]
+        questions = {
+            name: {
+                "question": "?", "answer": truth, "isBalanced": True, "semantic": [],
+                "types": {"structural": name, "semantic": "obj", "detailed": "x"}, "groups": {"global": "x"},
+            }
+            for name, truth in zip(names, truths, strict=True)
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            (folder / "t_questions.json").write_text(json.dumps(questions))
+            lines = [json.dumps({"question_id": name, "text": text}) for name, text in zip(names, texts, strict=True)]
+            (folder / "answers.jsonl").write_text("\n".join(lines))
+            for number, program in enumerate(self._gqa):
+                (folder / f"{number}.py").write_text(program)
+            convert = ["0.py", "--src", "answers.jsonl", "--dst", "t_predictions.json"]
+            subprocess.run([sys.executable, *convert], cwd=folder, check=True, capture_output=True)
+            said = subprocess.run(
+                [sys.executable, "1.py", "--tier", "t"], cwd=folder, check=True, capture_output=True, text=True
+            ).stdout
+        found = dict(re.findall(r"^  (q\d+): ([\d.]+)% \(1 questions\)$", said, re.MULTILINE))
+        return [float(found[name]) / 100 for name in names]
+
+    def seedbench(self, texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+        """Return the mark that LLaVA's program gives every answer.
+
+        Each is a type of question of its own, beside a right answer: the program ends at a type without any.
+        """
+        rows = [
+            (f"{row}-{side}", row, text, truth)
+            for row, pair in enumerate(zip(texts, truths, strict=True))
+            for side, (text, truth) in enumerate((pair, ("A", "A")))
+        ]
+        self._seed["data"] = {
+            "questions": [
+                {"question_id": name, "question_type_id": row, "data_type": "image", "answer": truth}
+                for name, row, _, truth in rows
+            ]
+        }
+        self._seed["ques_type_id_to_name"] = {row: str(row) for row in range(len(truths))}
+        said = io.StringIO()
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as answers, contextlib.redirect_stdout(said):
+            answers.write("\n".join(json.dumps({"question_id": name, "text": text}) for name, _, text, _ in rows))
+            answers.flush()
+            self._seed["eval_single"](answers.name)
+        found = dict(re.findall(r"^(\d+): ([\d.]+)%$", said.getvalue(), re.MULTILINE))
+        return [float(found[str(row)]) / 50 - 1 for row in range(len(truths))]
+
+    def realworldqa(self, text: str, truth: str) -> float:
+        """Return lmms-eval's mark."""
+        return float(self._real_world({"answer": truth}, [text])["exact_match"])
 
     def letter(self, rule: str, text: str, options: Sequence[str]) -> str | None:
         """Return the letter that the program behind a rule reads; None where it reads none or guesses."""

@@ -311,7 +311,8 @@ def publish_files(folder: Path) -> dict[str, Any]:
     problems = {
         str(row + 4): {**{key: value for key, value in problem.items() if key != "image"}, "image": image, "split": split}
         for row, (problem, image, split) in enumerate(
-            [(SCIENCEQA[0], "image.png", "test"), (SCIENCEQA[1], "image.png", "test"), (SCIENCEQA[0], None, "test"), (SCIENCEQA[0], "image.png", "val")]
+            [(SCIENCEQA[0], "image.png", "test"), (SCIENCEQA[1], "image.png", "test"), (SCIENCEQA[0], None, "test"),
+             (SCIENCEQA[0], "image.png", "val")]
         )
     }  # fmt: skip
     (folder / "problems.json").write_text(json.dumps(problems))

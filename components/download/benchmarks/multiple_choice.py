@@ -128,6 +128,8 @@ def _realworldqa(raw: Row, number: int) -> Row:
 
 def _mmmu_pro(raw: Row, number: int) -> Row:
     options = ast.literal_eval(raw["options"]) if isinstance(raw["options"], str) else raw["options"]
+    if len(options) == 1 and isinstance(options[0], list):  # validation_Accounting_29
+        options = options[0]
     return {
         "id": raw["id"],
         "question": text(raw.get("question")),

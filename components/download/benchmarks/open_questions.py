@@ -6,7 +6,7 @@ import re
 from components.download.benchmarks.benchmark import Annotations, Benchmark, Row, first, text
 from components.metrics.mme import PART_OF
 
-_MME_INSTRUCTION = " Please answer yes or no."
+_MME_INSTRUCTION = "Please answer yes or no."
 _MME_WITH_IMAGES_FOLDER = ("artwork", "celebrity", "landmark", "posters", "scene")
 _CHARTQA_SPLITS = {"human_test": "human", "augmented_test": "augmented"}
 
@@ -36,7 +36,7 @@ def _pope_lines(name: str, content: bytes) -> list[tuple[Row, str]]:
 def _mme(raw: Row, number: int) -> Row:
     return {
         "id": f"{raw['question_id']}-{number}",
-        "question": raw["question"].strip().replace(_MME_INSTRUCTION, ""),
+        "question": raw["question"].strip().removesuffix(_MME_INSTRUCTION).rstrip(),
         "answers": [raw["answer"].strip().lower().rstrip(".")],
         "category": raw["category"],
         "unit": text(raw["question_id"]),

@@ -23,8 +23,18 @@ def test_every_published_benchmark_is_listed_and_nothing_else() -> None:
 
 def test_the_programs_are_those_that_were_recorded() -> None:
     commits = json.loads(RECORDED.read_text())["commits"]
-    named = set(re.findall(r", ([0-9a-f]{7})\b", TEXT))
+    compared = TEXT.partition("## What the scorers")[2].partition("## What was read")[0]
+    named = set(re.findall(r", ([0-9a-f]{7})\b", compared))
     assert named == {commit[:7] for commit in commits.values()}
+
+
+def test_what_was_read_from_real_files_is_of_tasks_with_published_data() -> None:
+    read = TEXT.partition("## What was read")[2].partition("Not seen as files")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in read.splitlines() if row.startswith("| ")]
+    assert {len(row) for row in rows} == {7}
+    figures = [(float(row[5]), float(row[6])) for row in rows[1:] if row[5]]
+    assert len(figures) == 10
+    assert all(abs(published - here) < 0.5 for published, here in figures)
 
 
 def test_counts_of_hard_answers_are_right() -> None:

@@ -251,6 +251,17 @@ def test_an_authors_file_in_another_layout_is_explained(tmp_path: Path) -> None:
         download(tmp_path, benchmark_files={"gqa": files["gqa"]})
 
 
+def test_oddities_of_the_published_rows_are_mended() -> None:
+    nested = {**published.MMMU_PRO[0], "options": "[['A', 'B', 'Not enough information']]", "answer": "B"}
+    row = BENCHMARKS["mmmu_pro"].row(nested, 0)
+    assert row is not None
+    assert row["options"] == ["A", "B", "Not enough information"]
+    spaced = {**published.MME[0], "question": "Is there a red bus in the image?  Please answer yes or no."}
+    row = BENCHMARKS["mme"].row(spaced, 0)
+    assert row is not None
+    assert row["question"] == "Is there a red bus in the image?"
+
+
 def test_a_folder_without_the_authors_files_is_refused(tmp_path: Path) -> None:
     files = publish_files(tmp_path / "authors")
     (tmp_path / "empty").mkdir()
