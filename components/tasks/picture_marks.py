@@ -19,6 +19,11 @@ def without_marks(text: str) -> str:
     return _MARK.sub("", _MARKS_AT_AN_END.sub("", text))
 
 
+def with_known_marks(text: str, pictures: int) -> str:
+    """Return a text without the marks of pictures that a question does not have."""
+    return _MARK.sub(lambda mark: mark[0] if 1 <= int(mark[1]) <= pictures else "", text)
+
+
 def in_place(prompt: str, pictures: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Return what is asked about pictures that stand where their marks are.
 

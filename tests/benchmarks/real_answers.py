@@ -29,6 +29,7 @@ from components.progress import Progress
 from components.tasks.kind import MODEL, Examination
 from components.tasks.kinds.questions import QuestionRow
 from components.tasks.loading import load_task
+from components.tasks.picture_marks import with_known_marks
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from tests.support.published_benchmarks import parquet
@@ -37,6 +38,7 @@ LLAVA_POPE = "e3e3926"
 LLAVA_ANSWERS = "32cebc3809441cc40d8ac7b2855d148308741f2a"
 _EVAL = "playground/data/eval"
 _LETTERED = re.compile(r"^([A-Z])\. (.*?)(?=\n[A-Z]\. |\Z)", re.MULTILINE | re.DOTALL)
+_SEVEN = tuple(f"image_{number}" for number in range(1, 8))
 
 Row = dict[str, Any]
 
@@ -102,14 +104,16 @@ def samples_of(name: str, files: dict[str, bytes]) -> list[HeldOutSample]:
     return asked(name, truth.questions[f"{name}.jsonl"])
 
 
-def table_samples(name: str, file: str, rows: Sequence[Row], column: str = "image") -> list[HeldOutSample]:
+def table_samples(
+    name: str, file: str, rows: Sequence[Row], columns: Sequence[str] = ("image",)
+) -> list[HeldOutSample]:
     """Read rows out of a table with grey pictures."""
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (128, 128, 128)).save(buffer, "PNG")
     truth, picture = GroundTruth(), {"bytes": buffer.getvalue(), "path": "grey.png"}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        parquet(folder / file, [{**row, column: picture} for row in rows])
+        parquet(folder / file, [{**row, **dict.fromkeys(columns, picture)} for row in rows])
         (folder / "pictures").mkdir()
         read_tables(name, [folder / file], folder, truth, Progress("download", None))
     return asked(name, truth.questions[f"{name}.jsonl"])
@@ -336,16 +340,32 @@ def mmmu(repository: Clone) -> list[Line]:
         for row in outputs:
             closed = row["question_type"] == "multiple-choice"
             answer = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-            extra = {"options": list(row["index2ans"].values()), "answer": answer[0]} if closed else {"answers": answer}
+            extra = (
+                {"options": [with_known_marks(text, 7) for text in row["index2ans"].values()], "answer": answer[0]}
+                if closed
+                else {"answers": answer}
+            )
             subject = row["id"].removeprefix("validation_").rpartition("_")[0]
-            rows.append({"id": row["id"], "image": "grey.png", "question": "?", "category": subject, **extra})
+            rows.append(
+                {
+                    "id": row["id"],
+                    "image": "grey.png",
+                    "images": ["grey.png"] * 7,
+                    "question": "?",
+                    "category": subject,
+                    **extra,
+                }
+            )
         found = scores("mmmu", asked("mmmu", rows), [row["response"] for row in outputs])
         lines.append(Line("MMMU", len(rows), "", model, published, f"{found['accuracy']:.2f}", found["unread"]))
-    for form, task, column in (("standard(10 options)", "mmmu_pro", "image_1"), ("vision", "mmmu_pro_vision", "image")):
+    for form, task, pictures in (
+        ("standard(10 options)", "mmmu_pro", _SEVEN),
+        ("vision", "mmmu_pro_vision", ("image",)),
+    ):
         outputs = repository.lines(f"mmmu-pro/output/gpt-4o_{form}_direct.jsonl")
         columns = ("id", "question", "options", "answer", "subject")
         rows = [{name: row[name] for name in columns if name in row} for row in outputs]
-        samples = table_samples(task, "test-00000-of-00001.parquet", rows, column)
+        samples = table_samples(task, "test-00000-of-00001.parquet", rows, pictures)
         found = scores(task, samples, [row["response"] if isinstance(row["response"], str) else "" for row in outputs])
         counted = 100 * sum(bool(row["if_right"]) for row in outputs) / len(outputs)
         lines.append(
@@ -431,7 +451,7 @@ def main() -> None:
         lambda: read_only(Clone(given.ocrbench), Clone(given.chartqa), Clone(given.mova)),
     ]
     print(
-        "| benchmark | rows | prompts as the model was asked | answers of | published | here |\n|---|---|---|---|---|---|"
+        "| benchmark | rows | prompts as the model was asked | answers of | published | here | unreadable |\n|---|---|---|---|---|---|---|"
     )
     for part in parts:
         for line in part():

@@ -149,3 +149,24 @@ def test_texts_that_read_the_same_are_the_same() -> None:
     assert bare("?!") == "?!"
     overlap = QuestionOverlap({"a": [{"question": "A"}], "b": [{"id": 1}]})
     assert overlap.counts() == {"a": {"questions": 1, "asked_in_training": 0}}
+
+
+def test_marks_of_more_pictures_than_mmmu_holds_are_taken_out(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    from components.download.mmmu import write_mmmu
+    from components.progress import Progress
+
+    row = {
+        "id": "validation_Math_7",
+        "question": "<image 1> <image 2> What comes next?",
+        "options": "['<image 7>, <image 8>', '<image 2>, <image 30>']",
+        "answer": "A",
+        "question_type": "multiple-choice",
+        **{f"image_{number}": {"bytes": picture(number), "path": None} for number in (1, 2)},
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "validation-0.parquet")
+    (tmp_path / "pictures").mkdir()
+    (found,) = write_mmmu([tmp_path / "validation-0.parquet"], tmp_path, Progress("test"))
+    assert (found["question"], found["options"]) == (row["question"], [", ", "<image 2>, "])
