@@ -12,6 +12,7 @@ from components.errors import InputError
 from components.evaluate.page import LABELS
 from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
 from components.evaluate.paper import PaperTable, paper_table
+from components.evaluate.profile import profile
 from components.evaluate.scores import Measure, Scores
 from components.metrics.registry import find_metric
 from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
@@ -116,6 +117,7 @@ class ComparisonView:
     summary: list[tuple[str, str, str, str]]
     tasks: list[TaskView]
     paper: PaperTable
+    profile: list[Figure]
     curves: list[CurvesView]
     speeds: list[tuple[str, list[str]]]
     times: list[tuple[str, list[str], bool]]
@@ -129,13 +131,15 @@ def render_comparison(comparison: Comparison) -> str:
         RunView(label, f"run-{number % 6}", _run_facts(run), run.missing)
         for number, (label, run) in enumerate(zip(comparison.labels, comparison.runs, strict=True))
     ]
+    scored = _scores_of_runs(comparison)
     tasks = [_task(number, task, runs) for number, task in enumerate(comparison.tasks)]
     view = ComparisonView(
         title=_title(comparison.labels),
         runs=runs,
         summary=[_summary(view, task, runs) for view, task in zip(tasks, comparison.tasks, strict=True)],
         tasks=tasks,
-        paper=paper_table(_scores_of_runs(comparison)),
+        paper=paper_table(scored),
+        profile=profile(scored),
         curves=_curves(comparison.runs, runs),
         speeds=_speeds(comparison.runs),
         times=_times(comparison.runs),

@@ -86,11 +86,8 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
         training saw where that is known, every model's value with its 95 % interval, the controls where there is one model,
         and figures that are published of others.
     """
-    tasks: dict[str, Scores] = {}
-    for scored in models.values():
-        for name, scores in scored.items():
-            tasks.setdefault(name, scores)
-    titles = Counter(_title(scores) for scores in tasks.values())
+    tasks = tasks_of(models)
+    names = names_of(tasks)
     controls = [name for name in _CONTROLS if any(name in scores.controls for scores in tasks.values())]
     controls = controls if len(models) == 1 else []
     published = list(dict.fromkeys(one.model for scores in tasks.values() for one in scores.presentation.published))
@@ -101,12 +98,12 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
     )
     rows = []
     for task, scores in tasks.items():
-        for metric in scores.presentation.columns or (scores.headline,):
+        for metric in columns_of(scores):
             measured = [scored.get(task) for scored in models.values()]
             samples = sorted({str(found.n_scored) for found in measured if found is not None}, key=int)
             rows.append(
                 [
-                    Cell(_title(scores) if titles[_title(scores)] == 1 else f"{_title(scores)} ({task})"),
+                    Cell(names[task]),
                     Cell(scores.label(metric)),
                     Cell(" / ".join(samples)),
                     *([Cell(_seen(measured))] if seen else []),
@@ -125,6 +122,29 @@ def paper_table(models: Mapping[str, Mapping[str, Scores]]) -> PaperTable:
         *published,
     ]
     return PaperTable(heads, rows, _notes(models, controls, published, seen))
+
+
+def tasks_of(models: Mapping[str, Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Return every evaluation that a model has, with the scores of the first one that has it."""
+    tasks: dict[str, Scores] = {}
+    for scored in models.values():
+        for name, scores in scored.items():
+            tasks.setdefault(name, scores)
+    return tasks
+
+
+def names_of(tasks: Mapping[str, Scores]) -> dict[str, str]:
+    """Return evaluation to its name in a table: the task's title, with the evaluation's name where several have one title."""
+    titles = Counter(_title(scores) for scores in tasks.values())
+    return {
+        task: _title(scores) if titles[_title(scores)] == 1 else f"{_title(scores)} ({task})"
+        for task, scores in tasks.items()
+    }
+
+
+def columns_of(scores: Scores) -> tuple[str, ...]:
+    """Return the metrics that stand for an evaluation in a table."""
+    return scores.presentation.columns or (scores.headline,)
 
 
 def _title(scores: Scores) -> str:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, coloured by `templates/charts.css`: curves over steps, and dots with intervals."""
+"""Charts as inline SVG, coloured by `templates/charts.css`: curves over steps, dots with intervals, and profiles of models."""
 
 import itertools
 import math
@@ -19,6 +19,7 @@ _WIDTH = 520
 _LINES_HEIGHT = 260
 _LINES_LEFT, _LINES_RIGHT, _LINES_TOP, _LINES_BOTTOM = 56, 12, 12, 44
 _DOTS_LEFT, _DOTS_RIGHT, _DOTS_TOP, _DOTS_AXIS = 20, 78, 2, 30
+_PROFILE_RIGHT = 116
 _LABEL, _DOT, _GAP = 22, 19, 8  # heights of a row's label and of each dot's line, and what stands between rows
 
 
@@ -72,6 +73,23 @@ class DotRow:
     """Dots that share a label."""
 
     label: str
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """Values of several models on one line, over an axis of its own from zero.
+
+    Attributes:
+        label: What was measured.
+        end: Where the axis ends.
+        beside: What stands right of the line.
+        dots: Values, the last one on top.
+    """
+
+    label: str
+    end: float
+    beside: str
     dots: Sequence[Dot]
 
 
@@ -155,6 +173,33 @@ def dot_chart(title: str, rows: Sequence[DotRow]) -> Markup:
     return _svg("dots", title, _WIDTH, bottom + _DOTS_AXIS, parts)
 
 
+def profile_chart(title: str, rows: Sequence[ProfileRow]) -> Markup:
+    """Draw a line of dots for every row, each over its own axis, so that scores of different scales stand below each other.
+
+    Args:
+        title: For screen readers.
+        rows: Rows from top to bottom.
+
+    Returns:
+        An `<svg>` element that fills the width it is given; empty without rows.
+    """
+    if not rows:
+        return Markup("")
+    right, height = _WIDTH - _PROFILE_RIGHT, _LABEL + _DOT
+    parts = []
+    for number, row in enumerate(rows):
+        top = _DOTS_TOP + number * height
+        y = top + _LABEL + _DOT / 2
+        across = _scale(0.0, row.end, _DOTS_LEFT, right)
+        parts.append(_text(_DOTS_LEFT, top + _LABEL - 4, row.label, "start", "row"))
+        parts.append(f'<line class="grid" x1="{_DOTS_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+        for place in (_DOTS_LEFT, (_DOTS_LEFT + right) / 2, right):
+            parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{y - 5}" y2="{y + 5}"/>')
+        parts += [_dot(dot, across, y, written=False) for dot in row.dots]
+        parts.append(_text(right + 8, y + 4, row.beside, "start"))
+    return _svg("dots", title, _WIDTH, _DOTS_TOP + height * len(rows), parts)
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Return round numbers, some five of them, from at most `low` to at least `high`."""
     if high <= low:
@@ -211,7 +256,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
-def _dot(dot: Dot, across: Callable[[float], float], y: float) -> str:
+def _dot(dot: Dot, across: Callable[[float], float], y: float, written: bool = True) -> str:
     estimate, text = dot.estimate, points(dot.estimate.value)
     place = across(estimate.value)
     parts = [f'<g class="mark {escape(dot.style)}"><title>{escape(dot.label)}: {text}</title>']
@@ -220,8 +265,9 @@ def _dot(dot: Dot, across: Callable[[float], float], y: float) -> str:
         left, end = across(estimate.low), across(estimate.high)
         parts.append(f'<path class="whisker" d="M{left} {y}H{end}M{left} {y - 4}V{y + 4}M{end} {y - 4}V{y + 4}"/>')
     parts.append(f'<circle cx="{place}" cy="{y}" r="4.5"/>')
-    parts.append(f"{_text(max(end, place + 5) + 8, y + 4, text, 'start')}</g>")
-    return "".join(parts)
+    if written:
+        parts.append(_text(max(end, place + 5) + 8, y + 4, text, "start"))
+    return "".join([*parts, "</g>"])
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "") -> str:

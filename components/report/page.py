@@ -11,6 +11,7 @@ from components.context import RunContext
 from components.evaluate.page import TEMPLATES as EVALUATION_TEMPLATES
 from components.evaluate.page import EvaluationView, evaluation_view
 from components.evaluate.paper import PaperTable, paper_table
+from components.evaluate.profile import profile
 from components.evaluate.samples import read_samples
 from components.evaluate.scores import read_scores
 from components.pages.charts import Figure
@@ -62,6 +63,7 @@ class ReportView:
     dataset: str
     evaluations: list[EvaluationView]
     paper: PaperTable
+    profile: list[Figure]
     trainings: list[TrainingView]
     mixtures: list[MixtureView]
     decontamination: list[DecontaminationView]
@@ -84,6 +86,9 @@ def render_report(
     for folder in evaluations:
         scores, samples = read_scores(folder), read_samples(folder)
         views.append(evaluation_view(scores, samples.samples[: config.samples], folder))
+    scored = {
+        context.run_name: {folder.parent.name: item.scores for folder, item in zip(evaluations, views, strict=True)}
+    }
     this_run = [record for record in stages if not record.reused]
     view = ReportView(
         title=context.run_name,
@@ -91,13 +96,8 @@ def render_report(
         summary=[_summary(f"task-{number}", item) for number, item in enumerate(views, start=1)],
         dataset=_dataset(stages),
         evaluations=views,
-        paper=paper_table(
-            {
-                context.run_name: {
-                    folder.parent.name: item.scores for folder, item in zip(evaluations, views, strict=True)
-                }
-            }
-        ),
+        paper=paper_table(scored),
+        profile=profile(scored),
         trainings=[_training(TITLES["pretrain"], pretrain, stages), _training(TITLES["sft"], sft, stages)],
         mixtures=mixture_views(stages),
         decontamination=decontamination_views(stages),
