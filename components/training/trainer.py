@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from types import FrameType
 from typing import Any, get_args
 
@@ -14,15 +13,8 @@ import torch
 from megatron.core import parallel_state
 
 from components.data.image import normalise
-from components.data.loader import (
-    LoaderSettings,
-    TrainingLoader,
-    ValidationSamples,
-    died_of_a_worker,
-    validation_samples,
-)
-from components.data.packing import IGNORED_LABEL, EncodedSample, PackedBatch, pack
-from components.data.resume import LoaderCounts
+from components.data.loader import died_of_a_worker
+from components.data.packing import IGNORED_LABEL, PackedBatch
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from components.model.checkpoint.sharded import load_model, save_model
@@ -32,16 +24,14 @@ from components.model.distributed import (
     destroy,
     initialize,
     make_repeatable,
-    on_every_rank,
     on_first_rank,
     seed_everything,
 )
 from components.model.vlm import build_model, count_parameters
 from components.progress import Progress
 from components.stage.runner import input_identity
-from components.storage.atomic import write_json, write_text
 from components.storage.lease import Lease
-from components.tracking.metrics_file import METRICS_FILE, read_metrics
+from components.tracking.metrics_file import METRICS_FILE
 from components.tracking.tracker import StageTracker
 from components.training.batches import share_batches
 from components.training.checkpoint.contents import Counters
@@ -51,17 +41,19 @@ from components.training.checkpoint.layout import checkpoints, clear_unfinished,
 from components.training.checkpoint.resume import load_checkpoint
 from components.training.checkpoint.retention import Mark, Retention
 from components.training.checkpoint.saving import CheckpointSaver
-from components.training.curves import CURVES_NAME, curves_picture
+from components.training.curves import CURVES_NAME
+from components.training.data import TrainingData
 from components.training.devices import bf16_peak, memory_in_use
 from components.training.divergence import SpikeGuard
 from components.training.frozen_tower import features_of
 from components.training.metrics import MetricsLog
 from components.training.optimizer import MasterWeightAdamW
+from components.training.results import write_results
 from components.training.schedule import learning_rate
 from components.training.spec import TrainingSpec
 from components.training.stuck import StackWatch
-from components.training.summary import SKIPPED_NAME, SUMMARY_NAME, TRAINING_FOLDER
-from components.training.throughput import RATES, Throughput, step_work
+from components.training.summary import TRAINING_FOLDER
+from components.training.throughput import Throughput, step_work
 from components.training.zero_shot import ZeroShot
 
 _FINGERPRINT_FACTOR = 1_000_003
@@ -118,7 +110,6 @@ class _Training:
         self.parallel = parallel
         self.rank = parallel.rank
         self.device = parallel.device
-        self.loads_data = parallel.tensor_rank == 0
         self.stacks = StackWatch()
         self.stacks.step()
         self.config: ModelConfig = read_model_config(spec.model_folder)
@@ -148,7 +139,7 @@ class _Training:
             guard=self.lease.check,
         )
         self.spike_guard = SpikeGuard(self.recipe.divergence_factor, self.recipe.divergence_steps)
-        self.loader = self._open_loader() if self.loads_data else None
+        self.data = TrainingData(spec, self.config.image, self.tokenizer, parallel)
         self.optimizer = self._restore()
         self.tracker = StageTracker(spec.journal) if self.rank == 0 else StageTracker()
         self.metrics = (
@@ -172,7 +163,7 @@ class _Training:
         progress = Progress(self.spec.stage, self.spec.progress_file) if self.rank == 0 else None
         if progress is not None:
             progress.start("training", self.recipe.iterations, "steps", done=self.counters.step)
-        batches = self._local_batches()
+        batches = self.data.batches()
         if self.zero_shot is not None and self.counters.step == 0:
             self.zero_shot.measure(self.model, 0, self.tracker)  # for people, who want to see where it began; no metric
         self.throughput.restart()
@@ -227,14 +218,13 @@ class _Training:
     def close(self) -> None:
         """End the loader's worker processes, and let the folder go."""
         self.stacks.end()
-        if self.loader is not None:
-            self.loader.close()
+        self.data.close()
         self.lease.release()
 
     def _step(self, batches: Iterator[list[PackedBatch]]) -> _StepResult:
         """Consume one global batch and update the weights once."""
         waited = time.perf_counter()
-        own = next(batches) if self.loads_data else None
+        own = next(batches) if self.data.loads else None
         waited = time.perf_counter() - waited  # without the copy to a GPU, which waits for the step before
         micro_batches = share_batches(own, self.device)
         work = step_work(micro_batches, self.trained, self.device)
@@ -287,8 +277,7 @@ class _Training:
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            local = self._validation_batches() if self.loads_data else None
-            batches = share_batches(local, self.device)
+            batches = share_batches(self.data.validation_batches(), self.device)
             for batch, features in zip(batches, self._frozen_features(batches), strict=True):
                 total[0] += self._loss_sum(batch, features)
                 total[1] += (batch.labels != IGNORED_LABEL).sum()
@@ -301,59 +290,14 @@ class _Training:
             raise self._diverged(f"The validation loss of step {self.counters.step} is {loss}")
         return loss
 
-    def _validation_batches(self) -> list[PackedBatch]:
-        share = math.ceil(self.recipe.evaluation_samples / self.parallel.data_parallel)
-        return self._pack(list(islice(self._validation_samples(), share)))
-
-    def _validation_samples(self) -> ValidationSamples:
-        return validation_samples(
-            self.spec.dataset_folder,
-            self._loader_settings(),
-            tokenizer=self.tokenizer,
-            image=self.config.image,
-            data_parallel_rank=self.parallel.data_rank,
-            data_parallel_size=self.parallel.data_parallel,
-        )
-
     def _open_zero_shot(self) -> ZeroShot:
         return ZeroShot(
-            self._validation_samples(),
+            self.data.validation_samples(),
             self.recipe.caption_samples,
             tokenizer=self.tokenizer,
             parallel=self.parallel,
             output=self.folder,
             title=self.spec.stage,
-        )
-
-    def _local_batches(self) -> Iterator[list[PackedBatch]]:
-        """Yield the packed micro-batches of one step after the other, on ranks that load."""
-        if self.loader is None:
-            return
-        for samples in self.loader:
-            yield self._pack(samples)
-
-    def _pack(self, samples: list[EncodedSample]) -> list[PackedBatch]:
-        return pack(samples, self.recipe.sequence_length)
-
-    def _open_loader(self) -> TrainingLoader:
-        return TrainingLoader(
-            self.spec.dataset_folder,
-            self._loader_settings(),
-            tokenizer=self.tokenizer,
-            image=self.config.image,
-            samples_per_batch=self.recipe.global_batch_size // self.parallel.data_parallel,
-            data_parallel_rank=self.parallel.data_rank,
-            data_parallel_size=self.parallel.data_parallel,
-        )
-
-    def _loader_settings(self) -> LoaderSettings:
-        return LoaderSettings(
-            prompt_format=self.recipe.prompt_format,
-            sequence_length=self.recipe.sequence_length,
-            shuffle_buffer=self.recipe.shuffle_buffer,
-            workers=self.recipe.loader_workers,
-            max_skip_share=self.recipe.max_skip_share,
-            seed=self.recipe.seed,
         )
 
     def _restore(self) -> MasterWeightAdamW:
@@ -368,21 +312,13 @@ class _Training:
             return optimizer
         facts, loader_states = load_checkpoint(newest, self.model, optimizer, start=self.start, seed=self.recipe.seed)
         self.counters, self.validation_loss = facts.counters, facts.validation_loss
-        if self.loader is not None:
-            self.loader.restore(loader_states)
+        self.data.restore(loader_states)
         if self.rank == 0:
             print(f"{self.spec.stage}: resumed at step {self.counters.step} from {newest}", flush=True)
-            if self.loader is not None and len(loader_states) != self.parallel.data_parallel:
-                print(
-                    f"{self.spec.stage}: {self.parallel.data_parallel} data-parallel ranks go on where {len(loader_states)} "
-                    f"stopped: the same global batches, from {self.loader.workers} loader processes per rank; other dropout",
-                    flush=True,
-                )
         return optimizer
 
     def _save(self) -> None:
-        loader_state = self.loader.state() if self.loader is not None else None
-        self.saver.save(self.counters, self.model, self.optimizer, loader_state, self.validation_loss)
+        self.saver.save(self.counters, self.model, self.optimizer, self.data.state(), self.validation_loss)
 
     def _diverged(self, what: str) -> StageError:
         """Return the error that ends a diverging run; a checkpoint that is being written becomes the last good one."""
@@ -406,48 +342,21 @@ class _Training:
             Mark(self.counters.step, self.validation_loss),
         )
         self.saver.close()
-        counts = self._loader_counts()
+        counts = self.data.counts()
         if self.rank != 0:
             return
         copy_description(self.spec.model_folder, self.folder)
-        rows = read_metrics(self.folder / METRICS_FILE)
-        write_text(self.folder / CURVES_NAME, curves_picture(self.spec.stage, rows))
-        write_json(self.folder / SKIPPED_NAME, counts.reasons)
-        write_json(self.folder / SUMMARY_NAME, {**self._summary(rows, counts), **self._best(models)})
-        self.tracker.log_artifact(self.folder / CURVES_NAME)
-
-    def _loader_counts(self) -> LoaderCounts:
-        """Return what became of all samples, on every rank."""
-        own = self.loader.counts if self.loader is not None else LoaderCounts()
-        total = LoaderCounts()
-        for one in on_every_rank(lambda: own):
-            total.add(one)
-        return total
-
-    def _summary(self, rows: list[dict[str, float]], counts: LoaderCounts) -> dict[str, Any]:
-        summary: dict[str, Any] = {
+        facts = {
             **self.counters.model_dump(exclude={"fingerprint"}),
             "samples_fingerprint": f"{self.counters.fingerprint:016x}",
             "tensor_parallel": self.spec.tensor_parallel,
             "data_parallel": self.parallel.data_parallel,
-            "device": torch.cuda.get_device_name() if self.parallel.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "parameters_per_rank": count_parameters(self.model),
-            "skipped_samples": counts.skipped,
-            "truncated_samples": counts.truncated,
+            **self._best(models),
         }
-        for key in ("loss", "validation_loss", "zero_shot_cider"):
-            values = [row[key] for row in rows if key in row]
-            if values:
-                summary[f"final_{key}"] = values[-1]
-        for key in RATES:
-            values = sorted(row[key] for row in rows if key in row)
-            if values:
-                summary[f"median_{key}"] = values[len(values) // 2]
-        for key in ("memory_allocated_gib", "memory_reserved_gib", "memory_resident_gib"):
-            values = [row[key] for row in rows if key in row]
-            if values:
-                summary[f"peak_{key}"] = max(values)
-        return summary
+        write_results(self.folder, self.spec.stage, facts, counts)
+        self.tracker.log_artifact(self.folder / CURVES_NAME)
 
     def _best(self, models: list[Mark]) -> dict[str, Any]:
         """Return which of the models that stay is the best, where recipe.keep_best asks for it; MLflow is told too."""

@@ -149,14 +149,14 @@ def _train_watched(spec: TrainingSpec) -> None:
     from components.model.language import LanguageModel
     from components.model.projector import Projector
     from components.model.vision_tower import VisionTower
-    from components.training import trainer
+    from components.training import data, trainer
     from components.training.optimizer import MasterWeightAdamW
 
     watch = Stopwatch()
     for owner, name, region in (
         (trainer._Training, "_step", _STEP),
         (TrainingLoader, "__next__", "data"),
-        (trainer, "pack", "packing"),
+        (data, "pack", "packing"),
         (trainer, "share_batches", "sharing batches"),
         (trainer, "step_work", "counting"),
         (trainer, "normalise", "pixels"),
