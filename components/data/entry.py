@@ -31,18 +31,6 @@ def named_pictures(entry: Any) -> tuple[str, ...]:
     return tuple(canonical_name(name) for name in names)
 
 
-def named_picture(entry: Any) -> str | None:
-    """Return the name of the one picture that an entry is about; see `named_pictures`.
-
-    Raises:
-        InputError: The entry names several pictures.
-    """
-    names = named_pictures(entry)
-    if len(names) > 1:
-        raise InputError(f"`image` lists {len(names)} pictures; one is expected here")
-    return names[0] if names else None
-
-
 def check_text(value: Any) -> None:
     """Refuse text that can't be stored as UTF-8: half of a surrogate pair, as texts have it that were cut within an emoji.
 

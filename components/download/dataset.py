@@ -14,7 +14,6 @@ from components.download import layout
 from components.download.config import ScenesConfig
 from components.download.evaluation import write_evaluation
 from components.download.multiple_choice import MultipleChoice, balanced_letters
-from components.download.overlap import QuestionOverlap
 from components.download.scenes import (
     Scene,
     answer,
@@ -69,16 +68,12 @@ def write_scenes(config: ScenesConfig, seed: int, name: str, folder: Path, progr
     _write_pictures([*training, *evaluation], config.side, folder / layout.PICTURES, progress)
     questions = list(_evaluation_questions(evaluation, seed))
     truth = layout.captioning_truth({drawn.image: captions(drawn.scene) for drawn in evaluation})
-    overlap = QuestionOverlap({layout.MULTIPLE_CHOICE: questions})
     facts: dict[str, Any] = {
-        "pretrain_entries": layout.write_list(
-            folder / layout.PRETRAIN, overlap.watch(_captioning_entries(training, seed))
-        ),
-        "sft_entries": layout.write_list(folder / layout.SFT, overlap.watch(_conversations(training, config, seed))),
+        "pretrain_entries": layout.write_list(folder / layout.PRETRAIN, _captioning_entries(training, seed)),
+        "sft_entries": layout.write_list(folder / layout.SFT, _conversations(training, config, seed)),
         "held_out_pictures": len(evaluation),
         "held_out_captions": sum(len(captions(drawn.scene)) for drawn in evaluation),
         **write_evaluation(folder, truth, questions, {}, {}, {}),
-        "questions_asked_in_training": overlap.counts(),
         "held_out_combinations": len(held_out),
         "pictures": len(training) + len(evaluation),
         "picture_bytes": (folder / layout.PICTURES).stat().st_size,

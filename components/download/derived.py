@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.data.asked_questions import bare
 from components.download import layout
 from components.download.dataset import question_row
 from components.download.multiple_choice import AnswerForm, MultipleChoice, ask, balanced_letters
-from components.download.overlap import bare
 from components.errors import InputError
 
 QUESTION = "Which caption describes the picture?"

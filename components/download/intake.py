@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.data.conversation import read_conversation
-from components.data.entry import check_text, named_picture, printable
+from components.data.entry import check_text, named_pictures, printable
 from components.download import layout
 from components.download.config import FolderConfig
 from components.download.derived import OPTIONS, Captioned, caption_questions, derived_conversations
 from components.download.evaluation import given_references, read_evaluation, write_evaluation
 from components.download.json_hints import instead_of_json
-from components.download.overlap import QuestionOverlap
 from components.download.parts import DatasetParts
 from components.download.pictures import Pictures
 from components.errors import InputError
@@ -89,23 +88,20 @@ def write_dataset(
         facts: dict[str, Any] = {
             **write_evaluation(folder, truth, questions, given.tasks, given.captions, given.made_of)
         }
-        overlap = QuestionOverlap({layout.MULTIPLE_CHOICE: questions, **given.tasks})
         training = [item for item in usable if item.image not in held_out]
         if not training:
             raise InputError(
                 f"{annotations}: no entry is left for training after holding out {len(held_out)} pictures."
             )
-        facts["pretrain_entries"] = layout.write_list(
-            folder / layout.PRETRAIN, overlap.watch(map(_captioning_entry, training))
-        )
+        facts["pretrain_entries"] = layout.write_list(folder / layout.PRETRAIN, map(_captioning_entry, training))
         used = {item.image for item in training} | held_out
         entries: Iterable[layout.Entry]
         if parts.sft is not None:
             entries = talks = _given_conversations(parts.sft, pictures, held_out, rejects, config.max_reject_share)
-            used.update(item["image"] for item in talks if "image" in item)
+            used.update(name for item in talks for name in named_pictures(item))
         else:
             entries = derived_conversations(training, seed, config.answer_form)
-        facts["sft_entries"] = layout.write_list(folder / layout.SFT, overlap.watch(entries))
+        facts["sft_entries"] = layout.write_list(folder / layout.SFT, entries)
         roots = pictures.provide(used - given.own, folder, progress)
         roots += given.roots
     finally:
@@ -113,7 +109,6 @@ def write_dataset(
     layout.write_lines(folder / layout.REJECTS, (vars(reject) for reject in rejects))
     facts |= {
         "held_out_pictures": len(held_out),
-        "questions_asked_in_training": overlap.counts(),
         "rejected_entries": len(rejects),
         "pictures": len(used),
         "picture_bytes": sum((folder / root["source"]).stat().st_size for root in roots),
@@ -160,9 +155,7 @@ def _read_captioned(
     for row, entry in enumerate(entries):
         identifier = _identifier(entry, row)
         try:
-            image = _picture_of(entry, pictures)
-            if image is None:
-                raise InputError("the entry names no picture (`image`)")
+            image = _caption_picture(entry, pictures)
             turns = read_conversation(entry.get("conversations"), pictures=1).turns
             if len(turns) != 1:
                 raise InputError(f"expected one human turn and one caption, found {len(turns)} pairs")
@@ -181,8 +174,7 @@ def _named(entries: Iterable[Any]) -> Iterator[str]:
     """Yield the picture names of entries, whatever else is wrong with them."""
     for entry in entries:
         with contextlib.suppress(InputError):
-            if name := named_picture(entry):
-                yield name
+            yield from named_pictures(entry)
 
 
 def _identifier(entry: Any, row: int) -> str:
@@ -190,15 +182,24 @@ def _identifier(entry: Any, row: int) -> str:
     return str(identifier) if isinstance(identifier, str | int) and str(identifier) else f"row-{row}"
 
 
-def _picture_of(entry: Any, pictures: Pictures) -> str | None:
-    """Return the name that an entry's picture has in the raw dataset; None for an entry without a picture."""
-    image = named_picture(entry)
-    if image is None:
-        return None
-    name = pictures.find(image)
-    if name is None:
-        raise InputError(f"picture {image} is not in {pictures.origin(image)}")
-    return name
+def _pictures_of(entry: Any, pictures: Pictures) -> list[str]:
+    """Return the names that an entry's pictures have in the raw dataset."""
+    names = []
+    for image in named_pictures(entry):
+        name = pictures.find(image)
+        if name is None:
+            raise InputError(f"picture {image} is not in {pictures.origin(image)}")
+        names.append(name)
+    return names
+
+
+def _caption_picture(entry: Any, pictures: Pictures) -> str:
+    names = _pictures_of(entry, pictures)
+    if not names:
+        raise InputError("the entry names no picture (`image`)")
+    if len(names) > 1:
+        raise InputError(f"`image` lists {len(names)} pictures; a caption is of one")
+    return names[0]
 
 
 def _reject(part: Part, path: Path, row: int, identifier: str, reason: str) -> Reject:
@@ -272,16 +273,16 @@ def _given_conversations(
     kept = []
     for row, entry in enumerate(entries):
         try:
-            image = _picture_of(entry, pictures)
-            read_conversation(entry.get("conversations"), pictures=int(image is not None))
+            names = _pictures_of(entry, pictures)
+            read_conversation(entry.get("conversations"), pictures=len(names))
             check_text(entry)
         except InputError as error:
             rejects.append(_reject("sft", path, row, _identifier(entry, row), str(error)))
         else:
-            if image is None:
+            if not names:
                 kept.append({key: value for key, value in entry.items() if key != "image"})
-            elif image not in held_out:
-                kept.append({**entry, "image": image})
+            elif held_out.isdisjoint(names):
+                kept.append({**entry, "image": names[0] if len(names) == 1 else names})
     _check_rejects("sft", path, rejects, len(entries), limit)
     if not kept:
         raise InputError(f"{path}: every usable conversation is about a held-out picture; none is left for training.")

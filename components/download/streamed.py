@@ -158,7 +158,6 @@ class Streamed:
             (folder / name).unlink(missing_ok=True)
         facts: dict[str, Any] = {
             "picture_bytes": sum(path.stat().st_size for path in folder.rglob("*.zip")),
-            "questions_asked_in_training": {},  # of the examples alone the count would say little
         }
         for stage, found in self._looked.items():
             datasets = tuple(looked.dataset for looked in found)

@@ -18,6 +18,7 @@ from components.storage.atomic import write_text
 from components.storage.checksum import sha256_file
 from components.tasks.kinds.captioning import TRAINING_CAPTIONS
 from components.tasks.loading import load_samples, load_task, task_identity
+from components.tasks.picture_marks import without_marks
 from components.tasks.registry import find_kind
 from components.tasks.task import Task
 
@@ -60,8 +61,9 @@ def run_evaluate(
 
     task = load_task(config.task)
     data = evaluation_data(raw, task)
-    shown = {name for sample in load_samples(raw, task) for name in (sample.image, *sample.images)}
-    seen = seen_in_training(context, model, raw, shown)
+    samples = load_samples(raw, task)
+    shown = {name for sample in samples for name in (sample.image, *sample.images)}
+    seen = seen_in_training(context, model, raw, shown, {without_marks(sample.question) for sample in samples})
     generation = collect_partitions(predictions, task, model, data.identity, allow_partial=config.allow_partial)
     baselines = find_baselines(context, config.gates, name or task.name, config.task)
 

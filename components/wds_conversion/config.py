@@ -14,6 +14,9 @@ EVALUATION_PICTURES = "evaluation_pictures.json"
 SEEN_FILE = "test_pictures_seen.jsonl"
 """Samples that show a picture of the evaluation, in the stage's folder."""
 
+QUESTIONS_FOLDER = "questions"
+"""Hashes of the questions that the samples ask, a file for every shard, in the stage's folder."""
+
 SHARDS_FOLDER = "shards"
 """Where the shards are in the stage's folder."""
 

@@ -13,7 +13,7 @@ from components.files import TEMPORARY_SUFFIX, FileEntry
 from components.progress import Progress
 from components.sources.recorded import RecordedDataset, RecordedMixture, mixture_file, read_mixture
 from components.storage.atomic import open_atomic
-from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
+from components.wds_conversion.config import QUESTIONS_FOLDER, SHARDS_FOLDER, WdsConversionConfig
 from components.wds_conversion.decontamination import (
     decontamination_facts,
     remove_test_pictures,
@@ -120,6 +120,7 @@ def write_findings(
     seen = [item for name in sorted(results) for item in results[name].seen]
     write_seen(folder, seen)
     facts = summary(results, mixture_of(raw / config.annotations))
+    facts["questions_noted"] = sum(result.questions for result in results.values())
     return {**facts, "decontamination": decontamination_facts(config.decontaminate, raw, seen)}
 
 
@@ -256,7 +257,7 @@ class _TooManyRejects(Exception):
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove half-written files of a run that was killed."""
-    for name in (SHARDS_FOLDER, MARKERS_FOLDER):
+    for name in (SHARDS_FOLDER, MARKERS_FOLDER, QUESTIONS_FOLDER):
         for path in (folder / name).glob(f"*{TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.errors import StageError
 from components.progress import Progress
 from components.stage.manifest import read_manifest
-from components.wds_conversion.config import SHARDS_FOLDER, WdsConversionConfig
+from components.wds_conversion.config import QUESTIONS_FOLDER, SHARDS_FOLDER, WdsConversionConfig
 from components.wds_conversion.conversion import (
     REJECTS_FILE,
     Converted,
@@ -21,7 +21,7 @@ from components.wds_conversion.conversion import (
 )
 from components.wds_conversion.left_out import LEFT_OUT_FOLDER
 from components.wds_conversion.planning import MARKERS_FOLDER
-from components.wds_conversion.shards import ShardResult, read_marker
+from components.wds_conversion.shards import ShardResult, questions_file, read_marker
 
 
 def merge(
@@ -45,7 +45,7 @@ def merge(
     """
     totals = {read_manifest(part).facts["entries_in_all"] for part in parts}
     markers = sorted(path for part in parts for path in (part / MARKERS_FOLDER).glob("*.json"))
-    for name in (SHARDS_FOLDER, MARKERS_FOLDER):
+    for name in (SHARDS_FOLDER, MARKERS_FOLDER, QUESTIONS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
     progress.start("joining shards", len(markers), "shards")
@@ -62,6 +62,9 @@ def merge(
         _link(marker, folder / MARKERS_FOLDER / marker.name)
         if result.samples:
             _link(shard, folder / SHARDS_FOLDER / shard.name)
+        if result.questions:
+            questions = questions_file(shard)
+            _link(questions, folder / QUESTIONS_FOLDER / questions.name)
         progress.update(len(results))
     _link_left_out(parts, folder)
     entries = _check_complete(results, totals)

@@ -12,9 +12,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from components.data.asked_questions import BYTES_EACH, SUFFIX, asked_in, packed
 from components.data.image_settings import ImageCheck
 from components.errors import StageError
 from components.storage.atomic import open_atomic, write_json
+from components.wds_conversion.config import QUESTIONS_FOLDER
 from components.wds_conversion.rows import TEST_PICTURE, LeftOut, Reject, SeenPicture, ShardRows
 
 
@@ -60,6 +62,7 @@ class ShardResult:
         sha256: Its SHA-256; empty if it has no file.
         rejects: The rows that can't be used.
         seen: The samples that show a picture of the evaluation.
+        questions: How many different questions the samples ask.
     """
 
     dataset: str
@@ -74,6 +77,7 @@ class ShardResult:
     sha256: str
     rejects: list[Reject]
     seen: list[SeenPicture]
+    questions: int
 
 
 def write_shards(
@@ -111,12 +115,21 @@ def read_marker(marker: Path, shard: Path) -> ShardResult | None:
         result = ShardResult(**{**content, "rejects": rejects, "seen": seen})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    size = shard.stat().st_size if shard.is_file() else 0
-    return result if size == result.size else None
+    complete = _size(shard) == result.size and _size(questions_file(shard)) == BYTES_EACH * result.questions
+    return result if complete else None
+
+
+def questions_file(shard: Path) -> Path:
+    """Return where the hashes of a shard's questions are."""
+    return shard.parent.parent / QUESTIONS_FOLDER / f"{shard.stem}{SUFFIX}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Write one shard beside its place, read it back, rename it, then write its marker.
+    """Write one shard beside its place, read it back, rename it, then write the hashes of its questions and its marker.
 
     Raises:
         StageError: It reads back other than it was written.
@@ -134,6 +147,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     pictures: Counter[int] = Counter()
     formats: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    questions: set[int] = set()
     with open_atomic(task.path) as stream, closing(task.rows.converted(task.first_row, task.check_images)) as rows:
         shard = ShardFile(stream)
         for row in rows:
@@ -152,6 +166,7 @@ def write_shard(task: ShardTask) -> ShardResult:
                         left_out[sample.cause] += 1
                         continue
                 shard.write(key, fields)
+                questions |= asked_in(json.loads(fields[-1][1]))
                 pictures[len(fields) - 1] += 1
                 formats.update(name.rpartition(".")[2] for name, _ in fields[:-1])
         size, sha256 = shard.finish()
@@ -159,6 +174,9 @@ def write_shard(task: ShardTask) -> ShardResult:
         shard.verify(Path(stream.name))
     if not shard.samples:
         task.path.unlink()
+    if questions:
+        with open_atomic(questions_file(task.path)) as stream:
+            stream.write(packed(questions))
     result = ShardResult(
         dataset=task.dataset,
         first_row=task.first_row,
@@ -172,6 +190,7 @@ def write_shard(task: ShardTask) -> ShardResult:
         sha256=sha256 if shard.samples else "",
         rejects=rejects,
         seen=seen,
+        questions=len(questions),
     )
     write_json(task.marker, asdict(result))
     return result

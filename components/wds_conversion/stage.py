@@ -15,7 +15,7 @@ from components.stage.part import Part, part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
 from components.wds_conversion.config import EVALUATION_PICTURES, WdsConversionConfig
 
-VERSION = 6
+VERSION = 7
 
 
 def run_wds_conversion(context: RunContext, config: WdsConversionConfig, raw: Path) -> StageOutput:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from components.download.overlap import QuestionOverlap, bare
 from components.errors import InputError
 from tests.unit.download.test_folder import download, entry, lines, load, make_folder, picture
 
@@ -127,28 +126,6 @@ def test_what_training_must_not_see_is_listed(tmp_path: Path) -> None:
     }
     assert download(folder, tmp_path / "again").manifest.facts["held_out_questions"] == 2
     assert len(lines(folder / "multiple_choice.jsonl")) == 2
-
-
-def test_questions_that_training_asks_are_counted(tmp_path: Path) -> None:
-    source = with_evaluation(
-        tmp_path / "data", [question(0), question(1, question="How many?"), question(2, question="Where?")], truth()
-    )
-    talks = [entry(number) for number in range(10, 30)]
-    talks[0]["conversations"] = [
-        {"from": "human", "value": "<image>\nhow   MANY\n(A) one\n(B) two"},
-        {"from": "gpt", "value": "Where?"},
-    ]
-    talks[1]["conversations"][0]["value"] = "What is where?\n<image>"
-    (source / "sft.json").write_text(json.dumps(talks))
-    facts = download(source, tmp_path).manifest.facts
-    assert facts["questions_asked_in_training"] == {"multiple_choice.jsonl": {"questions": 3, "asked_in_training": 1}}
-
-
-def test_texts_that_read_the_same_are_the_same() -> None:
-    assert bare("  How many?? ") == bare("how\tMANY") == "how many"
-    assert bare("?!") == "?!"
-    overlap = QuestionOverlap({"a": [{"question": "A"}], "b": [{"id": 1}]})
-    assert overlap.counts() == {"a": {"questions": 1, "asked_in_training": 0}}
 
 
 def test_marks_of_more_pictures_than_mmmu_holds_are_taken_out(tmp_path: Path) -> None:

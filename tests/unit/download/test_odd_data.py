@@ -189,3 +189,17 @@ def test_files_with_other_endings(change: str, tmp_path: Path) -> None:
         annotations.rename(source / "data.json.gz")
         with pytest.raises(InputError, match=r"Unpack data\.json\.gz"):
             download(source, tmp_path)
+
+
+def test_a_conversation_may_have_several_pictures(tmp_path: Path) -> None:
+    """All of them are there, and none is held out."""
+    source = make_folder(tmp_path / "data", [entry(number) for number in range(30)])
+    names = [entry(number)["image"] for number in range(30)]
+    turns = [{"from": "human", "value": "Is <image> like <image>?"}, {"from": "gpt", "value": "no"}]
+    pairs = [{"id": f"p{n}", "image": [names[n], f"./{names[n + 1]}"], "conversations": turns} for n in range(29)]
+    (source / "sft.json").write_text(json.dumps(pairs))
+    folder = download(source, tmp_path).folder
+    held_out = {image["file_name"] for image in load(folder / "captioning.json")["images"]}
+    expected = [[names[n], names[n + 1]] for n in range(29) if not held_out & {names[n], names[n + 1]}]
+    assert [item["image"] for item in load(folder / "sft.json")] == expected
+    assert load(folder / "dataset.json")["counts"]["rejected_entries"] == 0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from components.context import RunContext
+from components.data.asked_questions import packed, question_hash
 from components.evaluate.seen import SeenInTraining, seen_in_training
 from components.stage.part import part_of
 from components.stage.runner import StageWork
@@ -32,7 +33,12 @@ def world(
     def convert(work: StageWork) -> dict[str, Any]:
         rows = [{"key": "k", "test_picture": name, "likeness": "near", "trained_on": True} for name in seen]
         (work.folder / "test_pictures_seen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"decontamination": {"compared_with": listed, **facts}} if facts is not None else {}
+        (work.folder / "questions").mkdir()
+        hashes = packed(map(question_hash, ("what is it", "why")))
+        (work.folder / "questions" / "sft-000000.u64").write_bytes(hashes)
+        return (
+            {"decontamination": {"compared_with": listed, **facts}, "questions_noted": 2} if facts is not None else {}
+        )
 
     shards = finished_stage(context, "wds_conversion/sft", convert)
     part = part_of(shards, ["test_pictures_seen.jsonl"])
@@ -66,6 +72,19 @@ def test_what_is_not_known_is_not_called_none(
     found = asked(*world(tmp_path, facts, [], **split))
     assert found.seen is None
     assert why in found.sentence
+
+
+def test_questions_that_training_asks_are_counted(tmp_path: Path) -> None:
+    context, model, raw = world(tmp_path / "known", {"mode": "off"}, [])
+    questions = ["What is it?", "What is  it", "Where?", ""]
+    found = seen_in_training(context, model, raw, NAMES, questions)
+    assert (found.questions, found.asked, found.seen) == (2, 1, None)
+    assert found.sentence.endswith(" 1 of its 2 different questions asked in training, of any picture.")
+    assert "questions" not in seen_in_training(context, model, raw, NAMES, [""]).sentence
+    for facts, split in ((None, {}), ({"mode": "drop"}, {"blended_with": 1})):
+        unknown = seen_in_training(*world(tmp_path / str(split), facts, [], **split), NAMES, questions)
+        assert (unknown.questions, unknown.asked) == (2, None)
+        assert "questions" not in unknown.sentence
 
 
 def test_of_a_model_from_elsewhere_nothing_is_known(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from components.context import RunContext
+from components.data.asked_questions import found_in, question_hash
 from components.errors import InputError
 from components.progress import Progress
 from components.sources.config import DatasetSource, Filters
@@ -70,6 +71,23 @@ def test_every_layout_becomes_samples(layout: str, tmp_path: Path) -> None:
         assert pictures == true_pictures
         assert [text.replace("<image>\n", "") for text in texts] == [text for pair in pairs for text in pair]
     assert facts["datasets"]["data"]["layout"] == layout
+
+
+def test_questions_that_are_asked_are_noted(tmp_path: Path) -> None:
+    """Of samples that stay alone, and again for a shard whose list is gone."""
+    held_out = (hashlib.sha256(picture(3)).hexdigest(),)
+    rows = rows_of("questions", 12)
+    rows[3]["question"], rows[5]["question"] = "Only of the test?", "Is it the fifth?"
+    table_datasets.write_parquet(tmp_path / "data" / "train.parquet", rows)
+    raw = record(tmp_path / "raw", DatasetSource(uri=(tmp_path / "data").as_uri()), held_out=held_out)
+    asked = {question_hash(text) for text in ("what is it", "is it the fifth")}
+    wanted = asked | {question_hash("Only of the test?")}
+    for _ in range(2):
+        assert (
+            _convert(raw, tmp_path / "out")["questions_noted"] == 10
+        )  # of ten shards each; two have a row more, one of them the held-out one
+        assert found_in(tmp_path / "out" / "questions", wanted) == asked
+        sorted((tmp_path / "out" / "questions").iterdir())[0].unlink()
 
 
 def test_several_pictures_are_numbered_fields(tmp_path: Path) -> None:
