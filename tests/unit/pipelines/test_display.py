@@ -30,10 +30,12 @@ from rich.console import Console
 from components.progress import Progress, progress_folder
 from components.runs.folder import RunFolder
 from components.training.zero_shot_texts import write_texts
-from pipelines.display import follow
+from pipelines import display
 
+display._LIVE_POLL_S = display._PLAIN_POLL_S = 0.05
 run = RunFolder(Path(sys.argv[1]), sys.argv[2])
 stages = run.record()["stages"]
+hold = run.path / "hold"
 
 
 class Child:
@@ -41,6 +43,8 @@ class Child:
 
     def poll(self):
         self.looks += 1
+        while self.looks == 12 and hold.exists():
+            time.sleep(0.01)
         if self.looks > 12:
             return 0
         for number, stage in enumerate(stages[:10]):
@@ -66,7 +70,7 @@ class Child:
         return Progress(stage, progress_folder(run.workspace, run.run_id) / name)
 
 
-sys.exit(follow(run, Child(), Console()))
+sys.exit(display.follow(run, Child(), Console()))
 """
 
 
@@ -90,9 +94,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def test_screen_of_80_columns_and_24_lines_shows_everything_at_once(run: RunFolder) -> None:
+    (run.path / "hold").touch()  # it goes no further than its training
     terminal = Terminal(replay(run), environment())
     terminal.read(lambda output: "step 400" in output)
     shown = terminal.screen()
+    (run.path / "hold").unlink()
     assert terminal.wait() == 0
     assert len(shown) <= 24
     text = "\n".join(shown)
@@ -166,7 +172,9 @@ real = subprocess.Popen
 
 
 def sleeping(command, **options):
-    return real([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"], **options)
+    if "pipelines.local_worker" in command:
+        command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+    return real(command, **options)
 
 
 subprocess.Popen = sleeping
@@ -184,7 +192,7 @@ def test_ctrl_c_in_a_terminal_leaves_a_whole_screen_and_no_process(run: RunFolde
     while not (run.log.is_file() and "up" in run.log.read_text()):
         assert time.monotonic() < end
         terminal.read(lambda output: True)
-        time.sleep(0.1)
+        time.sleep(0.01)
     children = psutil.Process(terminal.pid).children(recursive=True)
     assert children
     terminal.type("\x03")
