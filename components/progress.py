@@ -70,6 +70,7 @@ class Progress:
         self._unit = ""
         self._total: int | None = None
         self._first_done = 0
+        self._whole = False
         self._activity_start = time.monotonic()
         self._last_file = self._last_line = 0.0
 
@@ -83,6 +84,7 @@ class Progress:
             done: Units that an earlier run did, left out of the rate.
         """
         self._activity, self._total, self._unit, self._first_done = activity, total, unit, done
+        self._whole = False
         self._activity_start = time.monotonic()
         self._last_line = self._activity_start
         self.update(done, force=True)
@@ -90,7 +92,9 @@ class Progress:
     def update(self, done: int, force: bool = False, **fields: float | str) -> None:
         """Report that `done` units are finished; `fields` (a loss, MB/s) are shown beside the rate."""
         now = time.monotonic()
-        finished = self._total is not None and done >= self._total
+        # Told once: of units as large as a megabyte, the last is there long before the last update.
+        finished = self._total is not None and done >= self._total and not self._whole
+        self._whole |= finished
         write_file = force or finished or now - self._last_file >= _FILE_INTERVAL_S
         write_line = finished or now - self._last_line >= _LINE_INTERVAL_S
         if not (write_file or write_line):

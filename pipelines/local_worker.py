@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
 _PARENT_POLL_S = 1.0
-# What the tasks of a run import: any task, and those of a DAG that trains.
 _IMPORTED = ("kfp.dsl.executor", "components.stage.runner")
-_IMPORTED_BY_TRAINING = (
+IMPORTED_BY_TRAINING = (
     "torch",
     "megatron.core",
     "torch.distributed.run",
@@ -28,6 +27,7 @@ _IMPORTED_BY_TRAINING = (
     "components.generate.generation",
     "transformers",
 )
+"""What the tasks of a DAG that trains import, and their ranks, beside what any task does."""
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def main() -> int:
 def _imported(pipeline: "BaseComponent") -> list[str]:
     """Return what is worth importing once for all tasks of a pipeline, which may be none of ours."""
     executors = pipeline.pipeline_spec.deployment_spec["executors"]
-    return [*_IMPORTED, *(_IMPORTED_BY_TRAINING if "exec-pretrain" in executors else ())]
+    return [*_IMPORTED, *(IMPORTED_BY_TRAINING if "exec-pretrain" in executors else ())]
 
 
 @contextmanager

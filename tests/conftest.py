@@ -1,10 +1,13 @@
 """What all tests share: nothing of the user's own, quiet libraries, few threads, one MLflow store per test process."""
 
+import inspect
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -46,3 +49,33 @@ def tracking_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tracking_uri(tracking_workspace: Path) -> str:
     """URI of a real SQLite MLflow store."""
     return f"sqlite:///{tracking_workspace}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def shallow_stacks() -> None:
+    """Compiling costs what it costs outside of pytest: KFP looks at its caller's name without reading source files.
+
+    It asks for the whole call stack, source lines and all, whenever a task is set up; below pytest, with everything imported, that makes
+    one second of compiling six.
+    """
+    from kfp.dsl import pipeline_task
+
+    pipeline_task.inspect = SimpleNamespace(stack=lambda: inspect.stack(context=0))
+
+
+@pytest.fixture(scope="session")
+def fork_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """The environment of launchers whose torchrun and ranks are forks of one server, which has imported the engine."""
+    from tests.support.forks import forks
+
+    with forks(tmp_path_factory.mktemp("forks")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def forked_launches(fork_variables: Mapping[str, str]) -> Iterator[None]:
+    """Torchrun and its ranks are forks, whatever launches them in this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in fork_variables.items():
+            patch.setenv(name, value)
+        yield

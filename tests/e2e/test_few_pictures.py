@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from components.context import RunContext
@@ -18,6 +19,7 @@ from tests.support.small_chain import prepare
 COLOURS = ["red", "green", "blue", "black", "white", "grey", "brown", "orange", "pink", "purple", "silver", "gold"]
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_twelve_pictures_come_to_scores(tmp_path: Path) -> None:
     source = tmp_path / "own"
     (source / "images").mkdir(parents=True)

@@ -66,6 +66,7 @@ def dataset(stamps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_the_stages_take_real_pictures(dataset: Path, tmp_path: Path) -> None:
     """From the folder to scores, by the stages that the DAG calls."""
     config = load_preset(

@@ -125,6 +125,7 @@ def test_partitions_are_collected_scored_reported_and_gated(world: World, raw: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_launches")
 def test_two_tensor_parallel_processes_answer_like_one(world: World, raw: Path) -> None:
     def rows(tensor_parallel: int) -> list[tuple[str, str, str]]:
         config = GenerateConfig(task="captioning", tensor_parallel=tensor_parallel, max_new_tokens=5)

@@ -1,10 +1,11 @@
-"""Every family of language models and vision towers against transformers: decoding, loss, gradients, and the way back."""
+"""Every family of language models and vision towers against transformers: logits, decoding, loss, gradients, and the way back."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from components.context import RunContext
 from components.export.config import ExportConfig
@@ -22,10 +23,15 @@ from tests.support.parity import (
     Reference,
     build_reference,
     expected_of,
+    logits_at,
     training_at,
 )
 
 BOUND = 1e-4
+FP32_LOGITS_BOUND = 1e-5
+# Both compute in bf16 and round at different places: each is about as far from the exact logits as the other. It is the worst
+# of a few thousand values, and up to 1.8 times transformers' here.
+BF16_LOGITS_BOUND = 3.0
 NAMES = [case.name for case in CASES]
 
 
@@ -40,17 +46,67 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]
     return {case.name: build_reference(folder / str(n), case, torch.float32) for n, case in enumerate(CASES)}
 
 
+@pytest.fixture(scope="module")
+def bf16_references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
+    folder = tmp_path_factory.mktemp("bf16")
+    return {case.name: build_reference(folder / str(n), case, torch.bfloat16) for n, case in enumerate(CASES)}
+
+
 @pytest.fixture(scope="module", params=SIZES)
+def size(request: pytest.FixtureRequest) -> int:
+    tensor_parallel: int = request.param
+    return tensor_parallel
+
+
+@pytest.fixture(scope="module")
 def measured(
-    request: pytest.FixtureRequest, references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory
+    size: int, references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Measured]:
     models = {name: reference.model for name, reference in references.items()}
-    return training_at(request.param, models, tmp_path_factory.mktemp("measured") / "results")
+    return training_at(size, models, tmp_path_factory.mktemp("measured") / "results")
+
+
+@pytest.fixture(scope="module")
+def logits(
+    size: int,
+    references: dict[str, Reference],
+    bf16_references: dict[str, Reference],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Tensor]:
+    """Of every case, in both types, by `<type>: <name of the case>`; and "wrong cut"."""
+    models = {f"fp32: {name}": reference.model for name, reference in references.items()}
+    models |= {f"bf16: {name}": reference.model for name, reference in bf16_references.items()}
+    dtypes = {name: name.partition(":")[0] for name in models}
+    return logits_at(size, models, dtypes, tmp_path_factory.mktemp("logits") / "results")
 
 
 @pytest.fixture(scope="module")
 def expected(references: dict[str, Reference]) -> dict[str, Expected]:
     return {name: expected_of(reference) for name, reference in references.items()}
+
+
+def test_fp32_logits_equal_transformers(references: dict[str, Reference], logits: dict[str, Tensor]) -> None:
+    for name, reference in references.items():
+        assert reference.exact.abs().max() > 1
+        assert (logits[f"fp32: {name}"] - reference.exact).abs().max() <= FP32_LOGITS_BOUND, name
+
+
+def test_bf16_logits_are_as_near_to_exact_as_transformers(
+    bf16_references: dict[str, Reference], logits: dict[str, Tensor]
+) -> None:
+    for name, reference in bf16_references.items():
+        own_error = (reference.own - reference.exact).abs().max()
+        assert own_error > 0
+        assert (logits[f"bf16: {name}"] - reference.exact).abs().max() <= BF16_LOGITS_BOUND * own_error, name
+
+
+def test_gate_and_up_cut_as_one_matrix_are_seen(
+    references: dict[str, Reference], logits: dict[str, Tensor], size: int
+) -> None:
+    first = references[NAMES[0]]
+    difference = (logits["wrong cut"] - first.exact).abs().max()
+    # In one process nothing is cut, and the mistake can't show.
+    assert difference > 1000 * FP32_LOGITS_BOUND if size > 1 else difference <= FP32_LOGITS_BOUND
 
 
 @pytest.mark.parametrize("name", NAMES)

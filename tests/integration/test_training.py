@@ -1,6 +1,5 @@
-"""The training engine with real torchrun: exact resume, parallelism, what is frozen, what stops it."""
+"""The training engine in real processes: exact resume, parallelism, what is frozen, what stops it."""
 
-import os
 import random
 import re
 import shutil
@@ -47,9 +46,12 @@ from tests.support.layouts import (
     same_batches,
     train_in,
 )
+from tests.support.ranks import Ranks
 from tests.support.small_training import ITERATIONS, RECIPE, write_spec
 
-TORCHRUN_LOG = "torchrun.log"
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
+OUTPUT = "output.log"
 # What trains, and on which prompts, as the presets of real models have it.
 PRETRAINING: dict[str, object] = {"train_language": False, "train_vision": False, "prompt_format": "plain"}
 SFT: dict[str, object] = {"train_language": True, "train_vision": False, "prompt_format": "instruct"}
@@ -109,21 +111,25 @@ def uninterrupted(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return _launch(chain, tmp_path_factory.mktemp("uninterrupted"), hidden_dropout=0.1, keep_every=6)
 
 
-def _start(spec: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--module", "components.training.worker", str(spec)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    with open(spec.parent / TORCHRUN_LOG, "wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+def _work(spec: str) -> None:
+    from components.training import worker
+
+    sys.argv = ["worker", spec]
+    sys.exit(worker.main())
 
 
 @pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that a failing test must not leave behind."""
-    processes: list[subprocess.Popen[bytes]] = []
-    yield processes
-    for process in processes:
-        terminate_tree(process.pid, grace_s=0)
+def started() -> Iterator[Callable[[Path], Ranks]]:
+    """Starts a training of two processes, which a failing test does not leave behind."""
+    all_ranks: list[Ranks] = []
+
+    def start(spec: Path) -> Ranks:
+        all_ranks.append(Ranks(2, _work, str(spec), output=spec.parent / OUTPUT))
+        return all_ranks[-1]
+
+    yield start
+    for ranks in all_ranks:
+        ranks.kill()
 
 
 def _wait_for_rows(folder: Path, rows: int) -> None:
@@ -137,29 +143,21 @@ def _wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        victim.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
-    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: Callable[[Path], Ranks]
 ) -> None:
     spec = _spec(chain, tmp_path, 2, hidden_dropout=0.1)
     training = tmp_path / "training"
-    process = _start(spec)
-    started.append(process)
+    ranks = started(spec)
     # A moment that depends on the run's own speed: it must not be over before.
     moment = random.Random(time.time_ns())
     _wait_for_rows(tmp_path, moment.randint(4, 7))
     time.sleep(moment.uniform(0, 0.05))
-    _kill(process)
+    ranks.kill()
     # While a checkpoint is written: its tensors are on the disk in part, and nothing but the rename makes it complete.
-    process = _start(spec)
-    started.append(process)
+    ranks = started(spec)
     _wait_for(lambda: _rows(tmp_path) >= 5 and any(training.glob("*.tmp/checkpoint/*.distcp")), "checkpoint in writing")
-    _kill(process)
+    ranks.kill()
     assert [path.suffix for path in training.glob("iter_*") if path.suffix] == [".tmp"]
     assert checkpoints(training)
     _train(chain, tmp_path, hidden_dropout=0.1)
@@ -170,15 +168,12 @@ def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
 
 
 def test_terminated_saves_says_so_and_goes_on_exactly(
-    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: Callable[[Path], Ranks]
 ) -> None:
-    process = _start(_spec(chain, tmp_path, 2, hidden_dropout=0.1))
-    started.append(process)
+    ranks = started(_spec(chain, tmp_path, 2, hidden_dropout=0.1))
     _wait_for_rows(tmp_path, 4)
-    workers = psutil.Process(process.pid).children()
-    workers[0].send_signal(signal.SIGTERM)  # one rank is told, both stop after the same step
-    assert process.wait(timeout=60) != 0
-    assert f"exitcode  : {PREEMPTED_CODE}" in (tmp_path / TORCHRUN_LOG).read_text()
+    ranks.signal(signal.SIGTERM, 0)  # one rank is told, both stop after the same step
+    assert ranks.wait(60) == [PREEMPTED_CODE, PREEMPTED_CODE]
     rows = _rows(tmp_path)
     assert rows < ITERATIONS
     assert checkpoints(tmp_path / "training")[-1].name == f"iter_{rows:07d}"
@@ -197,8 +192,9 @@ def test_stage_whose_rank_is_killed_goes_on_by_itself(
             return any(_rows(path.parents[1]) >= 5 for path in tmp_path.glob("pretrain/*/training/iter_*[0-9]"))
 
         _wait_for(checkpoint, "checkpoint")
-        (torchrun,) = [one for one in psutil.Process().children() if "torch.distributed.run" in one.cmdline()]
-        torchrun.children()[1].send_signal(signal.SIGKILL)
+        commands = {one: one.cmdline() for one in psutil.Process().children(recursive=True)}
+        ranks = [one for one, command in commands.items() if "components.training.worker" in command]
+        next(one for one in ranks if "torch.distributed.run" not in commands[one]).kill()
 
     killer = threading.Thread(target=kill_a_rank)
     killer.start()
@@ -213,22 +209,18 @@ def test_stage_whose_rank_is_killed_goes_on_by_itself(
 
 
 def test_second_training_of_a_folder_waits_and_goes_on_exactly(
-    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: Callable[[Path], Ranks]
 ) -> None:
     """A pod that was deleted and its replacement run side by side for a while."""
     spec = _spec(chain, tmp_path, 2, hidden_dropout=0.1)
-    first = _start(spec)
-    started.append(first)
+    first = started(spec)
     _wait_for_rows(tmp_path, 2)
-    (tmp_path / TORCHRUN_LOG).rename(tmp_path / "first.log")
-    for worker in psutil.Process(first.pid).children():
-        worker.send_signal(signal.SIGSTOP)  # it would be over before the second has begun
-    second = _start(spec)
-    started.append(second)
-    _wait_for(lambda: "is held by process" in (tmp_path / TORCHRUN_LOG).read_text(), "waiting second")
+    first.signal(signal.SIGSTOP)  # it would be over before the second has begun
+    second = started(spec)
+    _wait_for(lambda: "is held by process" in (tmp_path / OUTPUT).read_text(), "waiting second")
     assert _rows(tmp_path) < ITERATIONS
-    _kill(first)
-    assert second.wait(timeout=120) == 0, (tmp_path / TORCHRUN_LOG).read_text()
+    first.kill()
+    assert second.wait(120) == [0, 0], (tmp_path / OUTPUT).read_text()
     assert _curve(tmp_path) == _curve(uninterrupted)
 
 
@@ -272,13 +264,12 @@ def test_sharded_optimizer_trains_bit_for_bit_like_the_whole_one(chain: Chain, t
 
 
 def test_killed_and_gone_on_at_another_tensor_parallel_size(
-    chain: Chain, uninterrupted: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    chain: Chain, uninterrupted: Path, tmp_path: Path, started: Callable[[Path], Ranks]
 ) -> None:
     killed, handed_over = tmp_path / "killed", tmp_path / "handed_over"
-    process = _start(_spec(chain, killed, 2, hidden_dropout=0.1))
-    started.append(process)
+    ranks = started(_spec(chain, killed, 2, hidden_dropout=0.1))
     _wait_for(lambda: (killed / "training" / "iter_0000006").exists(), "checkpoint of step 6")
-    _kill(process)
+    ranks.kill()
     shutil.rmtree(killed / "training" / "iter_0000009", ignore_errors=True)
     # The same step of a run that was never killed.
     shutil.copytree(uninterrupted / "training" / "iter_0000006", handed_over / "training" / "iter_0000006")

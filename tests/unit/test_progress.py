@@ -32,6 +32,18 @@ def test_a_line_tells_what_was_reported(
     assert reported.fields == tuple((name, f"{value:.4g}") for name, value in fields.items())
 
 
+@pytest.mark.parametrize("total", [0, 3])
+def test_the_whole_is_told_once(total: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model, many small weights come after its last whole megabyte."""
+    progress = Progress("combine")
+    progress.start("combining", total, "MB")
+    for done in [*range(total), *[total] * 5]:
+        progress.update(done)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"combine: combining {total}/{total} MB")
+
+
 def test_the_last_line_of_the_stage_counts() -> None:
     log = [
         "sft: reading 10/90 files, 2/s, 40 s left",

@@ -230,6 +230,7 @@ def test_partitions_and_batch_sizes_give_the_same_predictions(
     assert predict(2, 1) == whole
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_processes_share_a_partition_and_samples_draw_for_themselves(world: World, raw: Path) -> None:
     sampling = Sampling(temperature=1.5)
     config = GenerateConfig(task="captioning", batch_size=2, max_new_tokens=6, sampling=sampling)

@@ -174,6 +174,7 @@ def test_a_prompt_that_a_model_has_no_positions_for_is_refused(context: RunConte
         run_generate(context, config, model, raw, 0)
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_copies_of_a_model_share_a_partition(context: RunContext, raw: Path, questions: str, tmp_path: Path) -> None:
     folder = published_models.llava(tmp_path / "model")
     model = run_published_model(context, PublishedModel(source=folder.as_uri()), "shared").folder

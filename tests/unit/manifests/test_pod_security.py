@@ -99,6 +99,7 @@ def test_locked_memory_is_the_exception() -> None:
     assert {found for spec in pod_specs(body) for found in violations(spec)} == {"pytorch adds the capability IPC_LOCK"}
 
 
+@pytest.mark.usefixtures("shallow_stacks")
 @pytest.mark.parametrize("preset", preset_names())
 def test_pods_of_stages_are_restricted(preset: str, tmp_path: Path) -> None:
     compile_pipeline(load_preset(preset, ON_A_CLUSTER), tmp_path / "p.yaml")

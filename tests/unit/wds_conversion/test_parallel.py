@@ -77,6 +77,7 @@ def test_two_parts_in_kfps_local_runner(tmp_path: Path) -> None:
     assert manifest["files"] == alone.manifest.model_dump()["files"]
 
 
+@pytest.mark.usefixtures("shallow_stacks")
 @pytest.mark.parametrize("use", ["pretrain", "sft"])
 def test_the_pipeline_fans_out_where_the_preset_says(tmp_path: Path, use: str) -> None:
     compile_pipeline(
