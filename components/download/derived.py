@@ -34,7 +34,7 @@ def caption_questions(references: Mapping[str, Sequence[str]], seed: int) -> Ite
         seed: Of wrong options and letters.
     """
     rng = random.Random(f"{seed}/questions")
-    captions = _Captions(text for texts in references.values() for text in texts)
+    captions = Captions(text for texts in references.values() for text in texts)
     letters = balanced_letters(len(references), OPTIONS, rng)
     for number, ((image, texts), letter) in enumerate(zip(references.items(), letters, strict=True)):
         asked = captions.ask(texts[0], set(texts), letter, rng)
@@ -44,7 +44,7 @@ def caption_questions(references: Mapping[str, Sequence[str]], seed: int) -> Ite
 def derived_conversations(training: Sequence[Captioned], seed: int, form: AnswerForm) -> Iterator[layout.Entry]:
     """Yield the caption conversation of every entry, followed by a multiple-choice question about its caption."""
     rng = random.Random(f"{seed}/sft")
-    captions = _Captions(item.caption for item in training)
+    captions = Captions(item.caption for item in training)
     true: dict[str, set[str]] = {}
     for item in training:
         true.setdefault(item.image, set()).add(item.caption)
@@ -53,7 +53,7 @@ def derived_conversations(training: Sequence[Captioned], seed: int, form: Answer
         yield layout.entry(item.identifier, item.image, [(item.prompt, item.caption), asked.turn(form)])
 
 
-class _Captions:
+class Captions:
     """Captions that wrong options are drawn from; of those that say the same but for case, blanks and punctuation, one."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -62,11 +62,15 @@ class _Captions:
             self._texts.setdefault(bare(text), text)
         self._choices = list(self._texts.values())
 
+    def enough_for(self, true: int) -> bool:
+        """Tell whether there are options for a picture that so many captions are true of."""
+        return len(self._texts) >= OPTIONS - 1 + true
+
     def ask(self, right: str, true: set[str], letter: str, rng: random.Random) -> MultipleChoice:
         """Ask for `right` among captions that are not `true` of the picture."""
         wrong: set[str] = set()
         true = {self._texts.get(bare(text), text) for text in true}
-        if len(self._texts) < OPTIONS - 1 + len(true):
+        if not self.enough_for(len(true)):
             raise InputError(
                 f"Only {len(self._texts)} different captions: too few for questions with {OPTIONS} options. Give more data, or "
                 f"{layout.CAPTIONING} and {layout.MULTIPLE_CHOICE} of your own."

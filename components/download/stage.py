@@ -20,7 +20,7 @@ from components.storage.lock import LOCK_NAME, read_lock, write_lock
 if TYPE_CHECKING:
     from components.download.streamed import Streams
 
-DATASET_VERSION = 9
+DATASET_VERSION = 10
 WEIGHTS_VERSION = 3
 
 
@@ -127,7 +127,7 @@ def _take_in(
             )
         parts = folder_parts(found.folder, found.shown)
     facts = write_dataset(parts, config.folder, config.seed, config.name, work.folder, work.progress)
-    return facts | (streamed.finish(work.folder) if streams else {})
+    return facts | (streamed.finish(work.folder, config) if streams else {})
 
 
 def run_download_weights(context: RunContext, config: WeightsConfig, raw: Path | None = None) -> StageOutput:

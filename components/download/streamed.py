@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from components.data.asked_questions import bare
 from components.data.conversation import SYSTEM, without_marker
 from components.data.decode import BrokenPicture, check_picture
 from components.download import layout
 from components.download.config import NAMED, SCENES, DatasetConfig
+from components.download.derived import OPTIONS
 from components.download.pictures import RootSource
 from components.errors import InputError
 from components.progress import Progress
@@ -20,8 +22,9 @@ from components.sources.filters import picture_cause, score_cause, text_cause
 from components.sources.folder import SourceFolder
 from components.sources.pictures import MissingPicture, picture_bytes
 from components.sources.reading import read_rows, row_samples
-from components.sources.recorded import RecordedMixture, mixture_file, write_mixture
+from components.sources.recorded import CaptionQuestions, RecordedMixture, mixture_file, write_mixture
 from components.sources.recording import Looked, check_names, default_name, look_at
+from components.sources.sample import CAPTION_PROMPT
 from components.sources.tables.registry import is_table
 from components.sources.tables.table import BadRow
 from components.storage.atomic import write_json
@@ -37,6 +40,7 @@ _EXAMPLE_PICTURES = "examples.zip"
 _FEW = 64
 _UNUSABLE_SHARE = 1.1
 _MOST_LOOKED_AT = 20  # times as many rows as pictures are wanted: of texts and broken rows there may be many
+_MOST_CAPTIONS = 256  # that wrong options are drawn from; every shard's task carries them
 _FILES = {"pretrain": layout.PRETRAIN, "sft": layout.SFT}
 
 Streams = Mapping[str, tuple[DatasetSource, ...]]
@@ -143,11 +147,12 @@ class Streamed:
         write_json(folder / _EXAMPLES, entries)
         return folder / _EXAMPLES, RootSource(PREFIX, (folder / _EXAMPLE_PICTURES,), "", _TARGET)
 
-    def finish(self, folder: Path) -> dict[str, Any]:
+    def finish(self, folder: Path, config: DatasetConfig) -> dict[str, Any]:
         """Write the mixtures, keep of the examples' pictures those that are held out, and correct `dataset.json`.
 
         Args:
             folder: The raw dataset folder, as written for the examples.
+            config: The download's settings.
 
         Returns:
             Facts that take the place of the examples'.
@@ -159,8 +164,11 @@ class Streamed:
         facts: dict[str, Any] = {
             "picture_bytes": sum(path.stat().st_size for path in folder.rglob("*.zip")),
         }
+        questions = _questions(folder, config)
         for stage, found in self._looked.items():
             datasets = tuple(looked.dataset for looked in found)
+            if stage == "sft" and config.sft is None:
+                datasets = tuple(dataset.model_copy(update={"questions": questions}) for dataset in datasets)
             mixture = RecordedMixture(datasets=datasets, held_out=tuple(digests), transfer=self._transfer)
             write_mixture(mixture_file(folder / _FILES[stage]), mixture)
             facts[f"{stage}_entries"] = sum(dataset.taken for dataset in datasets)
@@ -170,6 +178,9 @@ class Streamed:
         description = json.loads((folder / layout.DESCRIPTION).read_bytes())
         description["counts"].update(facts)
         description["streamed"] = self.shown
+        if "sft" in self._looked:
+            after = ", each caption followed by a question about it" if questions and config.sft is None else ""
+            description["sft"] = f"streamed{after}"
         write_json(folder / layout.DESCRIPTION, description)
         return facts
 
@@ -239,6 +250,18 @@ def _captions(
 
 def _extension(content: bytes) -> str:
     return "png" if content.startswith(b"\x89PNG") else "webp" if content[8:12] == b"WEBP" else "jpg"
+
+
+def _questions(folder: Path, config: DatasetConfig) -> CaptionQuestions | None:
+    """Return what fine-tuning asks after captions; None where the examples have next to none."""
+    captions: dict[str, str] = {}
+    for example in json.loads((folder / layout.PRETRAIN).read_bytes()):
+        human, model = (turn["value"] for turn in example["conversations"])
+        if without_marker(human) == CAPTION_PROMPT and len(captions) < _MOST_CAPTIONS:
+            captions.setdefault(bare(model), model)
+    if len(captions) < OPTIONS:
+        return None
+    return CaptionQuestions(seed=config.seed, form=config.folder.answer_form, captions=tuple(captions.values()))
 
 
 def _held_out(folder: Path) -> set[str]:

@@ -7,7 +7,7 @@ import bisect
 import itertools
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,6 +40,22 @@ class RecordedFile(BaseModel):
     marks: tuple[Mark, ...]
 
 
+class CaptionQuestions(BaseModel):
+    """Questions that fine-tuning gets after captions: which of four captions describes the picture?
+
+    Attributes:
+        seed: Of wrong options and letters.
+        form: What answers them: the option's "letter" or its "text".
+        captions: What wrong options are drawn from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    form: Literal["letter", "text"]
+    captions: tuple[str, ...]
+
+
 class RecordedDataset(BaseModel):
     """A dataset of a mixture; see `DatasetSource` for what is not explained here.
 
@@ -58,6 +74,7 @@ class RecordedDataset(BaseModel):
         sampling: Which rows they are.
         filters: What is left out.
         files: Its files in their order.
+        questions: What is asked after its captions; None for nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +93,7 @@ class RecordedDataset(BaseModel):
     sampling: Sampling
     filters: Filters
     files: tuple[RecordedFile, ...]
+    questions: CaptionQuestions | None = None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from components.sources.recorded import RecordedDataset
 from components.sources.sample import PictureRef, Sample
 from components.sources.tables.table import BadRow, Row
 from components.storage.config import TransferConfig
+from components.wds_conversion.asked_captions import AskedCaptions
 from components.wds_conversion.rows import ConvertedRow, Fields, LeftOut, Reject
 from components.wds_conversion.samples import RejectedEntry, picture_extension
 
@@ -54,15 +55,18 @@ class TableRows:
         dataset = self.dataset
         names = [file.name for file in dataset.files]
         folder = SourceFolder(dataset.uri, f"dataset {dataset.name}", self.transfer, names)
+        questions = AskedCaptions(dataset.questions) if dataset.questions else None
         for number, (file, row) in enumerate(read_rows(dataset, folder, self.first, self.last)):
             place = dataset.row(self.first + number)
             try:
-                yield self._row(place, row, partial(picture_bytes, folder=folder, file=file), check)
+                yield self._row(place, row, partial(picture_bytes, folder=folder, file=file), check, questions)
             except RejectedEntry as error:
                 reject = Reject(first_row + number, f"{dataset.name}-{place}", "", error.cause, printable(str(error)))
                 yield ConvertedRow(reject=reject)
 
-    def _row(self, place: int, row: Row | BadRow, load: "_Load", check: ImageCheck) -> ConvertedRow:
+    def _row(
+        self, place: int, row: Row | BadRow, load: "_Load", check: ImageCheck, questions: AskedCaptions | None
+    ) -> ConvertedRow:
         filters = self.dataset.filters
         try:
             samples = row_samples(self.dataset, row)
@@ -82,7 +86,8 @@ class TableRows:
             if cause:
                 converted.left_out.append(LeftOut(cause, tuple(pictures)))
             else:
-                converted.samples.append((key, _fields(sample, pictures, check)))
+                asked = questions.after(sample, samples, key) if questions else sample
+                converted.samples.append((key, _fields(asked, pictures, check)))
         return converted
 
     def _held_out(self, pictures: list[bytes]) -> str:

@@ -17,11 +17,14 @@ from components.errors import ConfigurationError, InputError
 from components.model.families.language.mistral import MISTRAL
 from components.sources.recorded import mixture_file, read_mixture
 from components.stage.runner import StageOutput
+from components.tasks.loading import load_task
+from components.tasks.template import LETTERS
 from components.wds_conversion.config import WdsConversionConfig
 from components.wds_conversion.stage import run_wds_conversion
 from tests.support import data_samples, table_datasets
 from tests.support.data_samples import picture
 from tests.support.table_datasets import rows_of
+from tests.unit.wds_conversion.test_wds_conversion import _samples
 
 COUNT = 60
 
@@ -53,11 +56,39 @@ def test_a_parquet_file_is_a_source(context: RunContext, tmp_path: Path) -> None
     assert kept <= {hashlib.sha256(picture(number)).hexdigest() for number in range(COUNT)}
     assert set(read_mixture(mixture_file(raw.folder / "pretrain.json")).held_out) == kept
     for stage in ("pretrain", "sft"):
-        shards = convert(context, raw.folder, stage).manifest.facts
-        assert (shards["samples"], shards["left_out"]) == (5 * (COUNT - 8), {"held_out": 5 * 8})
+        shards = convert(context, raw.folder, stage)
+        facts = shards.manifest.facts
+        assert (facts["samples"], facts["left_out"]) == (5 * (COUNT - 8), {"held_out": 5 * 8})
+        for fields in _samples(shards.folder).values():
+            check_question(stage, json.loads(fields["json"]), raw.folder)
     assert train_tokenizer(raw.folder, 300, ControlTokens.of(MISTRAL)).get_vocab_size() == 300
     again = download(context, source=(tmp_path / "data.parquet").as_uri(), name="mine")
     assert again.reused
+
+
+def check_question(stage: str, conversation: list[dict[str, str]], raw: Path) -> None:
+    """Fine-tuning asks after a caption which of four captions it is; the wrong ones are of other pictures, none held out."""
+    if stage == "pretrain":
+        assert len(conversation) == 2
+        return
+    caption, asked, answer = (turn["value"] for turn in conversation[1:])
+    prompt = load_task("multiple_choice").prompt
+    begin, _, end = prompt.template.partition("{options}")
+    assert asked.startswith(begin.format(question="Which caption describes the picture?"))
+    options = asked.removesuffix(end).splitlines()[-4:]
+    right = LETTERS.index(answer)
+    assert options[right] == prompt.option.format(letter=answer, text=caption)
+    number = caption.partition(" of ")[0]
+    assert sum(number in option.split(") ")[1].split(" of ")[0].split("/") for option in options) == 1
+    held_out = {item["caption"] for item in json.loads((raw / "captioning.json").read_text())["annotations"]}
+    assert not any(option.endswith(true) for option in options for true in held_out)
+
+
+def test_conversations_get_no_questions(context: RunContext, tmp_path: Path) -> None:
+    table_datasets.write_parquet(tmp_path / "data" / "train.parquet", rows_of("questions", COUNT))
+    raw = download(context, source=(tmp_path / "data").as_uri())
+    assert read_mixture(mixture_file(raw.folder / "sft.json")).datasets[0].questions is None
+    assert json.loads((raw.folder / "dataset.json").read_text())["sft"] == "streamed"
 
 
 def test_a_changed_source_is_another_download(context: RunContext, tmp_path: Path) -> None:
