@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from components.download.streamed import Streams
 
 DATASET_VERSION = 10
-WEIGHTS_VERSION = 3
+WEIGHTS_VERSION = 4
 
 
 class _Sources:

@@ -26,6 +26,7 @@ _WEIGHTS = (
     (r"pytorch_model\.bin", ""),
 )
 _REQUIRED = {LANGUAGE: (_CONFIG, "tokenizer.json"), VISION: (_CONFIG,)}
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")  # where tokenizer_config.json does not hold it
 _OPTIONAL = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,7 +36,10 @@ _OPTIONAL = (
     "LICENSE.txt",
     "README.md",
 )
-_OWN_OPTIONAL = {LANGUAGE: (), VISION: ("preprocessor_config.json", "processor_config.json")}
+TOKENIZER_FILES = (*_REQUIRED[LANGUAGE], *_OPTIONAL[:3], *_TEMPLATES)
+"""Files of a language model that say how texts become tokens."""
+
+_OWN_OPTIONAL = {LANGUAGE: _TEMPLATES, VISION: ("preprocessor_config.json", "processor_config.json")}
 
 
 def needed_files(part: str) -> Choice:

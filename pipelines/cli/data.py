@@ -49,7 +49,8 @@ def add_commands(group: CommandGroup) -> None:
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
-        help="a language model's folder in Hugging Face layout (default: a tokenizer trained on the samples)",
+        help="a language model's folder in Hugging Face layout, or a run's model folder (default: that of the preset's language model; for "
+        "random:// one trained on the samples)",
     )
     data.add_argument("--rows", type=int, default=500, help="most rows to look at, evenly spread (default: 500)")
     data.add_argument("--samples", type=int, default=50, help="most samples on the page (default: 50)")
@@ -93,7 +94,7 @@ def _data(options: argparse.Namespace) -> int:
     write_text(options.output, render_look(looked, findings, lead))
     console = Console()
     console.print(literal(looked.dataset.name, "bold"))
-    console.print(fact_table(facts_of(looked, findings)))
+    console.print(fact_table({**facts_of(looked, findings), "tokenizer": tokenizer.about}))
     console.print()
     _print_distributions(console, distributions_of(findings))
     for reason in findings.reasons[:3]:
@@ -129,12 +130,15 @@ def _source(options: argparse.Namespace) -> "DatasetSource":
 
 
 def _tokenizer(folder: Path | None, loaded: "list[LoadedSample]", config: "RunConfig", work: Path) -> "LookTokenizer":
-    from components.look.tokenizer import published_tokenizer, trained_tokenizer
+    from components.download.config import RANDOM
+    from components.look.tokenizer import published_tokenizer, source_tokenizer, trained_tokenizer
 
     if folder is not None:
         return published_tokenizer(folder, work / "prepared")
+    if config.weights.language_source != RANDOM:
+        return source_tokenizer(config.weights.language_source, config.weights.transfer, work)
     texts = (turn["value"] for item in loaded for turn in item.sample.conversation)
-    return trained_tokenizer(texts, config.weights.vocabulary, work)
+    return trained_tokenizer(texts, config.weights, work)
 
 
 def _print_distributions(console: "Console", rows: "list[Distribution]") -> None:

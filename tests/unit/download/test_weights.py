@@ -205,6 +205,14 @@ def test_given_weights_are_linked(given: Path, weights: Path, tmp_path: Path) ->
     assert output.manifest.facts["vision"]["files"] == 2
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
+def test_a_chat_template_in_a_file_of_its_own_comes_with_the_language_model(
+    name: str, given: Path, tmp_path: Path
+) -> None:
+    (given / "language" / name).write_text("{}")
+    assert f"language/{name}" in content(run_download_weights(context(tmp_path / "out"), given_config(given)).folder)
+
+
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
 def test_a_towers_picture_settings_come_with_it(name: str, given: Path, tmp_path: Path) -> None:
     for part in ("language", "vision"):

@@ -14,6 +14,8 @@ from components.look.image import image_settings_of
 from pipelines.cli import main
 from pipelines.preset_files import load_preset
 from tests.support import table_datasets
+from tests.support.chat_families import CHATS
+from tests.support.chats import prepared
 from tests.support.data_samples import picture
 from tests.support.html_pages import HOSTILE, parsed
 from tests.support.table_datasets import rows_of
@@ -93,6 +95,42 @@ def test_a_source_that_is_none_says_so(here: Path, capsys: Captured) -> None:
     (here / "x.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "x"}))
     assert main(["data", (here / "y.jsonl").as_uri()]) == 1
     assert "does not exist on this machine" in capsys.readouterr().err
+
+
+def test_tokens_are_those_of_the_presets_language_model(here: Path, capsys: Captured) -> None:
+    """Of a published one in its own chat template, of a run's model folder, and of random weights in those of their family."""
+    table_datasets.write_parquet(here / "x.parquet", rows_of("questions", 6))
+    publish, facts = CHATS["qwen 2.5"]
+    publish(here / "published")
+    (here / "published" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    settings = json.loads((here / "published" / "tokenizer_config.json").read_text())
+    (here / "published" / "chat_template.jinja").write_text(settings.pop("chat_template"))
+    (here / "published" / "tokenizer_config.json").write_text(json.dumps(settings))
+    prepared(here / "published", here / "run" / "tokenizer", facts)
+    lengths = set()
+    for words, said in (
+        (("--set", f"weights.language_source={(here / 'published').as_uri()}"), f"of {(here / 'published').as_uri()}"),
+        (("--tokenizer", str(here / "run")), f"of the run's {here / 'run' / 'tokenizer'}"),
+    ):
+        assert main(["data", (here / "x.parquet").as_uri(), "--preset", "laptop", *words]) == 0
+        assert said in capsys.readouterr().out.replace("\n", "").replace(" " * 12, "")
+        page = (here / "data.html").read_text()
+        assert "&lt;|im_start|&gt;system\nYou are Qwen" in page
+        lengths.add(re.sub(r"a tokenizer of [^.]*", "", page))
+    assert len(lengths) == 1
+    family = ("--set", "weights.language.family=qwen2")
+    assert main(["data", (here / "x.parquet").as_uri(), "--preset", "laptop", *family]) == 0
+    assert "of the family qwen2" in capsys.readouterr().out
+    assert "&lt;|im_start|&gt;" in (here / "data.html").read_text()
+
+
+def test_a_tokenizer_that_can_not_be_had(here: Path, capsys: Captured) -> None:
+    table_datasets.write_parquet(here / "x.parquet", rows_of("questions", 6))
+    away = ("--set", f"weights.language_source={(here / 'away').as_uri()}")
+    assert main(["data", (here / "x.parquet").as_uri(), "--preset", "laptop", *away]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The tokenizer of the preset's language model can't be had" in said
+    assert "--tokenizer" in said
 
 
 @pytest.mark.parametrize(("preset", "size", "tokens"), [("laptop", 64, 16), ("mistral-clip-7b", 336, 576)])
