@@ -162,14 +162,14 @@ def compare_random(official: Official, count: int) -> None:
         ],
         lambda pair, _: not pair[0],
     )
-    compare_seedbench(official, asked, generator)
-    compare_realworldqa(official, asked, short, generator)
+    compare_seedbench(official, asked)
+    compare_realworldqa(official, asked, short)
     compare("mmbench, circular", [_circular(official, generator) for _ in range(count // 4)])
 
 
-def compare_seedbench(official: Official, asked: Sequence[Asked], generator: random.Random) -> None:
+def compare_seedbench(official: Official, asked: Sequence[Asked]) -> None:
     """Compare marks of SEED-Bench: four options, and answers of all kinds."""
-    task, kind = load_task("seedbench"), MultipleChoice()
+    task, kind, generator = load_task("seedbench"), MultipleChoice(), random.Random(1)
     pairs = [(task.clean(text), generator.choice("ABCD")) for text, _ in asked]
     samples = [HeldOutSample("1", "", options=("1", "2", "3", "4"), answer=truth) for _, truth in pairs]
     own = [
@@ -179,11 +179,9 @@ def compare_seedbench(official: Official, asked: Sequence[Asked], generator: ran
     compare("seedbench", list(zip(pairs, marks, own, strict=True)))
 
 
-def compare_realworldqa(
-    official: Official, asked: Sequence[Asked], short: Sequence[tuple[str, str]], generator: random.Random
-) -> None:
+def compare_realworldqa(official: Official, asked: Sequence[Asked], short: Sequence[tuple[str, str]]) -> None:
     """Compare marks of RealWorldQA: letters are read by another rule than lmms-eval's; open answers by the same."""
-    task, kind = load_task("realworldqa"), RealWorldQa()
+    task, kind, generator = load_task("realworldqa"), RealWorldQa(), random.Random(1)
     closed = []
     for text, options in asked:
         sample = HeldOutSample("1", "", options=tuple(options[:4]), answer=generator.choice("ABCD"[: len(options)]))

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.questions_per_picture [--shape laptop|scaled] [--pictures 8] [--questions 12] [--batch 24]
 
 The same questions about the same pictures are answered by one model: by transformers' `generate` one at a time and in batches (its
-export, as `vlm evaluate` asks it), and by the checkpoint one at a time, in batches in which every prompt is read whole, in batches in
-which the questions about a picture share what they begin with, and once more by a process that has seen the pictures. The answers must
-be the same tokens every time, or nothing is printed. Each way reads the pictures from the zip; the first of three rounds warms up.
+export), with every picture encoded once, as `vlm evaluate` asks it, and by the checkpoint one at a time, in batches in which every
+prompt is read whole, in batches in which the questions about a picture share what they begin with, and once more by a process that
+has seen the pictures. The answers must be the same tokens every time, or nothing is printed. Each way
+reads the pictures from the zip; the first of three rounds warms up.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from components.generate.answerer import Answerer, Asking, Place
 from components.generate.answerers.checkpoint import Checkpoint
 from components.generate.answerers.transformers_model import TransformersModel
 from components.generate.config import CallsConfig
+from components.generate.encoded_pictures import EncodedPictures
 from components.generate.picture_memory import PictureMemory
 from components.generate.requests import ModelInput, batches_by_length
 from components.model import decoding
@@ -82,17 +84,21 @@ def all_ways(own, llava, model, exported, raw, inputs, options) -> dict[str, Way
 
     tokenizer = ChatTokenizer.load(model / "tokenizer")
     processor = AutoProcessor.from_pretrained(exported, backend="pil")
-    published = TransformersModel(llava, processor, Place())
     remembering = Checkpoint(own, tokenizer, Place())
 
-    def asked(answerer: Callable[[], Answerer], batch: int, whole: bool = False) -> Way:
+    def published() -> Answerer:
+        return TransformersModel(llava, processor, Place())
+
+    def asked(answerer: Callable[[], Answerer], batch: int, whole: bool = False, anew: bool = False) -> Way:
         asking = Asking("instruct", options.new_tokens, batch, Sampling(), CallsConfig())
 
         def answer() -> Said:
             with contextlib.ExitStack() as stack:
+                if anew:
+                    stack.enter_context(mock.patch.object(EncodedPictures, "in_place", lambda _, inputs, __: inputs))
                 if whole:
                     stack.enter_context(mock.patch.object(decoding, "part_prompts", return_value=None))
-                return answered(answerer(), inputs, asking, raw, by_length=whole)
+                return answered(answerer(), inputs, asking, raw, by_length=whole or anew)
 
         return answer
 
@@ -104,9 +110,10 @@ def all_ways(own, llava, model, exported, raw, inputs, options) -> dict[str, Way
 
     size = options.batch
     return {
-        "transformers, one at a time": asked(lambda: published, 1),
+        "transformers, one at a time": asked(published, 1, anew=True),
         "this stage, one at a time": asked(forgetful, 1, whole=True),
-        f"transformers, batches of {size}": asked(lambda: published, size),
+        f"transformers, batches of {size}": asked(published, size, anew=True),
+        f"transformers, batches of {size}, every picture encoded once": asked(published, size),
         f"this stage, batches of {size}, every prompt read whole": asked(forgetful, size, whole=True),
         f"this stage, batches of {size}": asked(fresh, size),
         f"this stage, batches of {size}, pictures seen by an earlier task": asked(lambda: remembering, size),

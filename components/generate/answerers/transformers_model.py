@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from components.export.loading import is_wide_export, load_wide_export
 from components.generate.answerer import Answer, Answerer, Asking, Place, read_ahead
 from components.generate.config import GenerateConfig
 from components.generate.controls import BLANK_SIDE, blank_like
-from components.generate.requests import BLANK, ModelInput, batches_by_length
+from components.generate.encoded_pictures import EncodedPictures
+from components.generate.requests import BLANK, ModelInput, batches_by_picture
 from components.model.distributed import destroy, initialize
 from components.model.sampling import Chooser
 from components.published_model.stage import trusts_code
@@ -77,6 +79,21 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, processor
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch that the processor has read.
+
+    Attributes:
+        read: What it made of prompts and pictures.
+        keys: What the draws of every prompt depend on.
+        pictures: The picture of every prompt, with its folder; none where a prompt has several.
+    """
+
+    read: Any
+    keys: list[str]
+    pictures: list[tuple[Path, str]]
+
+
 class TransformersModel(Answerer):
     """A loaded model.
 
@@ -95,30 +112,39 @@ class TransformersModel(Answerer):
         self._ends = _end_tokens(model, self.tokenizer)
         self._settings = _without_draws(model, self.tokenizer, self._ends)
         self._example = ""
+        self._encoded = EncodedPictures(model)
 
     def batches(self, inputs: Sequence[ModelInput], asking: Asking) -> list[list[int]]:
-        """Put about equally long prompts together, without reading pictures."""
+        """Put prompts about the same pictures together, and about equally long ones, without reading pictures."""
         asked = [(shown.prompt, len(shown.pictures)) for shown in inputs]
         texts = {one: self._text(*one, asking) for one in set(asked)}
         lengths = {one: len(self.tokenizer(text, add_special_tokens=False).input_ids) for one, text in texts.items()}
-        return batches_by_length([lengths[one] for one in asked], asking.batch_size)
+        return batches_by_picture(
+            [lengths[one] for one in asked], [shown.pictures for shown in inputs], asking.batch_size
+        )
 
     def answer(
         self, batches: Sequence[Sequence[ModelInput]], asking: Asking, pictures: Pictures
     ) -> Iterator[tuple[int, list[Answer]]]:
         """Answer batches in order."""
 
-        def prepare(batch: Sequence[ModelInput]) -> tuple[Any, list[str]]:
-            images = [[_picture(name, pictures) for name in shown.pictures] for shown in batch]
+        def prepare(batch: Sequence[ModelInput]) -> _Prepared:
+            names = dict.fromkeys(name for shown in batch for name in shown.pictures)
+            opened = {name: _picture(name, pictures) for name in names}
+            images = [[opened[name] for name in shown.pictures] for shown in batch]
             texts = [self._text(shown.prompt, len(shown.pictures), asking) for shown in batch]
             self._example = self._example or texts[0]
             adds = not _begins_with(texts[0], self.tokenizer.bos_token)
             read = self.processor(text=texts, images=images, padding=True, return_tensors="pt", add_special_tokens=adds)
-            return read, [shown.draws for shown in batch]
+            single = all(len(shown.pictures) == 1 for shown in batch)
+            return _Prepared(
+                read,
+                [shown.draws for shown in batch],
+                [(pictures.folder, shown.pictures[0]) for shown in batch] if single else [],
+            )
 
-        def answers(prepared: tuple[Any, list[str]]) -> list[Answer]:
-            read, keys = prepared
-            return self._continue(read, keys, asking)
+        def answers(prepared: _Prepared) -> list[Answer]:
+            return self._continue(prepared, asking)
 
         return read_ahead(batches, prepare, answers)
 
@@ -127,14 +153,15 @@ class TransformersModel(Answerer):
         return {"example_prompt": self._example} if self._example else {}
 
     @torch.no_grad()
-    def _continue(self, read: Any, keys: Sequence[str], asking: Asking) -> list[Answer]:
-        inputs = read.to(self.model.device, dtype=self.model.dtype)
+    def _continue(self, prepared: "_Prepared", asking: Asking) -> list[Answer]:
+        inputs = prepared.read.to(self.model.device, dtype=self.model.dtype)
         chosen: dict[str, Any] = {}
         if not asking.sampling.greedy:
-            chosen["logits_processor"] = [_Chosen(Chooser(asking.sampling, keys))]
+            chosen["logits_processor"] = [_Chosen(Chooser(asking.sampling, prepared.keys))]
         self._check_length(inputs["input_ids"].shape[1], asking.max_new_tokens)
         self._settings.max_new_tokens = asking.max_new_tokens
-        found = self.model.generate(**inputs, generation_config=self._settings, **chosen)
+        shown = self._encoded.in_place(inputs, prepared.pictures) if prepared.pictures else inputs
+        found = self.model.generate(**shown, generation_config=self._settings, **chosen)
         # An encoder's model gives its answer alone, after the token that it starts with.
         begin = 1 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         lengths = inputs["attention_mask"].sum(dim=1).tolist()

@@ -8,14 +8,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from components.context import RunContext
 from components.data.pictures import Pictures
 from components.errors import ConfigurationError, InputError, StageError
 from components.export.config import ExportConfig
 from components.export.stage import run_export
-from components.generate.config import GenerateConfig
+from components.generate.answerer import Asking, Place
+from components.generate.answerers.transformers_model import TransformersModel
+from components.generate.config import CallsConfig, GenerateConfig
 from components.generate.controls import BLANK_SIDE, blank_like
+from components.generate.encoded_pictures import EncodedPictures
+from components.generate.requests import ModelInput
 from components.generate.stage import run_generate
 from components.model.sampling_settings import Sampling
 from components.published_model.config import PublishedModel
@@ -99,6 +104,64 @@ def test_answers_of_batches_equal_those_of_transformers_alone(
     assert facts["answer_tokens"] > 0
     assert facts["prompt_tokens"] > facts["answers"] * 16
     assert any(sample.prompt in facts["example_prompt"] for sample in load_samples(raw, load_task(questions)))
+
+
+@pytest.mark.parametrize("make", [published_models.llava, published_models.paligemma, published_models.idefics3])
+def test_a_picture_is_encoded_once_whatever_is_asked_about_it(
+    context: RunContext, raw: Path, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """Also where a later task asks."""
+    model, processor = published_models.reload(make(tmp_path / "model"))
+    with Pictures(raw) as pictures:
+        names = [sample.image for sample in load_samples(raw, load_task("captioning"))][:3]
+        asked = [ModelInput((name,), f"Is it {word}?", "") for word in ("red", "green", "blue") for name in names]
+        alone = [
+            _said(model, processor, _as_model_cards_show(processor, pictures.open(one.pictures[0]), one.prompt))
+            for one in asked
+        ]
+        encoded: list[int] = []
+        tower = model.model.vision_model if make is published_models.idefics3 else model.model.vision_tower
+        tower.register_forward_hook(lambda *_, **__: encoded.append(1), with_kwargs=True)
+        answerer = TransformersModel(model, processor, Place())
+        for _ in range(2):
+            asking = Asking("instruct", NEW_TOKENS, 4, Sampling(), CallsConfig())
+            batches = answerer.batches(asked, asking)
+            said = {}
+            for number, answers in answerer.answer(
+                [[asked[index] for index in one] for one in batches], asking, pictures
+            ):
+                said |= {index: answer.text.strip() for index, answer in zip(batches[number], answers, strict=True)}
+            assert [said[index] for index in range(len(asked))] == alone
+        # Nine questions in batches of four: new pictures in the first three batches at most, none when they are asked again.
+        assert 1 <= len(encoded) <= 3
+
+
+class _Tower:
+    """A model whose tower returns more than features."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.base_model = self
+
+    def forward(self, mm_encoder_outputs: Any = None) -> None:
+        """Take what was seen."""
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        """Return features, and states that a language model needs besides."""
+        return WithMore(pooler_output=pixel_values)
+
+
+class WithMore(BaseModelOutputWithPooling):
+    """An output with more than features."""
+
+
+@pytest.mark.parametrize("rows", [2, 3], ids=["more-than-features", "pictures-are-no-rows"])
+def test_pixels_stay_where_a_picture_can_not_be_encoded_apart(rows: int) -> None:
+    encoded = EncodedPictures(_Tower())
+    inputs = {"input_ids": torch.ones(2, 4), "pixel_values": torch.ones(rows, 8)}
+    assert encoded.in_place(inputs, ["a", "b"]) == inputs
+    assert not encoded.applies
 
 
 def test_pictures_stand_where_their_marks_are(context: RunContext, raw: Path, tmp_path: Path) -> None:
