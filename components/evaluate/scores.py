@@ -248,10 +248,9 @@ class Scores(BaseModel):
 
     def _meaning(self) -> str:
         name, score = self.label(self.headline), self.metrics[self.headline]
-        text = (
-            f"{name} {score.value:.1f} (95 % interval {score.low:.1f} to {score.high:.1f}) on {self.n_scored} held-out "
-            f"{self.noun}"
-        )
+        known = score.low is not None and score.high is not None
+        sure = f"95 % interval {score.low:.1f} to {score.high:.1f}" if known else "too few for an interval"
+        text = f"{name} {score.value:.1f} ({sure}) on {self.n_scored} held-out {self.noun}"
         if not self.differences:
             return f"{text}; nothing to compare it with was asked for."
         # The control that is hardest to tell from the model.
@@ -282,9 +281,9 @@ def why_partial(scored: int, expected: int, available: int, duplicates: int, nou
 
 
 def _least(difference: Measure, sign: int) -> float:
-    """Return the least gain that a difference's interval allows for."""
+    """Return the least gain that a difference's interval allows for; none is sure without an interval."""
     end = difference.low if sign > 0 else difference.high
-    return sign * (difference.value if end is None else end)
+    return 0.0 if end is None else sign * end
 
 
 CONTROL_PHRASES = {

@@ -78,13 +78,15 @@ def publish(config: EvaluateConfig, task: Task, findings: Findings) -> Scored:
             if name == task.headline:
                 headline_draws[control] = draws
     metrics = measures.pop(MODEL)
-    own = findings.statistics[MODEL][task.headline].value()
-    differences = {
-        control: _with_interval(
-            own - findings.statistics[control][task.headline].value(), headline_draws[MODEL] - headline_draws[control]
+    own = findings.statistics[MODEL][task.headline]
+    differences = {}
+    for control in measures:
+        difference = own.value() - findings.statistics[control][task.headline].value()
+        differences[control] = (
+            _with_interval(difference, headline_draws[MODEL] - headline_draws[control])
+            if own.has_interval
+            else Measure(value=in_points(difference))
         )
-        for control in measures
-    }
     return Scored(metrics, measures, differences, _categories(findings, task.headline, config), findings)
 
 
@@ -103,7 +105,9 @@ def _categories(findings: Findings, headline: str, config: EvaluateConfig) -> di
 
 
 def _measure(statistic: Statistic, draws: Floats) -> Measure:
-    """Return a value with its interval: Wilson's for a share of right ones, else the bootstrap's."""
+    """Return a value with its interval, where there is one: Wilson's for a share of right ones, else the bootstrap's."""
+    if not statistic.has_interval:
+        return Measure(value=in_points(statistic.value()))
     if not statistic.is_share:
         return _with_interval(statistic.value(), draws)
     right, total = int(statistic.units[:, 0].sum()), len(statistic.units)

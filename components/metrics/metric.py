@@ -27,6 +27,11 @@ def mean(sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return sums[:, 0] / sums[:, 1]
 
 
+def always(units: "NDArray[np.float64]") -> bool:
+    """Tell that any units are enough."""
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric(Generic[Arguments]):
     """A metric of a set of samples that depends on sums over the samples alone.
@@ -45,6 +50,8 @@ class Metric(Generic[Arguments]):
             (value, 1). "counts": it has none, and the metric is a function of what is counted over the samples.
         pooling: What the samples of a group add that is resampled as one: the "sum" of what they add, or the least of it,
             column by column, so that a group is right where "all" its samples are. "all" needs groups.
+        resamplable: Whether units, float64 [units, k], are enough for an interval by resampling them. They are not where the
+            metric adds up parts, and a resample easily misses all units of one.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Metric(Generic[Arguments]):
     direction: Direction = "higher"
     form: Form
     pooling: Pooling = "sum"
+    resamplable: "Callable[[NDArray[np.float64]], bool]" = always
 
     @property
     def key(self) -> str:

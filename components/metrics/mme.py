@@ -29,6 +29,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 PART_OF = {subtask: part for part, subtasks in PARTS.items() for subtask in subtasks}
 _PLACES = {subtask: place for place, subtask in enumerate(PART_OF)}
 _COLUMNS = 4
+_FEWEST = 10
 
 
 def of_subtask(right: float, all_right: float, of_picture: int, subtask: str, counted: bool = True) -> Row:
@@ -51,12 +52,19 @@ def of_subtask(right: float, all_right: float, of_picture: int, subtask: str, co
 
 
 def summed(sums: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return the sum over subtasks of accuracy and accuracy+, 0..2 each.
-
-    A subtask without samples adds nothing: intervals are good where each has some ten pictures, as MME's have.
-    """
+    """Return the sum over subtasks of accuracy and accuracy+, 0..2 each; a subtask without samples adds nothing."""
     right, answers, pictures_right, pictures = (sums[:, place::_COLUMNS] for place in range(_COLUMNS))
     return (ratio(right, answers) + ratio(pictures_right, pictures)).sum(axis=1)
+
+
+def enough_pictures(units: "NDArray[np.float64]") -> bool:
+    """Tell whether resamples of pictures hold all subtasks: each that is there has ten pictures or more, or is the only one.
+
+    MME's smallest subtasks have twenty. With ten, one resample in two thousand lacks one of fourteen.
+    """
+    pictures = units[:, _COLUMNS - 1 :: _COLUMNS].sum(axis=0)
+    there = pictures[pictures > 0]
+    return len(there) < 2 or bool((there > _FEWEST - 0.5).all())
 
 
 def _metric(name: str, label: str, unit: str, subtasks: int) -> Metric[...]:
@@ -68,6 +76,7 @@ def _metric(name: str, label: str, unit: str, subtasks: int) -> Metric[...]:
         unit=unit,
         full_scale=200.0 * subtasks,
         form="counts",
+        resamplable=enough_pictures,
     )
 
 

@@ -70,6 +70,11 @@ class Statistic:
         """Whether it is the share of right units, each of which stands for itself."""
         return self.unit_form == "share"
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether its units are enough for an interval."""
+        return self.metric.resamplable(self.units)
+
     def value(self) -> float:
         """Return the metric of the whole set."""
         return float(self.metric.combine(self.units.sum(axis=0, keepdims=True))[0])

@@ -26,7 +26,7 @@ from components.metrics.captioning import CaptionScorer
 from components.metrics.intervals import Resamples, wilson_interval
 from components.metrics.macro import MACRO_ACCURACY
 from components.metrics.metric import Metric
-from components.metrics.mme import PART_OF, PARTS
+from components.metrics.mme import MME_TOTAL, PART_OF, PARTS
 from components.metrics.partly_right import ANLS, edits
 from components.metrics.registry import OWN_METRICS, find_metric
 from components.metrics.right_or_wrong import ACCURACY, GROUP_ACCURACY, RELAXED_ACCURACY
@@ -494,3 +494,15 @@ def test_other_versions_and_unknown_metrics_are_refused() -> None:
         assert complaint in samples.problem(name)
         with pytest.raises(StageError, match=complaint[:20]):
             samples.statistic(name)
+
+
+@pytest.mark.parametrize(("each", "enough"), [(1, False), (5, False), (10, True), (20, True)])
+def test_mme_has_an_interval_where_every_subtask_has_ten_pictures(each: int, enough: bool) -> None:
+    """All answers are right: a resample with fewer points lacks a subtask. A picture has two questions, each with half of it."""
+    pictures = [f"{subtask}/{row}" for subtask in PART_OF for row in range(each)]
+    groups = [name for name in pictures for _ in range(2)]
+    rows = [MME_TOTAL.per_sample(1.0, 1.0, 2, name.partition("/")[0]) for name in groups]
+    statistic = Statistic.of(MME_TOTAL, rows, groups)
+    drawn = statistic.resampled(Resamples.draw(len(statistic.units), 1000, 0))
+    assert statistic.has_interval == ((drawn < 27.9).mean() < 0.002) == enough
+    assert statistic.chosen(np.array([name.startswith("OCR") for name in groups])).has_interval  # a subtask by itself
