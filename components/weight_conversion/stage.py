@@ -11,7 +11,7 @@ from components.storage.atomic import write_json
 from components.weight_conversion.config import WeightConversionConfig
 
 STAGE = "weight_conversion"
-VERSION = 3
+VERSION = 4
 REPORT_FILE = "conversion_report.json"
 NOT_VERIFIED = "not verified"
 

@@ -1,11 +1,14 @@
 """What every family's chats become, against transformers' own `apply_chat_template`."""
 
 import random
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 import pytest
+from jinja2 import nodes
 from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -229,6 +232,28 @@ def test_pictures_stand_where_the_template_puts_them(name: str, chats: dict[str,
             prompt_format="instruct",
         )
         assert prompt.tokens.tolist().count(chat.ours.image) == pairs[0][0].count("<image>") * IMAGE.tokens
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_servers_can_tell_that_a_template_takes_pictures(name: str, chats: dict[str, Chat]) -> None:
+    """vLLM looks for a loop over a message's content; without one it would write "<image>" into the text instead."""
+    template = re.sub(r"{%-? (end)?generation -?%}", "", chats[name].theirs.chat_template)
+    tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    loops = list(tree.find_all(nodes.For))
+    messages = {
+        loop.target.name for loop in loops if isinstance(loop.iter, nodes.Name) and loop.iter.name == "messages"
+    }
+    read = {(name, key) for loop in loops for name, key in [_looked_up(loop.iter)]}
+    assert read & {(name, "content") for name in messages}
+
+
+def _looked_up(node: nodes.Node) -> tuple[str, str]:
+    """Return the names of `name['key']` or `name.key`."""
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+        return node.node.name, node.attr
+    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and isinstance(node.arg, nodes.Const):
+        return node.node.name, node.arg.value
+    return "", ""
 
 
 def test_which_templates_are_replaced(tmp_path: Path) -> None:
