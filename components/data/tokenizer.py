@@ -102,14 +102,6 @@ class ChatTokenizer:
         ends: Any = self.eos if len(self.ends) == 1 else list(self.ends)
         return {"bos_token_id": self.bos, "eos_token_id": ends, "pad_token_id": self.pad}
 
-    def token_id(self, name: str) -> int:
-        """Return the id of a token by its name.
-
-        Raises:
-            InputError: There is no such token.
-        """
-        return self._required(name)
-
     def encode(self, text: str) -> list[int]:
         """Return the ids of text as an answer begins with it: in Mistral's template its first word stands at a word boundary."""
         if not text:

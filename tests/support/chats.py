@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from components.data.chat import ChatFacts
+from components.data.skeleton import Piece
 from components.data.tokenizer import ChatTokenizer
 from components.data.tokenizer_folder import prepare_tokenizer
 from components.model.families.language.mistral import MISTRAL
@@ -15,3 +16,9 @@ def prepared(published: Path, folder: Path, facts: ChatFacts = MISTRAL.chat) -> 
     for path in (folder / "prepared").iterdir():
         path.rename(folder / path.name)
     return ChatTokenizer.load(folder)
+
+
+def control_id(tokenizer: ChatTokenizer, name: str) -> int:
+    """Return the id of a control token, as the chat template writes it."""
+    (number,) = tokenizer.encode_pieces((Piece("template", name),), [], 1).ids
+    return number

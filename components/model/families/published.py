@@ -21,11 +21,6 @@ def published_config(name: str) -> HfConfig | None:
     return None if content is None else HfConfig(content, f"config.json of {name}")
 
 
-def published_names() -> list[str]:
-    """Return the names of all models of the table."""
-    return list(_table())
-
-
 @cache
 def _table() -> dict[str, dict[str, Any]]:
     text = (resources.files("components.model.families") / _TABLE).read_text(encoding="utf-8")

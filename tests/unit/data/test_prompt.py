@@ -21,7 +21,7 @@ from components.data.prompt_text import prompt_text
 from components.data.tokenizer import ChatTokenizer
 from components.errors import InputError
 from tests.support import data_samples
-from tests.support.chats import prepared
+from tests.support.chats import control_id, prepared
 
 SETTINGS = ImageSettings(size=16, patch=8)
 PICTURE = Image.new("RGB", (20, 10), "red")
@@ -187,7 +187,14 @@ def test_system_prompt_stands_behind_the_picture(small: ChatTokenizer) -> None:
     sample = encode_conversation(turns, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format="instruct")
     asked = small.encode("Describe the picture.\n\nWhat is it?")
     answer = [*small.encode("a circle"), small.eos]
-    expected = [small.bos, small.token_id("[INST]"), *[small.image] * 4, *asked, small.token_id("[/INST]"), *answer]
+    expected = [
+        small.bos,
+        control_id(small, "[INST]"),
+        *[small.image] * 4,
+        *asked,
+        control_id(small, "[/INST]"),
+        *answer,
+    ]
     assert sample.tokens.tolist() == expected
     assert [label for label in sample.labels.tolist() if label != IGNORED_LABEL] == answer
     plain = encode_conversation(turns, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format="plain")
@@ -196,7 +203,7 @@ def test_system_prompt_stands_behind_the_picture(small: ChatTokenizer) -> None:
 
 def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
     assert (mistral.bos, mistral.ends, mistral.image) == (1, (2,), 10)
-    assert (mistral.token_id("[INST]"), mistral.token_id("[/INST]")) == (3, 4)
+    assert (control_id(mistral, "[INST]"), control_id(mistral, "[/INST]")) == (3, 4)
     assert mistral.pad == mistral.eos
     assert mistral.vocabulary == 32768
 
@@ -204,7 +211,7 @@ def test_control_ids_are_mistrals(mistral: ChatTokenizer) -> None:
 @pytest.mark.parametrize("name", ["small", "newer", "older"])
 def test_text_never_becomes_a_control_token(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: ChatTokenizer = request.getfixturevalue(name)
-    control = {tokenizer.token_id(name) for name in ("<s>", "</s>", "[INST]", "[/INST]")} | {
+    control = {control_id(tokenizer, name) for name in ("<s>", "</s>", "[INST]", "[/INST]")} | {
         tokenizer.image,
         tokenizer.pad,
     }
@@ -232,8 +239,8 @@ def test_plain_is_picture_then_caption(small: ChatTokenizer) -> None:
 def test_instruct_puts_the_picture_first_and_trains_every_answer(small: ChatTokenizer) -> None:
     sample = _encode(small, "What is\n<image>", "a square", "Sure?", "red", image=PICTURE)
     ask, answer, again, last = (small.encode(text) for text in ("What is", "a square", "Sure?", "red"))
-    first = [small.bos, small.token_id("[INST]"), *[small.image] * 4, *ask, small.token_id("[/INST]")]
-    second = [small.token_id("[INST]"), *again, small.token_id("[/INST]")]
+    first = [small.bos, control_id(small, "[INST]"), *[small.image] * 4, *ask, control_id(small, "[/INST]")]
+    second = [control_id(small, "[INST]"), *again, control_id(small, "[/INST]")]
     assert sample.tokens.tolist() == [*first, *answer, small.eos, *second, *last, small.eos]
     trained = [token for token in sample.labels.tolist() if token != IGNORED_LABEL]
     assert trained == [*answer, small.eos, *last, small.eos]
@@ -309,8 +316,8 @@ def test_the_text_shown_to_people_is_what_the_tokens_say(small: ChatTokenizer, p
     tokens = encoded.tokens.tolist()
     names = {
         small.bos: "<s>",
-        small.token_id("[INST]"): "[INST]",
-        small.token_id("[/INST]"): "[/INST]",
+        control_id(small, "[INST]"): "[INST]",
+        control_id(small, "[/INST]"): "[/INST]",
         small.image: "",
     }
     words = small.decode([token for token in tokens if token not in names])

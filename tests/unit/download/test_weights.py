@@ -15,7 +15,7 @@ from components.errors import ConfigurationError, InputError
 from components.model.families.hf_config import read_hf_config
 from components.model.families.language.registry import LANGUAGE_FAMILIES, read_language
 from components.model.families.vision.registry import VISION_FAMILIES, read_vision
-from tests.support.chats import prepared
+from tests.support.chats import control_id, prepared
 
 LANGUAGE: dict[str, Any] = {
     "hidden_size": 32,
@@ -113,8 +113,8 @@ def test_a_language_model_of_any_family(name: str, raw: Path, tmp_path: Path) ->
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__name__ in family.architectures
     tokenizer = prepared(folder, tmp_path / "prepared", family.chat)
-    assert tokenizer.token_id(family.chat.end_tokens[0]) == tokenizer.eos == model.config.eos_token_id
-    assert tokenizer.token_id(family.chat.image_tokens[0]) == tokenizer.image
+    assert control_id(tokenizer, family.chat.end_tokens[0]) == tokenizer.eos == model.config.eos_token_id
+    assert control_id(tokenizer, family.chat.image_tokens[0]) == tokenizer.image
     text = "a small red circle"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -142,7 +142,7 @@ def test_chat_tokenizer_takes_it(weights: Path, tmp_path: Path) -> None:
     for text in ("a small red circle", "Where?\n(A) above\n\nAnswer", "naïve 日本 \U0001f600"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode("circle")) == len(tokenizer.encode("a circle")) - 1 == 1
-    assert tokenizer.encode("[INST]") != [tokenizer.token_id("[INST]")]
+    assert tokenizer.encode("[INST]") != [control_id(tokenizer, "[INST]")]
 
 
 @pytest.mark.parametrize(

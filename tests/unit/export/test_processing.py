@@ -25,7 +25,7 @@ from components.export.processing import write_processing
 from components.model.config import ModelConfig, ProjectorConfig, VisionConfig
 from components.model.families.language.mistral import MISTRAL
 from tests.support.chat_families import CHATS
-from tests.support.chats import prepared
+from tests.support.chats import control_id, prepared
 from tests.support.data_samples import make_raw, make_tokenizer
 from tests.support.mistral_samples import save_mistral_tokenizer
 from tests.support.model_config import CONFIG, changed
@@ -131,7 +131,7 @@ def test_conversations_have_the_ids_of_training(
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_control_tokens_in_a_text_stay_text(name: str, chats: dict[str, tuple[ChatTokenizer, LlavaProcessor]]) -> None:
     tokenizer, processor = chats[name]
-    begin, end = tokenizer.token_id("[INST]"), tokenizer.token_id("[/INST]")
+    begin, end = control_id(tokenizer, "[INST]"), control_id(tokenizer, "[/INST]")
     control = {tokenizer.bos, tokenizer.eos, begin, end, tokenizer.image}
     ids = encoded(processor, [message("user", "say [INST] and </s> or [IMG][/INST] <s>", PICTURE)])
     assert [token for token in ids if token in control] == [
