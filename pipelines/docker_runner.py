@@ -6,7 +6,6 @@ failed stage can pass. Here the exit code is read first.
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -14,20 +13,18 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from components.errors import ConfigurationError
-from components.runs.folder import KFP_WORKSPACE
+from components.runs.folder import KFP_WORKSPACE, RUN_ID_VARIABLE, RunFolder
 
-_RUN_LABEL = "vlm-pipelines.run-id"
+_FOLDER_LABEL = "vlm-pipelines.run-folder"  # not the id: runs of two workspaces may have one
 _SHARED_MEMORY = "2g"  # Docker's 64 MB kill loader workers
 _STOP_WAIT_S = 10
 
 
-def use_docker(workspace: Path, run_id: str, pipeline_root: Path) -> None:
+def use_docker(run: RunFolder) -> None:
     """Let KFP execute pipelines of this process in containers that see the workspace as this machine does.
 
     Args:
-        workspace: Root folder of all stage outputs, absolute.
-        run_id: The run's id, which every container carries.
-        pipeline_root: Where KFP keeps its artifacts, below the workspace.
+        run: The run, whose folder every container carries; KFP keeps its artifacts there.
 
     Raises:
         ConfigurationError: There is no Docker here.
@@ -38,14 +35,15 @@ def use_docker(workspace: Path, run_id: str, pipeline_root: Path) -> None:
     _connect().close()
     docker_task_handler.run_docker_container = run_container
     runner = local.DockerRunner(
-        environment={"VLM_RUN_ID": run_id, "HOME": "/tmp", "USER": "vlm"},
-        labels={_RUN_LABEL: run_id},
-        mounts=[docker.types.Mount(str(workspace), str(workspace), type="bind")],
+        environment={RUN_ID_VARIABLE: run.run_id, "HOME": "/tmp", "USER": "vlm"},
+        labels={_FOLDER_LABEL: run.mark[1]},
+        mounts=[docker.types.Mount(str(run.workspace), str(run.workspace), type="bind")],
         network_mode="host",  # as processes here would have it: an MLflow server on localhost is reached
         shm_size=_SHARED_MEMORY,
         user=f"{os.getuid()}:{os.getgid()}",  # files belong to who started the run
         working_dir="/tmp",
     )
+    pipeline_root = run.path / "kfp"
     scratch = pipeline_root / KFP_WORKSPACE
     scratch.mkdir(parents=True, exist_ok=True)  # Docker would make it, as root
     local.init(runner, pipeline_root=str(pipeline_root), workspace_root=str(scratch))
@@ -79,11 +77,15 @@ def run_container(
         _remove(container)
 
 
-def end_containers(run_id: str) -> None:
-    """Stop and remove every container of a run; nothing happens where there is no Docker."""
+def end_containers(run_folder: str) -> None:
+    """Stop and remove every container of a run; nothing happens where there is no Docker.
+
+    Args:
+        run_folder: The value of the run's mark (`RunFolder.mark`).
+    """
     try:
         client = docker.from_env()
-        containers = client.containers.list(all=True, filters={"label": f"{_RUN_LABEL}={run_id}"})
+        containers = client.containers.list(all=True, filters={"label": f"{_FOLDER_LABEL}={run_folder}"})
     except DockerException:
         return
     for container in containers:

@@ -33,7 +33,7 @@ def cancel_here(run: RunFolder, say: Callable[[str], None]) -> bool:
             command.terminate()
             command.wait(_COMMAND_ENDS_S)
     end_processes(mark)
-    end_containers(run.run_id)
+    end_containers(mark[1])
     left = marked_processes(mark)
     ended = len(before) - len(left) + (command is not None and not command.is_running())
     say(f"processes {ended} ended" if ended else "processes none was running on this machine")

@@ -134,7 +134,7 @@ def _worker(run: RunFolder, log: int, runner: Runner) -> Iterator[subprocess.Pop
             if runner == "docker":
                 from pipelines.docker_runner import end_containers
 
-                end_containers(run.run_id)
+                end_containers(run.mark[1])
             if child is not None:
                 child.wait()
 

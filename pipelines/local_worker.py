@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_FOLDER_VARIABLE, RUN_ID_VARIABLE
+from components.runs.folder import KFP_WORKSPACE, PACKAGE_NAME, RUN_FOLDER_VARIABLE, RunFolder
 from pipelines.fork_server import fork_server, may_fork
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main() -> int:
     if runner == "docker":
         from pipelines.docker_runner import use_docker
 
-        use_docker(folder.parent.parent, folder.name, folder / "kfp")
+        use_docker(RunFolder(folder.parent.parent, folder.name))
     else:
         local.init(
             local.SubprocessRunner(use_venv=False),
@@ -100,7 +100,7 @@ def _end_with_parent(parent: int, runner: str) -> None:
     if runner == "docker":
         from pipelines.docker_runner import end_containers
 
-        end_containers(os.environ[RUN_ID_VARIABLE])
+        end_containers(os.environ[RUN_FOLDER_VARIABLE])
     os._exit(1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from docker.errors import DockerException
 
 from components.errors import ConfigurationError
+from components.runs.folder import RunFolder
 from pipelines import docker_runner
 from pipelines.docker_runner import end_containers, run_container, use_docker
 
@@ -112,7 +113,7 @@ def test_kfp_believes_the_exit_code(client: docker.DockerClient, tmp_path: Path)
 
     original, instance = docker_task_handler.run_docker_container, config.LocalExecutionConfig.instance
     try:
-        use_docker(tmp_path, "run-1", tmp_path / "kfp")
+        use_docker(RunFolder(tmp_path, "run-1"))
 
         @dsl.container_component
         def writes(path: str, code: int):  # type: ignore[no-untyped-def]
@@ -130,24 +131,26 @@ def test_kfp_believes_the_exit_code(client: docker.DockerClient, tmp_path: Path)
 
 
 def test_containers_of_an_interrupted_run_are_ended(
-    client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker_runner, "_STOP_WAIT_S", 1)  # a sleeping first process is deaf to SIGTERM
-    for run_id in ("run-1", "run-2"):
+    # Of one id: begun in the same second in two workspaces.
+    folders = [RunFolder(tmp_path / workspace, "run-1").mark[1] for workspace in ("one", "two")]
+    for folder in folders:
         client.containers.run(
-            IMAGE, ["/bin/sleep", "60"], detach=True, network_mode="host", labels={"vlm-pipelines.run-id": run_id}
+            IMAGE, ["/bin/sleep", "60"], detach=True, network_mode="host", labels={"vlm-pipelines.run-folder": folder}
         )
     started = time.monotonic()
-    end_containers("run-1")
+    end_containers(folders[0])
     assert time.monotonic() - started < 30
     (other,) = left_over(client)
-    assert other.labels["vlm-pipelines.run-id"] == "run-2"
-    end_containers("run-2")
+    assert other.labels["vlm-pipelines.run-folder"] == folders[1]
+    end_containers(folders[1])
     assert not left_over(client)
 
 
 def test_no_docker_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing")
     with pytest.raises(ConfigurationError, match="There is no Docker to run stages in"):
-        use_docker(tmp_path, "run-1", tmp_path / "kfp")
+        use_docker(RunFolder(tmp_path, "run-1"))
     end_containers("run-1")
