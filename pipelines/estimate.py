@@ -4,16 +4,14 @@ Shapes of published models are known without their files (`components.model.fami
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.combine.config import CombineConfig
 from components.data.image_settings import ImageSettings
 from components.download.config import RANDOM, WeightsConfig
 from components.errors import ConfigurationError
 from components.model.config import LanguageConfig, ModelConfig, Part, ProjectorConfig, VisionConfig
-from components.model.families.hf_config import HfConfig, read_hf_config
+from components.model.families.hf_config import HfConfig
 from components.model.families.language.registry import read_language
-from components.model.families.published import published_config
 from components.model.families.vision.registry import read_vision
 from components.model.flops import Work, backward_flops, forward_flops
 from components.model.parameters import parameters_of
@@ -21,6 +19,7 @@ from components.training.config import Recipe, TrainingConfig
 from components.training.devices import bf16_peak
 from components.training.memory import MemoryEstimate, estimate_memory
 from pipelines.config import TRAINING_STAGES, RunConfig
+from pipelines.known_parts import source_config
 
 UTILISATION = 0.35
 """Share of a GPU's peak that training reaches, for hours: the full 7B model reached 0.38 on an H100 (tests/benchmarks/RESULTS.md)."""
@@ -28,7 +27,6 @@ UTILISATION = 0.35
 TEXT_TOKENS = {True: 25, False: 250}
 """Text of a sample, of captions alone or not: captions of LLaVA-Pretrain, and about what conversations of mix665k have."""
 
-_HUB = "hf://"
 _MODEL_COPIES = 6  # as fetched, converted, combined, after both trainings, exported
 _STATE_BYTES = 12  # master weights and moments
 _BF16_BYTES = 2
@@ -125,16 +123,13 @@ def _vision(weights: WeightsConfig, feature_layer: int) -> VisionConfig:
 
 
 def _source_config(source: str, part: str) -> HfConfig:
-    if source.startswith(_HUB):
-        found = published_config(source.removeprefix(_HUB).partition("@")[0])
-        if found is not None:
-            return found
-    elif source.startswith("file://") and Path(source.removeprefix("file://")).is_dir():
-        return read_hf_config(Path(source.removeprefix("file://")))
-    raise ConfigurationError(
-        f"weights.{part}_source {source} is not in the table of published shapes, so that nothing can be said of its size before "
-        "it is fetched. Name a folder that has its config.json, as file:///FOLDER."
-    )
+    found = source_config(source)
+    if found is None:
+        raise ConfigurationError(
+            f"weights.{part}_source {source} is not in the table of published shapes, so that nothing can be said of its size "
+            "before it is fetched. Name a folder that has its config.json, as file:///FOLDER."
+        )
+    return found
 
 
 def _combined(combine: CombineConfig, language: LanguageConfig, vision: VisionConfig) -> ModelConfig:

@@ -1,5 +1,6 @@
 """What is known of a run's models before anything is downloaded."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.download.config import RANDOM, WeightsConfig
@@ -7,7 +8,7 @@ from components.download.config import RANDOM, WeightsConfig
 if TYPE_CHECKING:
     from components.model.families.hf_config import HfConfig
 
-_HUB = "hf://"
+_HUB, _FILE = "hf://", "file://"
 
 
 def tower_input(weights: WeightsConfig) -> tuple[int, int] | None:
@@ -18,10 +19,9 @@ def tower_input(weights: WeightsConfig) -> tuple[int, int] | None:
     """
     if weights.vision_source == RANDOM:
         return weights.vision.image_size, weights.vision.patch_size
-    published = _published(weights.vision_source)
+    published = source_config(weights.vision_source)
     if published is None:
         return None
-    # Imported here: torch comes with it, and few settings ask.
     from components.model.families.vision.registry import read_vision
 
     tower = read_vision(published, -1)
@@ -36,13 +36,26 @@ def language_width(weights: WeightsConfig) -> int | None:
     """
     if weights.language_source == RANDOM:
         return weights.language.hidden_size
-    published = _published(weights.language_source)
+    published = source_config(weights.language_source)
     return None if published is None else int(published.required("hidden_size"))
 
 
-def _published(source: str) -> "HfConfig | None":
-    if not source.startswith(_HUB):
-        return None
-    from components.model.families.published import published_config
+def source_config(source: str) -> "HfConfig | None":
+    """Return what `config.json` of a source says, of a published model or a folder on this machine; None where it is to be fetched.
 
-    return published_config(source.removeprefix(_HUB).partition("@")[0])
+    Args:
+        source: URI of a model.
+
+    Raises:
+        InputError: The folder's file can't be read, or is of a model that can't be converted.
+    """
+    # Imported here: torch comes with them, and few settings ask.
+    if source.startswith(_HUB):
+        from components.model.families.published import published_config
+
+        return published_config(source.removeprefix(_HUB).partition("@")[0])
+    if source.startswith(_FILE) and Path(source.removeprefix(_FILE)).is_dir():
+        from components.model.families.hf_config import read_hf_config
+
+        return read_hf_config(Path(source.removeprefix(_FILE)))
+    return None

@@ -36,5 +36,6 @@ def combine(
             CombineConfig.model_validate(settings[stage]),
             language=folder_of(language),
             vision=folder_of(vision),
+            stock=not settings["export"]["custom_code"],
         )
         publish(model, output)

@@ -11,7 +11,9 @@ STAGE = "combine"
 VERSION = 2
 
 
-def run_combine(context: RunContext, config: CombineConfig, language: Path, vision: Path) -> StageOutput:
+def run_combine(
+    context: RunContext, config: CombineConfig, language: Path, vision: Path, *, stock: bool = False
+) -> StageOutput:
     """Combine a language model and a vision tower.
 
     Args:
@@ -19,12 +21,14 @@ def run_combine(context: RunContext, config: CombineConfig, language: Path, visi
         config: Projector, image settings, seed.
         language: Folder of the converted language model.
         vision: Folder of the converted vision tower.
+        stock: Whether the model is to be exported as transformers' own Llava; decides nothing but whether another one is
+            refused, before it is trained.
 
     Returns:
         A model folder: `checkpoint/`, `model.json`, `tokenizer/`.
 
     Raises:
-        ConfigurationError: The image settings don't fit the vision tower.
+        ConfigurationError: The image settings don't fit the vision tower, or the model is no stock Llava and has to be.
         InputError: A part is missing, damaged, or does not fit the other.
     """
 
@@ -32,7 +36,13 @@ def run_combine(context: RunContext, config: CombineConfig, language: Path, visi
         return _combine(config, language, vision, work)
 
     inputs = {"language": language, "vision": vision}
-    return run_stage(context, stage=STAGE, version=VERSION, inputs=inputs, settings=config, body=body)
+    output = run_stage(context, stage=STAGE, version=VERSION, inputs=inputs, settings=config, body=body)
+    if stock:  # of a finished folder too: whether it is to be exported so is another run's setting
+        from components.model.config import read_model_config
+        from components.model.stock import check_stock
+
+        check_stock(read_model_config(output.folder))
+    return output
 
 
 def _combine(config: CombineConfig, language: Path, vision: Path, work: StageWork) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.data.tokenizer import ChatTokenizer
-from components.errors import ConfigurationError
 from components.export.image_processing import select_strategy
 from components.export.tensors import exported_vocabulary
 from components.model.config import ModelConfig, StoredDtype
@@ -22,29 +21,6 @@ CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
 _CODE_FILES = ("configuration_wide_llava.py", "modeling_wide_llava.py", "image_processing_wide_llava.py")
-
-
-def check_expressible(config: ModelConfig, *, custom_code: bool) -> None:
-    """Refuse what transformers could not load.
-
-    Raises:
-        ConfigurationError: The projector is not stock Llava's, and there is no code for it.
-    """
-    projector, hidden, side = config.projector, config.language.hidden_size, config.image.pixel_shuffle
-    differences = {}
-    if projector.depth != 2:
-        differences["combine.projector.depth=2"] = f"of depth {projector.depth}"
-    if projector.depth > 1 and projector.ffn_hidden_size != hidden:
-        differences[f"combine.projector.ffn_hidden_size={hidden}"] = f"{projector.ffn_hidden_size} wide"
-    if side > 1:
-        differences["combine.image.pixel_shuffle=1"] = f"fed with {side} x {side} patches at a time"
-    if differences and not custom_code:
-        raise ConfigurationError(
-            f"transformers' Llava has a projector of two layers, as wide as the language model ({hidden}), that is fed with "
-            f"single patches; this model's is {', '.join(differences.values())}. Set export.custom_code=true: the folder "
-            "then carries its own modelling code and loads with trust_remote_code=True. Or set "
-            f"{', '.join(differences)} and train again."
-        )
 
 
 def model_settings(

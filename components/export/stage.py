@@ -90,7 +90,7 @@ def _export(
     # Imported here: a run that reuses the finished folder needs none of it.
     import torch
 
-    from components.export.architecture import check_expressible, write_architecture
+    from components.export.architecture import write_architecture
     from components.export.card import write_card
     from components.export.processing import write_processing
     from components.export.shards import write_shards
@@ -99,11 +99,13 @@ def _export(
     from components.export.verify import verify_export
     from components.model.config import TORCH_DTYPES, StoredDtype
     from components.model.distributed import single_process
+    from components.model.stock import check_stock
     from components.storage.atomic import write_json
 
     with single_process():
         source = ModelSource(model)
-        check_expressible(source.config, custom_code=config.custom_code)
+        if not config.custom_code:
+            check_stock(source.config)
         own_dtype: StoredDtype = "bfloat16" if source.dtype == torch.bfloat16 else "float32"
         dtype = own_dtype if config.dtype == "auto" else config.dtype
         write_architecture(folder, source.config, source.tokenizer, dtype, custom_code=config.custom_code)

@@ -85,6 +85,19 @@ def test_a_projector_without_settings_has_two_layers_as_wide_as_the_language_mod
     }
 
 
+def test_a_model_that_has_to_be_stock_is_refused_here_also_when_it_was_finished_before(
+    world: World, tmp_path: Path
+) -> None:
+    context = world.context.model_copy(update={"workspace": tmp_path})
+    parts = (part(world, "language"), part(world, "vision"))
+    wide, square = combine_config(), combine_config(projector=ProjectorSettings())
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="as wide as the language model .48.*40 wide.*custom_code=true"):
+            run_combine(context, wide, *parts, stock=True)
+    assert run_combine(context, wide, *parts).folder.is_dir()
+    assert run_combine(context, square, *parts, stock=True).folder.is_dir()
+
+
 def test_the_last_layer_starts_smaller_by_the_layers_of_the_language_model(world: World, tmp_path: Path) -> None:
     """Against megatron-core's own function, which the reference's model is drawn with."""
     layers = world.language.config.num_hidden_layers

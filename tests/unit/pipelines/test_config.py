@@ -151,7 +151,7 @@ def test_what_only_code_can_export_is_refused_without_it_before_a_run_starts(set
         load_preset("laptop", [setting])
 
 
-def test_a_projector_that_is_too_wide_for_a_stock_model_is_refused_before_a_run_starts() -> None:
+def test_a_projector_that_is_too_wide_for_a_stock_model_is_refused_before_a_run_starts(tmp_path: Path) -> None:
     wide = "combine.projector.ffn_hidden_size=256"
     with pytest.raises(ConfigurationError, match=r"\(256\) is not the language model's width \(128\)"):
         load_preset("laptop", [wide])
@@ -159,8 +159,12 @@ def test_a_projector_that_is_too_wide_for_a_stock_model_is_refused_before_a_run_
     assert load_preset("laptop", ["combine.projector.ffn_hidden_size=128"])
     with pytest.raises(ConfigurationError, match=r"\(14336\) is not the language model's width \(4096\)"):
         load_preset("mistral-clip-7b", ["export.custom_code=false"])
-    # Of one's own weights the width is known when they are here.
-    assert load_preset("mistral-clip-7b", ["export.custom_code=false", "weights.language_source=file:///mine"])
+    (tmp_path / "config.json").write_text('{"model_type": "mistral", "hidden_size": 2048}')
+    mine = ["export.custom_code=false", f"weights.language_source=file://{tmp_path}"]
+    with pytest.raises(ConfigurationError, match=r"\(14336\) is not the language model's width \(2048\)"):
+        load_preset("mistral-clip-7b", mine)
+    # Of weights that are elsewhere combine says it, before the training.
+    assert load_preset("mistral-clip-7b", ["export.custom_code=false", "weights.language_source=s3://mine/model"])
 
 
 SIGLIP = [
