@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from torch import Tensor
+from transformers import AutoConfig
 
 from components.data.image import normalise
 from components.data.packing import pack
@@ -179,6 +180,23 @@ def unaided(
         check=True,
     )
     return dict(zip(exports, torch.load(folder / "results.pt", weights_only=True), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_finds_what_it_starts_from(kind: str, exports: dict[str, Exported]) -> None:
+    """KServe takes a folder for vLLM's whose class vLLM has; vLLM reads defaults, template and processor from these files."""
+    folder = exports[kind].output.folder
+    config = json.loads((folder / "config.json").read_text())
+    wide = "custom_code" in KINDS[kind].settings
+    assert config["architectures"] == [f"{'Wide' if wide else ''}LlavaForConditionalGeneration"]
+    assert ("auto_map" in config) == wide
+    if not wide:
+        assert type(AutoConfig.from_pretrained(folder, trust_remote_code=False)).__name__ == "LlavaConfig"
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == config["eos_token_id"] == config["text_config"]["eos_token_id"]
+    assert config["image_token_index"] in generation["suppress_tokens"]
+    for name in ("chat_template.jinja", "tokenizer.json", "processor_config.json", "preprocessor_config.json"):
+        assert (folder / name).stat().st_size
 
 
 @pytest.mark.parametrize("kind", KINDS)
