@@ -1,4 +1,4 @@
-"""How a prompt reads, for people, in Mistral's words. Light on imports; the tokens, in the model's own, are `prompt.py`'s."""
+"""How a prompt reads, for people, whatever the model. Light on imports; the tokens, in the model's own words, are `prompt.py`'s."""
 
 from typing import Literal
 
@@ -8,12 +8,10 @@ PromptFormat = Literal["plain", "instruct"]
 
 
 def prompt_text(question: str, prompt_format: PromptFormat) -> str:
-    """Return what stands before the answer, control tokens by their names and the picture's tokens as `<image>`.
+    """Return what a model is asked, the picture's tokens as `<image>`, without the control tokens that each model has its own of.
 
     Args:
         question: Human text; dropped in the plain format.
         prompt_format: "plain" or "instruct".
     """
-    if prompt_format == "plain":
-        return f"<s>{IMAGE_MARKER}"
-    return f"<s>[INST]{IMAGE_MARKER}{without_marker(question)}[/INST]"
+    return IMAGE_MARKER if prompt_format == "plain" else f"{IMAGE_MARKER}{without_marker(question)}"

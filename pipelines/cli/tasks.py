@@ -47,14 +47,22 @@ def _print_task(console: Any, task: "Task") -> None:
     console.print(fact_table({**_facts(task), **steps, **_origin(task)}))
     for sample in _examples(task):
         console.print()
-        console.print(literal(f"What the model reads, for {_example_name(sample)}", "dim"))
-        console.print(literal(_read_by_the_model(task, sample)), soft_wrap=True)
+        console.print(literal(f"What the model is asked, for {_example_name(sample)}", "dim"))
+        console.print(literal(_asked(task, sample)), soft_wrap=True)
+    around = (
+        "Nothing else stands before the answer but the token that begins a text, where a model has one."
+        if task.prompt.format == "plain"
+        else "It is a user's turn: the words around it are those of each model's chat template. How a model read it stands in its "
+        "generation's manifest (example_prompt), where a model of transformers answered."
+    )
+    console.print()
+    console.print(literal(around, "dim"))
 
 
 def _described(task: "Task") -> dict[str, Any]:
     from components.tasks.registry import find_kind
 
-    read = {sample.id: _read_by_the_model(task, sample) for sample in _examples(task)}
+    read = {sample.id: _asked(task, sample) for sample in _examples(task)}
     return {**task.model_dump(mode="json"), "ground_truth": find_kind(task.kind).ground_truth, "examples": read}
 
 
@@ -109,7 +117,7 @@ def _example_name(sample: "HeldOutSample") -> str:
     return "a question with options" if sample.options else "an open question"
 
 
-def _read_by_the_model(task: "Task", sample: "HeldOutSample") -> str:
+def _asked(task: "Task", sample: "HeldOutSample") -> str:
     from components.data.prompt_text import prompt_text
     from components.tasks.registry import find_kind
 

@@ -314,16 +314,6 @@ def test_the_text_shown_to_people_is_what_the_tokens_say(small: ChatTokenizer, p
     question = "  <image>\nwhat is the colour of the circle?"
     encoded = encode_prompt(question, [PICTURE], tokenizer=small, settings=SETTINGS, prompt_format=prompt_format)
     tokens = encoded.tokens.tolist()
-    names = {
-        small.bos: "<s>",
-        control_id(small, "[INST]"): "[INST]",
-        control_id(small, "[/INST]"): "[/INST]",
-        small.image: "",
-    }
-    words = small.decode([token for token in tokens if token not in names])
-    shown = "".join(names[token] for token in tokens if token in names).replace("[/INST]", f"{words}[/INST]")
-    assert prompt_text(question, prompt_format).replace("<image>", "") == shown
-    picture = [token == small.image for token in tokens].index(True)
-    assert prompt_text(question, prompt_format).startswith(
-        "".join(names[token] for token in tokens[:picture]) + "<image>"
-    )
+    controls = {small.bos, control_id(small, "[INST]"), control_id(small, "[/INST]"), small.image}
+    words = small.decode([token for token in tokens if token not in controls])
+    assert prompt_text(question, prompt_format) == f"<image>{words}"

@@ -29,7 +29,7 @@ def test_every_task_is_listed_with_what_its_file_says(capsys: Captured, monkeypa
         assert f"prompt {asked}" in block
 
 
-def test_a_task_is_shown_as_a_model_reads_it(tmp_path: Path, capsys: Captured) -> None:
+def test_a_task_is_shown_as_every_model_is_asked_it(tmp_path: Path, capsys: Captured) -> None:
     question = {"question": "What is left of the red circle?", "image": "a.jpg"}
     options = ["a blue square", "a green star", "nothing"]
     lines = [{"id": 1, **question, "options": options, "answer": "A"}, {"id": 2, **question, "answers": ["a square"]}]
@@ -37,12 +37,14 @@ def test_a_task_is_shown_as_a_model_reads_it(tmp_path: Path, capsys: Captured) -
     assert main(["tasks", "mmmu"]) == 0
     output = capsys.readouterr().out
     for sample in load_samples(tmp_path, load_task("mmmu")):
-        assert f"<s>[INST]<image>{sample.prompt}[/INST]\n" in output
+        assert f"\n<image>{sample.prompt}\n" in output
+    assert "chat template" in " ".join(output.split())
+    assert "[INST]" not in output
 
 
 def test_plain_task_shows_the_picture_alone(capsys: Captured) -> None:
     assert main(["tasks", "captioning"]) == 0
-    assert "for any picture\n<s><image>\n" in capsys.readouterr().out
+    assert "for any picture\n<image>\n" in capsys.readouterr().out
 
 
 def test_programs_get_json(capsys: Captured) -> None:
