@@ -9,6 +9,7 @@ process starts by itself; and where there is a GPU's driver, whose state no fork
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -306,6 +307,9 @@ def main() -> NoReturn:
             _run(request)
         if modules:
             _import(modules.pop(0))
+            if not modules:
+                gc.collect()
+                gc.freeze()  # no fork looks through what all share, nor copies its memory to do so
 
 
 if __name__ == "__main__":

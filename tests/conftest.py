@@ -1,13 +1,12 @@
 """What all tests share: nothing of the user's own, quiet libraries, few threads, one MLflow store per test process."""
 
-import inspect
+import gc
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -24,6 +23,9 @@ for _name in [name for name in os.environ if _USERS.fullmatch(name)]:
 _HOME = tempfile.mkdtemp(prefix="vlm-test-home-")
 os.environ["HOME"] = _HOME
 
+# The libraries make a million objects, and none of them is garbage.
+gc.disable()
+
 # The tests share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,6 +34,17 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 # A slow machine is no failure.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collection, for good: energon collects before and after each pass over its data.
+
+    It also freezes what there is meanwhile, and lets it go again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
@@ -53,14 +66,10 @@ def tracking_uri(tracking_workspace: Path) -> str:
 
 @pytest.fixture(scope="session")
 def shallow_stacks() -> None:
-    """Compiling costs what it costs outside of pytest: KFP looks at its caller's name without reading source files.
+    """Compiling costs what it costs outside of pytest."""
+    from tests.support.shallow_stacks import use_shallow_stacks
 
-    It asks for the whole call stack, source lines and all, whenever a task is set up; below pytest, with everything imported, that makes
-    one second of compiling six.
-    """
-    from kfp.dsl import pipeline_task
-
-    pipeline_task.inspect = SimpleNamespace(stack=lambda: inspect.stack(context=0))
+    use_shallow_stacks()
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,7 @@ class Saved:
         return False
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_rank_that_is_killed_is_followed_by_another_attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each attempt saves a step and is killed, until the third: more attempts than may be without a checkpoint."""
     code = f"""
@@ -140,6 +141,7 @@ def test_rank_that_is_killed_is_followed_by_another_attempt(tmp_path: Path, caps
     assert "test starts again after step 2: ended by a signal (attempt 2 failed)" in output
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: Path) -> None:
     code = """
         import os, time
@@ -151,7 +153,7 @@ def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: P
         wait_for_the_other_rank()
     """
     job = _job(tmp_path, code)
-    cluster = ClusterConfig.model_validate({"job": {"stall_s": 20, "poll_s": 0.2}})
+    cluster = ClusterConfig.model_validate({"job": {"stall_s": 12, "poll_s": 0.2}})
     job.environment["PYTHONPATH"] += os.pathsep + str(ROOT)
     began = time.monotonic()
     with pytest.raises(ClusterFailure) as error:

@@ -1,8 +1,6 @@
 """What tests of pipelines share."""
 
-import pytest
+from tests.support.shallow_stacks import use_shallow_stacks
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _quick_compiling(shallow_stacks: None) -> None:
-    """Most tests here compile."""
+# At once, not in a fixture: the DAG is built where it is imported.
+use_shallow_stacks()

@@ -228,6 +228,7 @@ def start_execute(run: RunFolder) -> subprocess.Popen[bytes]:
     code = (
         "import sys; from pathlib import Path; from rich.console import Console;"
         "from pipelines.local_run import Interrupted, execute; from components.runs.folder import RunFolder\n"
+        "from pipelines import processes; processes._TERMINATE_WAIT_S = 1.0  # for the deaf\n"
         "try: execute(RunFolder(Path(sys.argv[1]), sys.argv[2]), Console())\n"
         "except Interrupted: sys.exit(130)"
     )
