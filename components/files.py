@@ -26,13 +26,20 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, flush: bool = False) -> None:
     """Replace a small UTF-8 file, so that readers see the old one or the new one.
 
-    It does not wait for the disk: what must outlive a power cut is written by `components.storage.atomic`.
+    Args:
+        path: The file; its folder is there.
+        text: Its new content.
+        flush: Wait for the disk first: without, the file may be empty after a power cut.
     """
     temporary = temporary_beside(path)
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        if flush:
+            stream.flush()
+            os.fsync(stream.fileno())
     os.replace(temporary, path)
 
 

@@ -74,15 +74,25 @@ def drawn(seen: Learning, width: int) -> list[Text]:
     if seen.samples:
         first, *later = seen.samples
         step_width = len(str(seen.samples[-1].step))
-        lines.append(_line(f"a held-out picture: {first.answer}", "dim"))
+        if first.question:
+            lines.append(_line(f"asked of a held-out picture: {_one_line(first.question)}", "dim"))
+            lines.append(_line(f"  the truth: {first.answer}", "dim"))
+        else:
+            lines.append(_line(f"a held-out picture: {first.answer}", "dim"))
         for sample in [first, *later[-(_SAMPLES - 1) :]]:
             lines.append(_line(f"  step {sample.step:{step_width}} says: {_one_line(sample.said)}", ""))
     return lines
 
 
 def said(seen: Learning) -> list[str]:
-    """Return a line for each time that the model described the picture, for a log."""
-    return [f'step {sample.step} says "{_one_line(sample.said)}" of "{sample.answer}"' for sample in seen.samples]
+    """Return a line for each time that the model described the picture, or was asked about it, for a log."""
+    return [f'step {sample.step} says "{_one_line(sample.said)}" {_to(sample)}' for sample in seen.samples]
+
+
+def _to(sample: Described) -> str:
+    if not sample.question:
+        return f'of "{sample.answer}"'
+    return f'to "{_one_line(sample.question)}", where "{sample.answer}" is true'
 
 
 def _line(text: str, style: str) -> Text:

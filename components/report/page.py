@@ -24,17 +24,19 @@ from components.runs.lineage import StageRecord, upstream_stages
 from components.stage.manifest import Manifest
 from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from components.training.curves import TITLES, curve, loss_figure, rate_figure
+from components.training.zero_shot_texts import Described, read_texts
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 @dataclass(frozen=True)
 class TrainingView:
-    """A training's curves and figures."""
+    """A training's curves and figures, and what it said of one held-out picture at each step that asked for it."""
 
     title: str
     figures: list[Figure]
     facts: list[tuple[str, str]]
+    said: list[Described]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def _training(title: str, folder: Path, stages: Sequence[StageRecord]) -> Traini
     rows = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
     facts = next(record.manifest.facts for record in stages if record.folder == folder.resolve())
     figures = [figure for figure in (loss_figure(title, rows), rate_figure(title, rows)) if figure.chart]
-    return TrainingView(title, figures, _training_facts(facts, rows))
+    said = [samples[0] for samples in read_texts(folder) if samples]
+    return TrainingView(title, figures, _training_facts(facts, rows), said)
 
 
 def _training_facts(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from components.report.config import ReportConfig
 from components.stage.runner import StageOutput, StageWork, run_stage
 
 STAGE = "report"
-VERSION = 2
+VERSION = 3
 REPORT_FILE = "report.html"
 
 

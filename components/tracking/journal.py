@@ -110,7 +110,7 @@ def write_header(folder: Path, header: JournalHeader) -> None:
     path = folder / HEADER_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        replace_text(path, header.model_dump_json(indent=2) + "\n")
+        replace_text(path, header.model_dump_json(indent=2) + "\n", flush=True)
 
 
 def read_header(folder: Path) -> JournalHeader:

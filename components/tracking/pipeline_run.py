@@ -123,7 +123,7 @@ def finish_pipeline_run(context: RunContext, status: str, send: bool = True) -> 
     """
     if not context.tracking_uri or not context.mlflow_run_id:
         return
-    with sending(context.workspace, context.run_id) if send else nullcontext():
+    with sending(context.workspace, context.run_id, others=True) if send else nullcontext():
         _pipeline_journal(context).end(status)
 
 

@@ -3,7 +3,9 @@
 `vlm run` starts one process that sends for all stages of its run, so that MLflow is imported once. Elsewhere every
 stage sees to it itself: a long one by such a process, a short one as it ends. A server that is away holds up neither.
 
-Run as `python -m components.tracking.sender WORKSPACE RUN_ID`; it ends, having sent what it could, with its input.
+Run as `python -m components.tracking.sender WORKSPACE RUN_ID [--others]`; it ends, having sent what it could, with its
+input. What earlier runs of the workspace left is sent once a run, as it ends: to look for it costs the more the more
+runs there are.
 """
 
 import os
@@ -34,6 +36,7 @@ _RETRY_INTERVAL_S = 20.0
 _SHORT_STAGE_S = 10.0  # a shorter one has nothing to show while it runs
 _PATIENCE_S = 30.0
 _EXIT_WAIT_S = 60.0
+_OTHERS = "--others"
 
 
 class Sender:
@@ -76,10 +79,17 @@ class Sender:
         """Whether MLflow did not take everything the last time."""
         return self._away
 
-    def finish(self) -> bool:
-        """Send the last; waits a while where another process is sending it. Returns whether MLflow has everything."""
+    def finish(self, others: bool = False) -> bool:
+        """Send the last; waits a while where another process is sending it.
+
+        Args:
+            others: Also what earlier runs of the workspace left.
+
+        Returns:
+            Whether MLflow has everything of this run.
+        """
         deadline = time.monotonic() + _PATIENCE_S
-        while not self.send(others=True):
+        while not self.send(others):
             if self._away or time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
@@ -117,20 +127,20 @@ def main() -> int:
     while not select.select([sys.stdin], [], [], wait)[0]:
         sender.send()
         wait = _RETRY_INTERVAL_S if sender.away else _INTERVAL_S
-    sender.finish()
+    sender.finish(others=_OTHERS in sys.argv)
     return 0
 
 
 @contextmanager
 def sender_process(workspace: Path, run_id: str, log: IO[bytes] | None = None) -> Iterator[None]:
-    """Let a process of its own send for a run; as the block ends it sends the rest.
+    """Let a process of its own send for a run; as the block ends it sends the rest, and what earlier runs left.
 
     Args:
         workspace: The workspace.
         run_id: The pipeline run.
         log: Gets what the process prints; this process' output by default.
     """
-    process = _start(workspace, run_id, log)
+    process = _start(workspace, run_id, others=True, log=log)
     try:
         yield
     finally:
@@ -149,14 +159,20 @@ class Sending:
 
 
 @contextmanager
-def sending(workspace: Path, run_id: str) -> Iterator[Sending]:
-    """See to it that what the block writes into journals of a run is sent, unless another process does."""
+def sending(workspace: Path, run_id: str, others: bool = False) -> Iterator[Sending]:
+    """See to it that what the block writes into journals of a run is sent, unless another process does.
+
+    Args:
+        workspace: The workspace.
+        run_id: The pipeline run.
+        others: Also send what earlier runs of the workspace left.
+    """
     what = Sending()
     if os.environ.get(SENDER_VARIABLE):
         yield what
         return
     processes: list[subprocess.Popen[bytes]] = []
-    timer = threading.Timer(_SHORT_STAGE_S, lambda: processes.append(_start(workspace, run_id, None)))
+    timer = threading.Timer(_SHORT_STAGE_S, lambda: processes.append(_start(workspace, run_id, others)))
     timer.daemon = True
     timer.start()
     try:
@@ -167,11 +183,11 @@ def sending(workspace: Path, run_id: str) -> Iterator[Sending]:
         if processes:
             _end(processes[0])
         elif not what.later:
-            Sender(workspace, run_id).finish()
+            Sender(workspace, run_id).finish(others)
 
 
-def _start(workspace: Path, run_id: str, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "components.tracking.sender", str(workspace), run_id]
+def _start(workspace: Path, run_id: str, others: bool, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "components.tracking.sender", str(workspace), run_id, *([_OTHERS] if others else [])]
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH", "")])]
     return subprocess.Popen(

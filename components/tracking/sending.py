@@ -157,7 +157,7 @@ class _Sending:
     def _note(self, *entries: Entry) -> None:
         self.sent.mlflow_run_id = self.target.mlflow_run_id
         self.sent.offsets.update({entry.file: entry.end for entry in entries})
-        replace_text(self.folder / _SENT_NAME, self.sent.model_dump_json() + "\n")
+        replace_text(self.folder / _SENT_NAME, self.sent.model_dump_json() + "\n", flush=True)
 
 
 @contextmanager

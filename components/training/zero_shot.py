@@ -23,7 +23,7 @@ from components.pages.pictures import data_uri, thumbnail
 from components.storage.atomic import write_text
 from components.tasks.kind import POINTS
 from components.tracking.tracker import StageTracker
-from components.training.zero_shot_texts import ZERO_SHOT_FOLDER, step_path, write_texts
+from components.training.zero_shot_texts import ZERO_SHOT_FOLDER, Described, step_path, write_texts
 
 METRIC = "zero_shot_cider"
 MAX_NEW_TOKENS = 64
@@ -116,7 +116,11 @@ class ZeroShot:
         answers = [shown.answer for shown in self._shown]
         score = cider(every, answers)
         if self._parallel.rank == 0:
-            write_texts(self._output, step, answers, every)
+            said = [
+                Described(step, shown.answer, text, shown.question)
+                for shown, text in zip(self._shown, every, strict=True)
+            ]
+            write_texts(self._output, step, said)
             path = step_path(self._output, step, ".html")
             write_text(path, page(f"{self._title}, step {step}: CIDEr {score:.1f}", self._shown, every))
             tracker.log_artifact(path, ZERO_SHOT_FOLDER)

@@ -19,11 +19,13 @@ class Described:
         step: The step.
         answer: The sample's own first answer.
         said: The model's text.
+        question: What was asked; empty where the picture stands alone.
     """
 
     step: int
     answer: str
     said: str
+    question: str = ""
 
 
 def step_path(folder: Path, step: int, suffix: str) -> Path:
@@ -31,17 +33,15 @@ def step_path(folder: Path, step: int, suffix: str) -> Path:
     return folder / ZERO_SHOT_FOLDER / f"{_PREFIX}{step:07d}{suffix}"
 
 
-def write_texts(folder: Path, step: int, answers: Sequence[str], texts: Sequence[str]) -> None:
+def write_texts(folder: Path, step: int, samples: Sequence[Described]) -> None:
     """Write what the model said at a step.
 
     Args:
         folder: The training's output folder.
         step: The step.
-        answers: The samples' own answers.
-        texts: The model's, in the same order.
+        samples: What it said of each held-out picture.
     """
-    rows = [asdict(Described(step, answer, said)) for answer, said in zip(answers, texts, strict=True)]
-    write_json(step_path(folder, step, ".json"), rows)
+    write_json(step_path(folder, step, ".json"), [asdict(sample) for sample in samples])
 
 
 def read_texts(folder: Path) -> list[list[Described]]:

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from components.runs.folder import RunFolder, new_run
 from components.runs.rows import StageRow
-from components.training.zero_shot_texts import write_texts
+from components.training.zero_shot_texts import Described, write_texts
 from pipelines.display import View, screen
 from pipelines.forecast import expected_seconds
+from pipelines.learning import drawn, learning, said
 from pipelines.preset_files import load_preset
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -29,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from components.progress import Progress, progress_folder
 from components.runs.folder import RunFolder
-from components.training.zero_shot_texts import write_texts
+from components.training.zero_shot_texts import Described, write_texts
 from pipelines import display
 
 display._LIVE_POLL_S = display._PLAIN_POLL_S = 0.05
@@ -60,7 +61,8 @@ class Child:
             with open(folder / "metrics.jsonl", "a") as stream:
                 print(json.dumps({"step": step, "loss": 500.0 / step}), file=stream)
             self.training.update(step, force=True, loss=500.0 / step)
-            write_texts(folder, step - 100, ["a large red circle on the left"], [f"a \\x1b[31mred\\ncircle {step}"])
+            said = Described(step - 100, "a large red circle on the left", f"a \\x1b[31mred\\ncircle {step}")
+            write_texts(folder, step - 100, [said])
         if self.looks == 12:
             self.training.finish("done")
         return None
@@ -209,7 +211,7 @@ def test_status_shows_what_a_training_has_learnt(run: RunFolder, capsys: pytest.
     folder = run.workspace / "pretrain" / "key"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 2, "loss": 1.0}\n')
-    write_texts(folder, 2, ["a cat"], ["a dog"])
+    write_texts(folder, 2, [Described(2, "a cat", "a dog")])
     record = {"stage": "pretrain", "state": "running", "began": time.time(), "updated": time.time(), "pid": os.getpid()}
     (run.path / "progress").mkdir()
     (run.path / "progress" / "pretrain-key.json").write_text(json.dumps(record))
@@ -217,4 +219,22 @@ def test_status_shows_what_a_training_has_learnt(run: RunFolder, capsys: pytest.
     assert main(["status", "--workspace", str(run.workspace)]) == 0
     said = capsys.readouterr().out
     assert "pretrain: loss 4 to 1" in said
+    assert "a held-out picture: a cat" in said
     assert "step 2 says: a dog" in said
+
+
+def test_fine_tuning_shows_what_was_asked_and_what_is_true(tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / "key"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n')
+    for step, answer in ((0, "a star"), (200, "red")):
+        write_texts(folder, step, [Described(step, "blue", answer, "Which colour?\nred\nblue")])
+    seen = learning([StageRow("sft", "running", folder=folder)])
+    assert seen is not None
+    assert [line.plain for line in drawn(seen, 80)][-4:] == [
+        "asked of a held-out picture: Which colour? red blue",
+        "  the truth: blue",
+        "  step   0 says: a star",
+        "  step 200 says: red",
+    ]
+    assert said(seen)[1] == 'step 200 says "red" to "Which colour? red blue", where "blue" is true'

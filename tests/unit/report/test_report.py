@@ -17,6 +17,7 @@ from components.report.config import ReportConfig
 from components.report.stage import run_report
 from components.runs.lineage import upstream_stages
 from components.stage.runner import StageWork
+from components.training.zero_shot_texts import Described, write_texts
 from tests.support.data_samples import picture
 from tests.support.evaluation_world import (
     finished_stage,
@@ -37,6 +38,10 @@ def trained(context: RunContext, stage: str, inputs: dict[str, Path | str]) -> P
             for step in range(1, 101)
         ]
         (work.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if stage == "sft":
+            for step in (0, 100):
+                said = Described(step, "to the right", f"{HOSTILE} of step {step}", "Where is the star?")
+                write_texts(work.folder, step, [said])
         return {
             "samples": 6400,
             "median_samples_per_s": 100.0,
@@ -109,6 +114,7 @@ def test_the_report_is_well_formed_and_shows_every_part(report: str) -> None:
         "laptop", "0123456789ab", "CIDEr", "Accuracy", "Blank picture", "Another sample's picture", "Best constant answer", "Guessing",
         "Pretraining", "Instruction tuning", "Training loss", "Where the time went", "Configuration and lineage",
         "generate/captioning, part 1 of 2", "reused", "not passed", "passed", "No Java runtime", "combinations of size",
+        "Asked: Where is the star?", "Its own answer: to the right", f"{HOSTILE} of step 100",
     ):  # fmt: skip
         assert text in page.text, text
     tags = [tag for tag, _ in page.tags]
