@@ -114,7 +114,7 @@ class _Server:
         """End with the last process: whoever ends a run sends SIGTERM to all at once, and a rank needs time to save."""
         self._ending = True
         if not self._processes:
-            sys.exit()
+            _leave()
 
     def serve(self, patience: float | None) -> Request | None:
         """Serve who is there.
@@ -176,7 +176,7 @@ class _Server:
             _tell(connection, os.waitstatus_to_exitcode(status))
             self._forget(connection)
         if self._ending and not self._processes:
-            sys.exit()
+            _leave()
 
     def _pass_on(self, connection: socket.socket, process: int) -> None:
         """Hand a client's signals to its process; when the client is dead, kill it and all that it started."""
@@ -200,6 +200,11 @@ class _Server:
         self._selector.unregister(connection)
         del self._processes[connection]
         connection.close()
+
+
+def _leave() -> NoReturn:
+    """End the server; it has nothing to flush, and to take down the modules of torch would cost a second."""
+    os._exit(0)
 
 
 def _user(connection: socket.socket) -> int:

@@ -26,8 +26,14 @@ IMPORTED_BY_TRAINING = (
     "components.training.trainer",
     "components.generate.generation",
     "transformers",
+    "torch._dynamo",
+    "transformers.modeling_utils",
 )
-"""What the tasks of a DAG that trains import, and their ranks, beside what any task does."""
+"""What the tasks of a DAG that trains import, and their ranks, beside what any task does.
+
+The last two are no names that a task writes: torch imports its compiler as the first optimizer steps or a layer is made without memory,
+and a model of transformers brings the other. Nine and four processes would each do so (tests/benchmarks/RESULTS.md).
+"""
 
 
 def main() -> int:

@@ -187,7 +187,14 @@ def sending(workspace: Path, run_id: str, others: bool = False) -> Iterator[Send
 
 
 def _start(workspace: Path, run_id: str, others: bool, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "components.tracking.sender", str(workspace), run_id, *([_OTHERS] if others else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "components.tracking.sender",
+        str(workspace),
+        run_id,
+        *([_OTHERS] if others else []),
+    ]
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH", "")])]
     return subprocess.Popen(

@@ -84,7 +84,9 @@ def stage_table(run: RunFolder) -> list[str]:
         cells = " | ".join(f"{part:.1f}" for part in parts)
         name = work.stage if work is not None else task.name
         rows.append(f"| {name} | {task.start - opened:.1f} | {cells} | {', '.join(beside)} |")
-    rows.append(f"| (MLflow's rest, processes' ends) | {tasks[-1].end - opened:.1f} | | | {closed - tasks[-1].end:.1f} | |")
+    rows.append(
+        f"| (MLflow's rest, processes' ends) | {tasks[-1].end - opened:.1f} | | | {closed - tasks[-1].end:.1f} | |"
+    )
     rows.append(f"| all: {closed - opened:.1f} | | {' | '.join(f'{part:.1f}' for part in sums)} | |")
     return rows
 

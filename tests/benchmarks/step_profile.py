@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.step_profile [--iterations 30]
 
-Trains with the real trainer in real processes on gloo, and measures the parts of every step on the first rank: each part
-without what it calls of the others, so that the shares add up. "laptop" is the preset's pretraining, alone and at tensor
-parallel 2; "scaled-down" has the proportions of the full model (hidden 512, eight layers, 144 image tokens), with what the
+Trains with the real trainer in real processes on gloo, and measures the parts of every step on the first rank: each
+part without what it calls of the others, so that the shares add up. "laptop" is the preset's pretraining, alone and
+at tensor parallel 2, and in fine-tuning's layout (data parallel 2, chats; captions are what is said in them);
+"scaled-down" has the proportions of the full model (hidden 512, eight layers, 144 image tokens), with what the
 reference recipe trains. Time between the steps (metrics, saving) is not in it.
 """
 
@@ -60,6 +61,7 @@ _SFT = {"train_language": True, "train_vision": False, "prompt_format": "instruc
 _CASES: dict[str, tuple[list[str], dict[str, Any], Layout]] = {
     "laptop": ([], {}, Layout(1, 1)),
     "laptop, TP 2": ([], {}, Layout(2, 1)),
+    "laptop, chats, DP 2": ([], {"prompt_format": "instruct"}, Layout(1, 2)),
     "scaled-down pretraining": (_SCALED_DOWN, _PROJECTOR_ALONE, Layout(1, 1)),
     "scaled-down SFT": (_SCALED_DOWN, _SFT, Layout(1, 1)),
     "scaled-down SFT, DP 2": (_SCALED_DOWN, _SFT, Layout(1, 2)),
