@@ -1,10 +1,13 @@
 """Speed of the data loader and share of useful tokens after packing.
 
-    python -m tests.benchmarks.data_loading [--samples 2000] [--annotations FILE --tokenizer FOLDER]
+    python -m tests.benchmarks.data_loading [--samples 2000] [--annotations FILE --tokenizer FOLDER] [--pictures 300]
 
 Speed: photo-like JPEGs of about 500 x 400 pixels go through the real conversion and split; then a loader as the 7B preset has
 it (336 pixels, instruct, sequences of 4,928) draws, decodes, resizes, encodes and packs them with 0, 1 and 2 worker
 processes. CPU time is that of all processes, so that samples per CPU second do not depend on what else runs.
+
+Beside transformers: the same JPEGs, from bytes to the tower's input, by this loader and by transformers' processors of CLIP and
+SigLIP, in turns in one process and on one thread; and the whole loader without workers in its own process. `--pictures N` measures this alone.
 
 Useful tokens: lengths of LLaVA-Pretrain's samples (576 image tokens, `<s>`, the caption, `</s>`) are dealt to data-parallel ranks
 in global batches and packed. The captions' lengths are those of the annotation file that is given (LLaVA's layout), else drawn
@@ -22,11 +25,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
+from components.data.decode import open_picture
+from components.data.image import normalise, preprocess
 from components.data.image_settings import ImageSettings
 from components.data.loader import LoaderSettings, TrainingLoader
 from components.data.packing import assign, pack
@@ -34,6 +42,20 @@ from components.data.tokenizer import ChatTokenizer
 from tests.support import data_samples
 
 IMAGE = ImageSettings(size=336, patch=14)
+BESIDE = (
+    (
+        "CLIP, 336",
+        ImageSettings(size=336, patch=14, layout="center_crop"),
+        CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+    ),
+    (
+        "SigLIP, 384",
+        ImageSettings(size=384, patch=14, layout="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        SiglipImageProcessorPil(size={"height": 384, "width": 384}),
+    ),
+)
+"""Pictures' way into a tower here and in transformers; its faster processors need torchvision."""
+
 SAMPLES_PER_BATCH = 32
 SEQUENCE_LENGTH = 4928
 GLOBAL_BATCH = 256
@@ -52,10 +74,15 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", type=Path, help="tokenizer folder of a converted model, which counts the captions' tokens"
     )
+    parser.add_argument("--pictures", type=int, help="compare with transformers alone, on so many pictures")
     arguments = parser.parse_args()
+    if arguments.pictures:
+        _print_beside_transformers(arguments.pictures)
+        return
     if (arguments.annotations is None) != (arguments.tokenizer is None):
         parser.error("--annotations and --tokenizer belong together")
     _print_speed(arguments.samples)
+    _print_beside_transformers(300)
     if arguments.annotations:
         tokens = _counted(arguments.annotations, ChatTokenizer.load(arguments.tokenizer))
         _print_useful(lambda rng: rng.choice(tokens), f"{len(tokens)} captions of {arguments.annotations.name}")
@@ -81,12 +108,65 @@ def _print_speed(samples: int) -> None:
         print(f"| {workers} | {per_second:.0f} | {per_cpu_second:.0f} | {packing:.1%} |")
 
 
-def _speed(dataset: Path, tokenizer: ChatTokenizer, workers: int, samples: int) -> tuple[float, float, float]:
+def _print_beside_transformers(count: int, rounds: int = 3) -> None:
+    torch.set_num_threads(1)
+    contents = [photo(number) for number in range(count)]
+    print(f"\n{count} JPEGs, pictures per CPU second of one thread, the middle of {rounds} rounds\n")
+    print(
+        "| tower's input | this loader, uint8 | and normalised | transformers | ratio | the whole loader |\n|---|---|---|---|---|---|"
+    )
+    for shown, settings, processor in BESIDE:
+        ways: list[Callable[[bytes], Any]] = [
+            lambda content, settings=settings: preprocess(open_picture(content), settings),
+            lambda content, settings=settings: _normalised(content, settings),
+            lambda content, processor=processor: processor(
+                images=Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt"
+            ),
+        ]
+        ours, other = ways[1](contents[0]), ways[2](contents[0])
+        torch.testing.assert_close(
+            ours, other["pixel_values"], atol=1e-5, rtol=0
+        )  # the same pixels, or it would be no comparison
+        found = [[_per_cpu_second(way, contents) for way in ways] for _ in range(rounds)]
+        raw, normalised, theirs = (statistics.median(column) for column in zip(*found, strict=True))
+        whole = _whole_loader(contents, settings)
+        print(
+            f"| {shown} | {raw:.0f} | {normalised:.0f} | {theirs:.0f} | {normalised / theirs:.2f} | {whole:.0f} |",
+            flush=True,
+        )
+
+
+def _per_cpu_second(way: Callable[[bytes], object], contents: Sequence[bytes]) -> float:
+    start = time.process_time()
+    for content in contents:
+        way(content)
+    return len(contents) / (time.process_time() - start)
+
+
+def _normalised(content: bytes, settings: ImageSettings) -> torch.Tensor:
+    pixels, valid = preprocess(open_picture(content), settings)
+    return normalise(pixels[None], torch.tensor([valid]), settings)
+
+
+def _whole_loader(contents: Sequence[bytes], settings: ImageSettings) -> float:
+    """Return samples per CPU second of the loader: read, decoded, resized, encoded, shuffled, with two turns of text each."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer = data_samples.make_tokenizer(folder / "tokenizer")
+        entries = [data_samples.dialogue_entry(number) for number in range(len(contents))]
+        pictures = {entry["image"]: content for entry, content in zip(entries, contents, strict=True)}
+        dataset = data_samples.make_dataset(folder, data_samples.make_raw(folder / "raw", entries, pictures))
+        return _speed(dataset, tokenizer, 0, len(contents), settings)[1]
+
+
+def _speed(
+    dataset: Path, tokenizer: ChatTokenizer, workers: int, samples: int, image: ImageSettings = IMAGE
+) -> tuple[float, float, float]:
     """Return samples per second, per CPU second of all processes, and packing's share of the CPU time."""
     settings = LoaderSettings(
         prompt_format="instruct", sequence_length=SEQUENCE_LENGTH, shuffle_buffer=100, workers=workers
     )
-    loader = TrainingLoader(dataset, settings, tokenizer=tokenizer, image=IMAGE, samples_per_batch=SAMPLES_PER_BATCH)
+    loader = TrainingLoader(dataset, settings, tokenizer=tokenizer, image=image, samples_per_batch=SAMPLES_PER_BATCH)
     for _ in range(2 + 2 * workers):  # past the filling of the shuffle buffer and of the workers' queues
         next(loader)
     batches = max(samples // SAMPLES_PER_BATCH, 2)
