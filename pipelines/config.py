@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from components.combine.config import CombineConfig
 from components.data.image_settings import ImageSettings
-from components.download.config import DatasetConfig, WeightsConfig
+from components.download.config import DatasetConfig
+from components.download.weights_config import WeightsConfig
 from components.energon_split.config import EnergonSplitConfig, split_problem
 from components.errors import ConfigurationError
 from components.evaluate.config import EvaluateConfig

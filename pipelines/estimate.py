@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from components.combine.config import CombineConfig
 from components.data.image_settings import ImageSettings
-from components.download.config import RANDOM, WeightsConfig
+from components.download.weights_config import RANDOM, WeightsConfig
 from components.errors import ConfigurationError
 from components.model.config import LanguageConfig, ModelConfig, Part, ProjectorConfig, VisionConfig
 from components.model.families.hf_config import HfConfig

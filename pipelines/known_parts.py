@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.download.config import RANDOM, WeightsConfig
+from components.download.weights_config import RANDOM, WeightsConfig
 
 if TYPE_CHECKING:
     from components.model.families.hf_config import HfConfig

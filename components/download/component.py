@@ -40,8 +40,8 @@ def download_weights(
         weights: Language and vision model with the tokenizer.
     """
     from components.context import RunContext
-    from components.download.config import WeightsConfig
     from components.download.stage import run_download_weights
+    from components.download.weights_config import WeightsConfig
     from components.stage.pointer import folder_of, publish
     from components.stage.shell import reported_errors
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.download import layout
-from components.download.config import WeightsConfig
 from components.download.weights import LANGUAGE, VISION
+from components.download.weights_config import WeightsConfig
 from components.errors import ConfigurationError, InputError
 from components.model.families.language.registry import language_family
 from components.model.families.vision.registry import vision_family

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from components.context import RunContext
-from components.download.config import NAMED, RANDOM, SCENES, DatasetConfig, WeightsConfig
+from components.download.config import NAMED, SCENES, DatasetConfig
 from components.download.fetched import Fetched, Wanted, fetch_sources
 from components.download.layout import PRETRAIN, SFT
+from components.download.weights_config import RANDOM, WeightsConfig
 from components.errors import ConfigurationError, InputError
 from components.stage.part import Part, part_of
 from components.stage.runner import StageOutput, StageWork, run_stage
@@ -82,7 +83,7 @@ def run_download_dataset(context: RunContext, config: DatasetConfig) -> StageOut
 
         return _run(context, "download/dataset", DATASET_VERSION, {"source": SCENES}, config, draw)
 
-    from components.download.parts import named_sources
+    from components.download.named_parts import named_sources
     from components.download.streamed import identities, streams_of
 
     streams = streams_of(config)
@@ -108,8 +109,9 @@ def _take_in(
     config: DatasetConfig, fetched: Mapping[str, Fetched], streams: "Streams", work: StageWork
 ) -> dict[str, Any]:
     """Write the raw dataset folder of what was fetched, and of what is streamed."""
+    from components.download.folder_parts import folder_parts
     from components.download.intake import write_dataset
-    from components.download.parts import folder_parts, named_parts
+    from components.download.named_parts import named_parts
     from components.download.streamed import Streamed
 
     streamed = Streamed(streams, config.transfer, work.progress)

@@ -2,7 +2,7 @@
 
 from components.combine.config import ImageChoice
 from components.data.image_settings import ImageSettings
-from components.download.config import RANDOM, WeightsConfig
+from components.download.weights_config import RANDOM, WeightsConfig
 from components.errors import ConfigurationError
 from components.model.families.published import published_config
 from components.model.families.vision.registry import read_vision

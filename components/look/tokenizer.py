@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from components.data.chat import ChatFacts
 from components.data.tokenizer import TOKENIZER_FILE, ChatTokenizer
 from components.data.tokenizer_folder import prepare_tokenizer
-from components.download.config import WeightsConfig
 from components.download.random_weights import ControlTokens, save_tokenizer, train_on_texts
 from components.download.weights import TOKENIZER_FILES
+from components.download.weights_config import WeightsConfig
 from components.errors import InputError, StageError
 from components.model.config import TOKENIZER_FOLDER
 from components.model.families.hf_config import read_hf_config

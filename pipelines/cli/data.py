@@ -130,7 +130,7 @@ def _source(options: argparse.Namespace) -> "DatasetSource":
 
 
 def _tokenizer(folder: Path | None, loaded: "list[LoadedSample]", config: "RunConfig", work: Path) -> "LookTokenizer":
-    from components.download.config import RANDOM
+    from components.download.weights_config import RANDOM
     from components.look.tokenizer import published_tokenizer, source_tokenizer, trained_tokenizer
 
     if folder is not None:

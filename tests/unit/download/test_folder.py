@@ -17,9 +17,9 @@ from PIL import Image
 from components.context import RunContext
 from components.data.conversation import read_conversation
 from components.download.config import DatasetConfig, FolderConfig, ScenesConfig
+from components.download.folder_parts import folder_parts
 from components.download.intake import write_dataset
 from components.download.multiple_choice import multiple_choice_prompt
-from components.download.parts import folder_parts
 from components.download.stage import run_download_dataset
 from components.errors import InputError
 from components.progress import Progress

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from components.context import RunContext
-from components.download.config import DatasetConfig, WeightsConfig
+from components.download.config import DatasetConfig
 from components.download.stage import run_download_dataset, run_download_weights
+from components.download.weights_config import WeightsConfig
 from components.errors import ConfigurationError, InputError, StageError
 from components.stage.runner import StageOutput
 from components.tasks.loading import load_samples, load_task

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from components.context import RunContext
-from components.download.config import DatasetConfig, ScenesConfig, WeightsConfig
+from components.download.config import DatasetConfig, ScenesConfig
 from components.download.stage import run_download_dataset, run_download_weights
+from components.download.weights_config import WeightsConfig
 from components.errors import ConfigurationError, InputError
 from components.model.families.hf_config import read_hf_config
 from components.model.families.language.registry import LANGUAGE_FAMILIES, read_language

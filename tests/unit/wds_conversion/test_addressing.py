@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.context import RunContext
-from components.download.config import DatasetConfig, WeightsConfig
+from components.download.config import DatasetConfig
 from components.download.stage import run_download_dataset, run_download_weights
 from components.download.task_data import evaluation_data
+from components.download.weights_config import WeightsConfig
 from components.energon_split.config import EnergonSplitConfig
 from components.energon_split.stage import run_energon_split
 from components.tasks.loading import load_task
