@@ -191,6 +191,19 @@ def test_files_with_other_endings(change: str, tmp_path: Path) -> None:
             download(source, tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_in_other_encodings_are_read(encoding: str, tmp_path: Path) -> None:
+    caption = "ein grüner Käse"
+    entries = [entry(number) for number in range(30)]
+    entries[0]["conversations"][1]["value"] = caption
+    source = make_folder(tmp_path / "data", entries)
+    text = json.dumps(entries, ensure_ascii=False)
+    (source / "blip_laion_cc_sbu_558k.json").write_bytes(text.encode(encoding))
+    folder = download(source, tmp_path).folder
+    truth = [item["caption"] for item in load(folder / "captioning.json")["annotations"]]
+    assert caption in truth + [item["conversations"][1]["value"] for item in load(folder / "pretrain.json")]
+
+
 def test_a_conversation_may_have_several_pictures(tmp_path: Path) -> None:
     """All of them are there, and none is held out."""
     source = make_folder(tmp_path / "data", [entry(number) for number in range(30)])

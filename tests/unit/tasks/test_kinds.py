@@ -436,6 +436,20 @@ def test_a_mark_without_its_picture_is_refused(tmp_path: Path) -> None:
         load_samples(tmp_path, load_task("mmmu"))
 
 
+def test_braces_in_texts_stay_texts(tmp_path: Path) -> None:
+    row = ROW | {"question": "what is {x} in {0}?", "options": ["{text}", "b}"], "answer": "A"}
+    questions(tmp_path, "mmmu.jsonl", [row])
+    (sample,) = load_samples(tmp_path, load_task("mmmu"))
+    assert sample.prompt == "what is {x} in {0}?\n(A) {text}\n(B) b}" + LETTER
+
+
+@pytest.mark.parametrize("options", [{"A": "red", "B": "blue"}, "['red', 'blue']", [1, None]])
+def test_options_of_another_form_are_refused(tmp_path: Path, options: object) -> None:
+    questions(tmp_path, "mmmu.jsonl", [ROW | {"options": options, "answer": "A"}])
+    with pytest.raises(InputError, match="line 1 is not a question of MMMU"):
+        load_samples(tmp_path, load_task("mmmu"))
+
+
 def test_mmmu_asks_both_sorts_as_the_reference_recipe_does(tmp_path: Path) -> None:
     rows = [ROW | {"options": ["one", "two"], "answer": "B", "category": "Art"}, ROW | {"id": "2", "answers": ["4"]}]
     questions(tmp_path, "mmmu.jsonl", rows)
