@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 
 from PIL import Image
@@ -21,17 +22,20 @@ def thumbnail(picture: Image.Image) -> bytes:
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return pictures in a row on white, as high as the lowest of them; a single one stays as it is."""
+    """Return pictures on white in their order, in as many columns as rows; a single one stays as it is."""
     if len(pictures) == 1:
         return pictures[0]
-    height = min(THUMBNAIL_SIDE, *(picture.height for picture in pictures))
-    scaled = [picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in pictures]
-    row = Image.new("RGB", (sum(picture.width for picture in scaled) + _GAP * (len(scaled) - 1), height), "white")
-    left = 0
-    for picture in scaled:
-        row.paste(picture, (left, 0))
-        left += picture.width + _GAP
-    return row
+    columns = math.ceil(math.sqrt(len(pictures)))
+    cell = THUMBNAIL_SIDE // columns - _GAP
+    small = [picture.copy() for picture in pictures]
+    for picture in small:
+        picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    width, height = (count * (cell + _GAP) - _GAP for count in (columns, math.ceil(len(small) / columns)))
+    shown = Image.new("RGB", (width, height), "white")
+    for number, picture in enumerate(small):
+        row, column = divmod(number, columns)
+        shown.paste(picture, (column * (cell + _GAP), row * (cell + _GAP)))
+    return shown
 
 
 def data_uri(jpeg: bytes) -> str:

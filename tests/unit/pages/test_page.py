@@ -13,7 +13,7 @@ from PIL import Image
 from components.pages.bars import Bar, BarRow, bars
 from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart
 from components.pages.page import render_page, render_picture
-from components.pages.pictures import THUMBNAIL_SIDE, data_uri, thumbnail
+from components.pages.pictures import THUMBNAIL_SIDE, data_uri, side_by_side, thumbnail
 from tests.support.browser import Browser, find_chromium
 from tests.support.html_pages import HOSTILE, parsed
 from tests.unit.pages.test_charts import Value
@@ -94,6 +94,19 @@ def test_a_thumbnail_keeps_shape_and_colour(size: tuple[int, int]) -> None:
     assert max(small.size) == min(THUMBNAIL_SIDE, max(size))
     assert small.width / small.height == size[0] / size[1]
     assert max(abs(found - wanted) for found, wanted in zip(small.getpixel((9, 9)), (200, 30, 30), strict=True)) < 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_pictures_stand_side_by_side_in_their_order(count: int) -> None:
+    colours = [(250 - 30 * number, 30 * number, 90) for number in range(count)]
+    shown = side_by_side(
+        [Image.new("RGB", (400, 300 if number % 2 else 800), colour) for number, colour in enumerate(colours)]
+    )
+    assert max(shown.size) <= (THUMBNAIL_SIDE if count > 1 else 800)
+    pixels = shown.load()
+    assert pixels is not None
+    seen = [pixels[x, y] for y in range(shown.height) for x in range(shown.width)]
+    assert list(dict.fromkeys(colour for colour in seen if colour != (255, 255, 255))) == colours
 
 
 @pytest.fixture(scope="module", params=[390, 1280])
