@@ -10,6 +10,7 @@ from components.context import RunContext
 from components.evaluate.scores import read_scores
 from components.evaluate.stage import run_evaluate
 from components.generate.stage import run_generate
+from components.metrics import java
 from components.stage.manifest import read_manifest
 from components.training.stage import run_training
 from components.training.zero_shot_texts import read_texts
@@ -20,7 +21,8 @@ COLOURS = ["red", "green", "blue", "black", "white", "grey", "brown", "orange", 
 
 
 @pytest.mark.usefixtures("forked_launches")
-def test_twelve_pictures_come_to_scores(tmp_path: Path) -> None:
+def test_twelve_pictures_come_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "find_java", lambda: None)  # METEOR starts slowly, and needs no twelve pictures
     source = tmp_path / "own"
     (source / "images").mkdir(parents=True)
     entries = []
