@@ -60,8 +60,10 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder: WORKSPACE/runs/RUN")
-    path = parser.parse_args().run.resolve()
+    path: Path = parser.parse_args().run.resolve()
     run = RunFolder(path.parent.parent, path.name)
+    if "ended" not in run.record() or not run.log.is_file():
+        parser.error(f"{path} is not the folder of a run of this machine that has ended")
     print("\n".join([*stage_table(run), "", *training_table(run)]))
 
 
