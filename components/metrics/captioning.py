@@ -100,9 +100,10 @@ class _CiderCorpus:
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         self._log_size = float(np.log(float(len(references))))
         counted = [[_ngrams(caption) for caption in captions] for captions in references]
-        self._frequency = Counter(
-            ngram for captions in counted for ngram in {key for caption in captions for key in caption}
-        )
+        frequency = Counter(ngram for captions in counted for ngram in {key for caption in captions for key in caption})
+        # References share few n-grams' counts: the logarithm of each count is taken once.
+        logs = {count: self._log_size - float(np.log(max(1.0, count))) for count in set(frequency.values())}
+        self._rareness = {ngram: logs[count] for ngram, count in frequency.items()}
         rows = [caption for captions in counted for caption in captions]
         postings: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
         self._norms = np.zeros((ORDERS, len(rows)))
@@ -137,7 +138,7 @@ class _CiderCorpus:
 
     def _weights(self, counts: Mapping[tuple[str, ...], int]) -> Iterator[tuple[tuple[str, ...], float]]:
         for ngram, count in counts.items():
-            yield ngram, count * (self._log_size - float(np.log(max(1.0, self._frequency.get(ngram, 0)))))
+            yield ngram, count * self._rareness.get(ngram, self._log_size)
 
 
 def _ngrams(text: str) -> Counter[tuple[str, ...]]:
