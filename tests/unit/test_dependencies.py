@@ -64,6 +64,10 @@ def test_tests_import_what_the_project_and_its_dev_extra_declare() -> None:
     assert not unused(found, declared("dev"))
 
 
+def test_what_the_hub_extra_brings_says_why() -> None:
+    assert declared("hub") <= explained()
+
+
 def test_nothing_is_declared_twice() -> None:
     assert not declared() & declared("dev")
 
@@ -74,7 +78,8 @@ def test_constraints_pin_what_is_declared_to_a_version_that_fits() -> None:
     )
     versions = {normalised(name): version for name, version in pins.items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *extras["dev"], *extras["hub"]]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(versions[normalised(requirement.name)]), line
 

@@ -6,7 +6,7 @@ It is asked as its authors ask it: by its chat template where it has one, pictur
 
 import contextlib
 import copy
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,28 +55,42 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     Raises:
         InputError: transformers can't load them.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     try:
         if is_wide_export(folder):
             return load_wide_export(folder, dtype)
         trusted = trusts_code(folder)
-        # local_files_only: a folder that names further repositories must not make this process fetch them.
-        processor = AutoProcessor.from_pretrained(
-            folder,
-            backend="pil",  # pictures must not be resized otherwise where torchvision is installed
-            trust_remote_code=trusted,
-            local_files_only=True,
-        )
+        processor = _processor(folder, trusted)
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=trusted, local_files_only=True
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        kind = _architecture(folder)
+        kind, said = _architecture(folder), " ".join(str(error).split()).rstrip(".")
         raise InputError(
-            f"transformers can't load {folder} ({kind}) as a model that reads pictures: {error}. {_advice()}"
+            f"transformers can't load {folder} ({kind}) as a model that reads pictures: {said}. {_advice()}"
         ) from error
     return model, processor
+
+
+def _processor(folder: Path, trusted: bool) -> Any:
+    """Return the processor, with PIL for pictures: they must not be resized otherwise where torchvision is installed.
+
+    Raises:
+        ImportError: It needs a package that is missing, or of another build than PyTorch.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    # local_files_only: a folder that names further repositories must not make this process fetch them.
+    given: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **given)
+        if hasattr(processor, "image_processor"):
+            # Asked of the whole processor, videos' would have to be PIL's too, and there is none.
+            processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **given)
+    except RuntimeError as error:  # as a torchvision of another build fails
+        raise ImportError(str(error)) from error
+    return processor
 
 
 @dataclass(frozen=True)
@@ -247,9 +261,20 @@ def _adds_beginning(tokenizer: Any) -> bool:
 
 def _advice() -> str:
     text = "A model with code of its own needs trust_remote_code; others may need a newer transformers, or an endpoint that serves them."
-    if importlib.util.find_spec("torchvision") is None:
-        text += " Models that also take videos (Qwen-VL, SmolVLM, InternVL, LLaVA-OneVision) need torchvision, which is missing here."
+    if problem := _torchvision_problem():
+        text += (
+            " Models that also take videos (Qwen-VL, SmolVLM, InternVL, LLaVA-OneVision) need what vlm-pipelines[hub] installs, and "
+            f"torchvision of the build that PyTorch is of ({problem})."
+        )
     return text
+
+
+def _torchvision_problem() -> str:
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it is of another build than PyTorch
+        return f"here: {error}"
+    return ""
 
 
 def _architecture(folder: Path) -> str:

@@ -26,11 +26,13 @@ from components.model.sampling_settings import Sampling
 from components.published_model.config import PublishedModel
 from components.published_model.stage import run_published_model
 from components.tasks.loading import load_samples, load_task
-from tests.support import published_models
+from tests.support import published_models, video_models
 from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.export_world import Sources
+from tests.support.video_models import torchvision_problem
 
 NEW_TOKENS = 10
+needs_torchvision = pytest.mark.skipif(bool(torchvision_problem()), reason=torchvision_problem())
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,11 @@ def _of_parts(processor: Any, content: list[dict[str, Any]]) -> Any:
     )
 
 
-@pytest.mark.parametrize("make", [published_models.llava, published_models.idefics3, published_models.paligemma])
+@pytest.mark.parametrize(
+    "make",
+    [published_models.llava, published_models.idefics3, published_models.paligemma]
+    + [pytest.param(make, marks=needs_torchvision) for make in video_models.VIDEO_MODELS],
+)
 def test_answers_of_batches_equal_those_of_transformers_alone(
     context: RunContext, raw: Path, questions: str, tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
@@ -219,6 +225,61 @@ def test_a_model_that_transformers_can_not_load_is_refused(
     model = run_published_model(context, PublishedModel(source=folder.as_uri()), "broken").folder
     with pytest.raises(InputError, match="LlavaForConditionalGeneration"):
         run_generate(context, GenerateConfig(task=questions), model, raw, 0)
+
+
+@pytest.mark.skipif(not torchvision_problem(), reason="torchvision is here")
+def test_a_processor_that_needs_torchvision_says_what_to_install(
+    context: RunContext, raw: Path, questions: str, tmp_path: Path
+) -> None:
+    folder = published_models.llava(tmp_path / "model")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings |= {
+        "processor_class": "Qwen2_5_VLProcessor",
+        "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor"},
+    }
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    model = run_published_model(context, PublishedModel(source=folder.as_uri()), "videos").folder
+    with pytest.raises(InputError, match=r"can't load.*vlm-pipelines\[hub\].*torchvision of the build"):
+        run_generate(context, GenerateConfig(task=questions), model, raw, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [published_models.idefics3] + [pytest.param(make, marks=needs_torchvision) for make in video_models.VIDEO_MODELS],
+)
+def test_several_pictures_are_read_where_they_stand(
+    context: RunContext, raw: Path, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """Two pictures, one, three, in one batch; the model alone says the same."""
+    folder = make(tmp_path / "model")
+    names = [sample.image for sample in load_samples(raw, load_task("captioning"))]
+    asked = [
+        ModelInput((names[0], names[1]), "Is <image> as red\nas <image>?", ""),
+        ModelInput((names[2],), "What is it?", ""),
+        ModelInput((names[3], names[0], names[4]), "<image><image>\nWhat do they show that <image> does not?", ""),
+    ]
+    parts = [
+        ["Is ", None, " as red\nas ", None, "?"],
+        [None, "What is it?"],
+        [None, None, "What do they show that ", None, " does not?"],
+    ]
+    model, processor = published_models.reload(folder)
+    with Pictures(raw) as pictures:
+        alone = []
+        for shown, placed in zip(asked, parts, strict=True):
+            opened = (pictures.open(name) for name in shown.pictures)
+            content = [
+                {"type": "image", "image": next(opened)} if part is None else {"type": "text", "text": part}
+                for part in placed
+            ]
+            alone.append(_said(model, processor, _of_parts(processor, content)))
+        answerer = TransformersModel(*published_models.reload(folder), Place())
+        asking = Asking(
+            prompt_format="instruct", max_new_tokens=NEW_TOKENS, batch_size=3, sampling=Sampling(), calls=CallsConfig()
+        )
+        ((_, answers),) = answerer.answer([asked], asking, pictures)
+    assert [answer.text.strip() for answer in answers] == alone
+    assert len(set(alone)) > 1
 
 
 def test_a_copy_of_a_model_is_not_split_over_processes(context: RunContext, raw: Path, tmp_path: Path) -> None:
