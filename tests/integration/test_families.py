@@ -1,6 +1,8 @@
-"""Every family of language models and vision towers against transformers: logits, decoding, loss, gradients, and the way back."""
+"""Every family of language models and vision towers against transformers: logits, answers, decoding, loss, gradients, the way back."""
 
+import weakref
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ from components.export.stage import run_export
 from components.export.tensors import module_name
 from components.model.families.language.registry import LANGUAGE_FAMILIES
 from components.model.families.vision.registry import VISION_FAMILIES
+from components.weight_conversion.config import WeightConversionConfig
+from components.weight_conversion.safetensors_folder import SafetensorsFolder
+from components.weight_conversion.stage import run_weight_conversion
 from tests.support.families import LANGUAGE_CLASSES, VISION_CLASSES
 from tests.support.parity import (
     CASES,
@@ -21,11 +26,13 @@ from tests.support.parity import (
     Expected,
     Measured,
     Reference,
+    behind_the_best,
     build_reference,
     expected_of,
     logits_at,
     training_at,
 )
+from tests.support.parity_worker import ANSWER_TOKENS, ANSWERS
 
 BOUND = 1e-4
 FP32_LOGITS_BOUND = 1e-5
@@ -117,6 +124,17 @@ def test_every_decoding_step_equals_reading_everything_again(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_greedy_answers_are_those_of_transformers(
+    references: dict[str, Reference], measured: dict[str, Measured], name: str
+) -> None:
+    answers = measured[name].answers
+    assert answers.shape == (ANSWERS, ANSWER_TOKENS)
+    assert len(answers.unique(dim=0)) > ANSWERS / 2
+    # Two logits that differ by less are one to float32.
+    assert behind_the_best(references[name], answers).max() <= 2 * FP32_LOGITS_BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_losses_and_all_gradients_equal_transformers(
     references: dict[str, Reference], measured: dict[str, Measured], expected: dict[str, Expected], name: str
 ) -> None:
@@ -126,6 +144,34 @@ def test_losses_and_all_gradients_equal_transformers(
     for parameter, gradient in expected[name].gradients.items():
         assert gradient.abs().max() > 0, parameter
         assert (found[parameter] - gradient).abs().max() <= BOUND * gradient.abs().max(), parameter
+
+
+@pytest.mark.parametrize("part", ["language", "vision"])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_conversion_holds_the_tensors_of_one_parameter(
+    references: dict[str, Reference],
+    case: Case,
+    part: Literal["language", "vision"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = SafetensorsFolder.tensor
+    given: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def watched(source: SafetensorsFolder, name: str) -> Tensor:
+        tensor = read(source, name)
+        given.append(weakref.ref(tensor))
+        alive.append(sum(reference() is not None for reference in given))
+        return tensor
+
+    monkeypatch.setattr(SafetensorsFolder, "tensor", watched)
+    context = RunContext(run_id="t", run_name="t", workspace=tmp_path)
+    config = WeightConversionConfig(part=part, make_vocab_size_divisible_by=8, verify=False)
+    run_weight_conversion(context, config, references[case.name].sources)
+    assert len(given) > 20
+    # Queries, keys and values become one parameter; the one before may be on its way to the file.
+    assert max(alive) <= 4
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

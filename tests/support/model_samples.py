@@ -1,5 +1,7 @@
 """Packed samples for model tests, and what is measured on them; free of transformers, so that workers start fast."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ def samples(seed: int = 0, image: ImageSettings = IMAGE) -> list[EncodedSample]:
         valid = torch.full((pictures, 2), image.size)
         made.append(EncodedSample(key=str(number), tokens=tokens, labels=labels, pixels=pixels, valid=valid))
     return made
+
+
+def prompts(count: int, image: ImageSettings = IMAGE) -> list[EncodedSample]:
+    """Return prompts of different lengths, with one, two and no pictures."""
+    drawn = [sample for seed in range(-(-count // 4)) for sample in samples(100 + seed, image)]
+    return [replace(sample, key=str(number)) for number, sample in enumerate(drawn[:count])]
 
 
 def packed(chosen: list[EncodedSample]) -> PackedBatch:

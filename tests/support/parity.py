@@ -29,7 +29,7 @@ from components.model.vlm import build_model, outlined_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.families import language_model, vision_tower
-from tests.support.model_samples import IMAGE_TOKEN, packed, pixel_values, samples
+from tests.support.model_samples import IMAGE_TOKEN, packed, pixel_values, prompts, samples
 from tests.support.model_world import chat_template, finished_weights, tokenizer
 from tests.support.parity_worker import DECODED_STEPS, compute_logits, decoded_tokens, measure_training
 from tests.support.plain_projector import PlainProjector, projector_names
@@ -229,11 +229,13 @@ class Measured:
     """What this project computes of one model.
 
     Attributes:
+        answers: Greedy answers to `ANSWERS` prompts, [prompts, tokens].
         steps: Logits of every decoding step, [steps, samples, vocabulary].
         losses: Loss per token.
         gradients: Checkpoint of the gradients of the sum of the losses.
     """
 
+    answers: Tensor
     steps: Tensor
     losses: Tensor
     gradients: Path
@@ -276,6 +278,28 @@ def expected_of(reference: Reference) -> Expected:
     losses = torch.nn.functional.cross_entropy(logits, packed(chosen).labels, ignore_index=-100, reduction="none")
     losses.sum().backward()
     return Expected(torch.stack(steps), losses.detach(), _joined_gradients(reference))
+
+
+def behind_the_best(reference: Reference, answers: Tensor) -> Tensor:
+    """Return how far the logit of each token of greedy answers is below the best one that transformers computes there.
+
+    An answer is transformers' own where that is 0 at every token: the first is its first, and so each next one is.
+
+    Args:
+        reference: The model.
+        answers: Tokens of the answers to `prompts`, [prompts, tokens].
+    """
+    found = []
+    for prompt, answer in zip(prompts(len(answers), reference.image), answers, strict=True):
+        pictures = pixel_values(prompt, reference.image) if len(prompt.pixels) else None
+        with torch.no_grad():
+            logits = reference.llava(input_ids=torch.cat([prompt.tokens, answer])[None], pixel_values=pictures).logits[
+                0
+            ]
+        logits = logits[prompt.length - 1 : -1]
+        logits[:, IMAGE_TOKEN] = -torch.inf  # no answer holds it, neither here nor in an export
+        found.append(logits.max(-1).values - logits.gather(-1, answer[:, None]).squeeze(-1))
+    return torch.stack(found)
 
 
 def _read(reference: Reference, number: int, tokens: Tensor) -> Tensor:

@@ -14,16 +14,18 @@ from torch import Tensor
 
 from components.model.checkpoint.sharded import load_model, save_model
 from components.model.config import read_model_config
-from components.model.decoding import Decoder
+from components.model.decoding import Decoder, generate
 from components.model.distributed import destroy, initialize
 from components.model.vlm import VisionLanguageModel, build_model, gather_logits
 from components.training.config import Recipe
 from components.training.optimizer import MasterWeightAdamW
-from tests.support.model_samples import FIRST_TEXT_TOKEN, VOCABULARY, packed, pixel_values, samples
+from tests.support.model_samples import FIRST_TEXT_TOKEN, VOCABULARY, packed, pixel_values, prompts, samples
 from tests.support.small_training import RECIPE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DECODED_STEPS = 4
+ANSWERS = 50
+ANSWER_TOKENS = 8
 
 
 def compute_logits(results: Path) -> None:
@@ -65,22 +67,23 @@ def _cut_as_one_matrix(model: VisionLanguageModel) -> None:
 
 
 def measure_training(results: Path) -> None:
-    """Decode, and compute losses and gradients of every model of `jobs.json` in float32.
+    """Answer prompts, decode, and compute losses and gradients of every model of `jobs.json` in float32.
 
-    The first rank writes `measured.pt` (name to logits of every decoding step, and losses); gradients are checkpoints, one
-    folder a model, under the parameters' names.
+    The first rank writes `measured.pt` (name to answers, logits of every decoding step, and losses); gradients are checkpoints,
+    one folder a model, under the parameters' names.
     """
     parallel = initialize(int(os.environ["WORLD_SIZE"]), device="cpu")
     jobs: dict[str, str] = json.loads((results / "jobs.json").read_text())
     measured = {}
     for number, (name, folder) in enumerate(jobs.items()):
         model = _loaded(Path(folder), torch.float32)
-        steps = _decoded(model)
         image = model.architecture.image
+        answers = generate(model, prompts(ANSWERS, image), end_tokens=[-1], max_new_tokens=ANSWER_TOKENS)
+        steps = _decoded(model)
         batch = packed(samples(image=image))
         losses = model.train()(batch, pixel_values(batch, image), compute_loss=True)
         losses.sum().backward()
-        measured[name] = {"steps": steps, "losses": losses.detach()}
+        measured[name] = {"answers": torch.tensor(answers), "steps": steps, "losses": losses.detach()}
         optimizer = MasterWeightAdamW(model, Recipe(**RECIPE))
         gradients = optimizer._take_gradients()
         optimizer._complete(gradients)
