@@ -9,7 +9,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from components.errors import ConfigurationError, StageError
@@ -19,6 +18,7 @@ from components.launch.job import TrainingJob
 from components.launch.local import run_local
 from components.launch.run import run_job
 from tests.support.paths import ROOT
+from tests.support.processes import is_over
 
 
 def _module(folder: Path, code: str) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
     assert len(workers) == 2
     launcher.send_signal(signal.SIGTERM)
     launcher.wait(timeout=40)
-    assert not [pid for pid in workers if psutil.pid_exists(pid)]
+    assert all(is_over(pid) for pid in workers)
 
 
 def test_tensor_parallel_groups_fit_the_node() -> None:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from kfp import dsl
 from kubernetes.config import kube_config
@@ -23,6 +22,7 @@ from pipelines.processes import marked_processes
 from tests.support.cluster_objects_server import ClusterObjectsServer, recorded_job
 from tests.support.kfp_server import KfpServer
 from tests.support.kubeconfig import write_kubeconfig
+from tests.support.processes import is_over
 from tests.unit.pipelines.test_local_run import prepared, sleeper, start_execute, wait_for
 
 Captured = pytest.CaptureFixture[str]
@@ -237,7 +237,7 @@ def test_the_command_of_a_run_ends_it_itself(tmp_path: Path, capsys: Captured) -
     finally:
         command.kill()
         command.wait()
-    assert not psutil.pid_exists(worker)
+    assert is_over(worker)
     assert not marked_processes(run.mark)
     assert run.state() == "interrupted"
     lines = capsys.readouterr().out.splitlines()

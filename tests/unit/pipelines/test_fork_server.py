@@ -16,6 +16,7 @@ import pytest
 from pipelines import fork_server as server_module
 from pipelines.fork_server import fork_server, may_fork
 from tests.support.paths import ROOT
+from tests.support.processes import is_over
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux alone")
 
@@ -64,13 +65,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
-
-
-def is_over(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.mark.parametrize(
@@ -183,7 +177,7 @@ def test_process_has_its_time_to_save_when_all_are_asked_to_end(variables: dict[
     time.sleep(0.2)
     process.terminate()
     assert process.wait(timeout=60) == 75
-    wait_for(lambda: is_over(server))
+    wait_for(lambda: is_over(server.pid))
 
 
 def test_killed_stand_in_takes_its_process_and_all_below_along(variables: dict[str, str], tmp_path: Path) -> None:
@@ -192,7 +186,7 @@ def test_killed_stand_in_takes_its_process_and_all_below_along(variables: dict[s
     forked = pids(tmp_path)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    wait_for(lambda: all(map(is_over, forked)))
+    wait_for(lambda: all(is_over(process.pid) for process in forked))
 
 
 def test_killed_process_is_a_killed_stand_in(variables: dict[str, str], tmp_path: Path) -> None:
@@ -214,7 +208,7 @@ def test_process_does_not_outlive_the_server(variables: dict[str, str], tmp_path
     server.kill()
     assert process.wait(timeout=60) == 1
     assert "fork server ended before work did" in (tmp_path / "said").read_text()
-    wait_for(lambda: is_over(forked))
+    wait_for(lambda: is_over(forked.pid))
     child.kill()
     again = subprocess.run(
         ["python3", "-m", "known"], cwd=tmp_path, env=variables, check=True, stderr=subprocess.PIPE, text=True
@@ -252,7 +246,7 @@ def test_torchrun_and_its_ranks_are_forks_that_end_with_the_launcher(variables: 
     ranks = [psutil.Process(int(path.read_text().split()[0])) for path in said]
     launcher.terminate()
     launcher.wait(timeout=60)
-    wait_for(lambda: all(map(is_over, ranks)))
+    wait_for(lambda: all(is_over(rank.pid) for rank in ranks))
 
 
 def test_what_is_no_module_is_run_by_python(variables: dict[str, str], tmp_path: Path) -> None:
