@@ -2,13 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
+
+from tests.support.ports import free_port
 
 _START_WAIT_S = 120.0
 
@@ -18,13 +21,13 @@ class MlflowServer:
 
     Args:
         folder: Holds database, artifacts and log.
+        database: URI of another database.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self._database = database or f"sqlite:///{folder}/server.db"
+        self.uri = f"http://127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -38,7 +41,7 @@ class MlflowServer:
             f"--port={self.uri.rpartition(':')[2]}",
             "--workers=1",
         ]
-        command += [f"--backend-store-uri=sqlite:///{self._folder}/server.db"]
+        command += [f"--backend-store-uri={self._database}"]
         command += [f"--artifacts-destination={self._folder}/stored"]
         with open(self._folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
@@ -63,3 +66,13 @@ class MlflowServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def running(server: MlflowServer) -> Iterator[str]:
+    """Start a server, yield its address, and end it with the block."""
+    try:
+        server.start()
+        yield server.uri
+    finally:
+        server.kill()

@@ -1,7 +1,6 @@
 """A real S3 server (SeaweedFS) for the time of a block."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import boto3
 import botocore.exceptions
 from botocore.config import Config
+
+from tests.support.ports import free_ports
 
 ACCESS_KEY, SECRET_KEY = "vlm-test", "vlm-test-secret"
 _START_S = 60.0
@@ -62,7 +63,7 @@ def s3_server(folder: Path, flags: Sequence[str] = SMALL_VOLUMES) -> Iterator[S3
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    ports = _free_ports(8)
+    ports = free_ports(8)
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     ports_of = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
     command = [
@@ -112,11 +113,3 @@ def _wait(client: Any, process: subprocess.Popen[bytes], log: Path) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server does not start: {error}\n{log.read_text()[-3000:]}") from error
             time.sleep(0.2)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports

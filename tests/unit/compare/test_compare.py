@@ -4,21 +4,14 @@ import datetime
 import io
 import json
 import math
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 from rich.console import Console
 
@@ -46,6 +39,7 @@ from pipelines.cli import main
 from tests.support.browser import Browser, find_chromium
 from tests.support.evaluation_world import finished_stage, good_choice, predictions, raw_dataset
 from tests.support.html_pages import HOSTILE, parsed
+from tests.support.mlflow_server import MlflowServer, running
 
 COUNT = 40
 Answer = Callable[[HeldOutSample, str], str]
@@ -338,7 +332,7 @@ def test_mlflows_own_comparison_in_a_browser(browser: Browser, world: World, tmp
     client = connect(world.uri)
     runs = [load_runs([name, "elsewhere"], world.places)[0].mlflow_run_id for name in ("first", "second")]
     experiment = client.get_experiment_by_name("compare").experiment_id
-    with _mlflow_server(world.uri, tmp_path / "server.log") as address:
+    with running(MlflowServer(tmp_path, database=world.uri)) as address:
         browser.open(f"{address}/#/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps([experiment])}")
         browser.wait_for("document.body && document.body.innerText.includes('Comparing 2 Runs')")
         browser.wait_for("document.body.innerText.includes('pretrain.recipe.learning_rate')")
@@ -349,52 +343,6 @@ def test_mlflows_own_comparison_in_a_browser(browser: Browser, world: World, tmp
     for expected in ("first", "second", "0.0005", "evaluate.multiple_choice.accuracy"):
         assert expected in text, expected
     assert [error for error in browser.errors if "Failed to load resource" not in error] == []
-
-
-class _mlflow_server:
-    """MLflow's server on a database, without its job runners; its processes end with the block."""
-
-    def __init__(self, uri: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        with open(log, "wb") as stream:
-            self._process = subprocess.Popen(
-                [
-                    str(Path(sys.executable).with_name("mlflow")),
-                    "server",
-                    "--backend-store-uri",
-                    uri,
-                    "--workers",
-                    "1",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    self._address.rpartition(":")[2],
-                ],
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                start_new_session=True,
-            )
-        self._log = log
-
-    def __enter__(self) -> str:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and self._process.poll() is None:
-            try:
-                requests.get(f"{self._address}/health", timeout=5).raise_for_status()
-            except requests.RequestException:
-                time.sleep(0.2)
-                continue
-            return self._address
-        self.__exit__()
-        raise AssertionError(f"MLflow's server did not start: {self._log.read_text()[-2000:]}")
-
-    def __exit__(self, *error: object) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def _colours(path: Path) -> int:

@@ -23,6 +23,7 @@ from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer, Object
 from tests.support.launching import Launcher, finish, make_job, pod_labels, start_pods, wait_for
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.torchrun_lines import root_cause
 
 Captured = pytest.CaptureFixture[str]
@@ -483,11 +484,7 @@ def test_rank_of_a_second_node_that_is_killed_costs_an_attempt(
 
 def _run_pods(server: KubernetesServer, job: Object, folder: Path) -> None:
     """Play operator and kubelet: a process per pod, its output as the pod's log, its exit code as the pod's."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     readers = []
     for node, name in enumerate(["job-master-0", "job-worker-0"]):
         container = job["spec"]["pytorchReplicaSpecs"]["Worker" if node else "Master"]["template"]["spec"][
