@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import posixpath
 import random
 import struct
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.data.image_roots import BrokenImage, ImageIndex, ImageReader, MissingImage
@@ -135,12 +136,21 @@ def test_links_lead_nowhere_else(tmp_path: Path) -> None:
             read(raw, name)
 
 
+def _place(name: str) -> str:
+    return posixpath.normpath(name).lstrip("/")
+
+
+def _is_picture(name: str) -> bool:
+    return not (name.startswith("/") or name.endswith("/") or set(name) <= {"/", "."} or ".." in name.split("/"))
+
+
 @settings(deadline=None)
 @given(
     st.dictionaries(st.text("abc/é.", min_size=1, max_size=12), st.binary(max_size=3000), max_size=8),
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
     st.binary(max_size=40),
 )
+@example({"a": b"", "./a": b"1", "b/.//a": b"2", "b/a": b"3"}, zipfile.ZIP_STORED, b"")
 def test_zips_are_read_as_zipfile_reads_them(
     tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes], compression: int, front: bytes
 ) -> None:
@@ -152,9 +162,10 @@ def test_zips_are_read_as_zipfile_reads_them(
     (raw / "images.zip").write_bytes(front + archive.getvalue())  # a zip may have something in front
     with zipfile.ZipFile(raw / "images.zip") as reader:
         for name in members:
-            if name.startswith("/") or name.endswith("/") or set(name) <= {"/", "."} or ".." in name.split("/"):
-                continue
-            assert read(raw, name) == reader.read(name)
+            # Two spellings of one place are one picture: the later one's, as where the zip is unpacked.
+            spellings = [other for other in members if _place(other) == _place(name)]
+            if all(map(_is_picture, spellings)):
+                assert read(raw, name) == reader.read(spellings[-1])
 
 
 def test_zip64(tmp_path: Path) -> None:
