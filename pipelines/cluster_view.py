@@ -141,7 +141,7 @@ class ClusterRun:
         """Return a row with what its pod says: how far it is, or what the job waits for that the pod follows."""
         if row.state != "running" or row.done:
             return row
-        for task in self._unfinished(row.stage):
+        for task in self._unfinished(row.stage)[:1]:  # of partitions side by side the first to begin says enough
             with suppress(StageError):
                 log = (self.runs.log(self.run_id, task.pods[-1], task.nodes[-1]) or "").splitlines()
                 if row.stage in self.plan.trainings and (job := _waits(log)):

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from components.evaluate.config import EVALUATION_PREFIX
 from components.evaluate.samples import read_samples
+from components.ports import is_free
 from components.runs.folder import RunFolder
 from components.runs.rows import FINISHED_STAGE, StageRow
 from components.tasks.kind import MODEL
@@ -88,17 +89,7 @@ def _finished_folder(run: RunFolder, stage: str) -> Path | None:
 
 def free_port(first: int) -> int:
     """Return the first free TCP port of this machine from `first` on."""
-    import socket
-
-    for port in range(first, first + 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    return first
+    return next((port for port in range(first, first + 200) if is_free(port)), first)
 
 
 def _scores(row: StageRow) -> dict[str, Any] | None:

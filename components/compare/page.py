@@ -15,7 +15,7 @@ from components.evaluate.paper import PaperTable, paper_table
 from components.evaluate.profile import profile
 from components.evaluate.scores import Measure, Scores
 from components.metrics.registry import find_metric
-from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, smoothed
+from components.pages.charts import Dot, DotRow, Figure, Series, dot_chart, line_chart, model_style, smoothed
 from components.pages.formats import duration, interval, moment, p_value, points, quantity
 from components.pages.page import render_page
 from components.pages.pictures import data_uri, thumbnail
@@ -128,7 +128,7 @@ class ComparisonView:
 def render_comparison(comparison: Comparison) -> str:
     """Return the page."""
     runs = [
-        RunView(label, f"run-{number % 6}", _run_facts(run), run.missing)
+        RunView(label, model_style(number), _run_facts(run), run.missing)
         for number, (label, run) in enumerate(zip(comparison.labels, comparison.runs, strict=True))
     ]
     scored = _scores_of_runs(comparison)

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from components.evaluate.paper import columns_of, names_of, tasks_of
 from components.evaluate.scores import Measure, Scores
 from components.metrics.registry import find_metric
-from components.pages.charts import Dot, Figure, ProfileRow, profile_chart, ticks
+from components.pages.charts import MODEL_COLOURS, Dot, Figure, ProfileRow, model_style, profile_chart, ticks
 from components.pages.formats import points
 
 _FEWEST = 3  # a chart of fewer shows less than the table
-_COLOURS = 6
 _BEST_CONTROL = "best control"
 
 Models = Mapping[str, Mapping[str, Scores]]
@@ -27,9 +26,9 @@ def profile(models: Models) -> list[Figure]:
         there is one model its best control in grey. None where there are fewer than three lines.
     """
     tasks = tasks_of(models)
-    known = _known(tasks.values(), max(0, _COLOURS - len(models)))
-    styles = {name: f"run-{number % _COLOURS}" for number, name in enumerate(models)}
-    hollow = {name: f"run-{number} control" for number, name in enumerate(known, start=len(models))}
+    known = _known(tasks.values(), max(0, MODEL_COLOURS - len(models)))
+    styles = {name: model_style(number) for number, name in enumerate(models)}
+    hollow = {name: f"{model_style(number)} control" for number, name in enumerate(known, start=len(models))}
     names, rows = names_of(tasks), []
     for task, scores in tasks.items():
         for metric in columns_of(scores):

@@ -79,14 +79,14 @@ def publish(config: EvaluateConfig, task: Task, findings: Findings) -> Scored:
                 headline_draws[control] = draws
     metrics = measures.pop(MODEL)
     own = findings.statistics[MODEL][task.headline]
-    differences = {}
-    for control in measures:
-        difference = own.value() - findings.statistics[control][task.headline].value()
-        differences[control] = (
-            _with_interval(difference, headline_draws[MODEL] - headline_draws[control])
-            if own.has_interval
-            else Measure(value=in_points(difference))
+    differences = {
+        control: _resampled(
+            own,
+            own.value() - findings.statistics[control][task.headline].value(),
+            headline_draws[MODEL] - headline_draws[control],
         )
+        for control in measures
+    }
     return Scored(metrics, measures, differences, _categories(findings, task.headline, config), findings)
 
 
@@ -106,15 +106,16 @@ def _categories(findings: Findings, headline: str, config: EvaluateConfig) -> di
 
 def _measure(statistic: Statistic, draws: Floats) -> Measure:
     """Return a value with its interval, where there is one: Wilson's for a share of right ones, else the bootstrap's."""
-    if not statistic.has_interval:
-        return Measure(value=in_points(statistic.value()))
     if not statistic.is_share:
-        return _with_interval(statistic.value(), draws)
+        return _resampled(statistic, statistic.value(), draws)
     right, total = int(statistic.units[:, 0].sum()), len(statistic.units)
     low, high = wilson_interval(right, total)
     return Measure(value=in_points(statistic.value()), low=in_points(low), high=in_points(high))
 
 
-def _with_interval(value: float, draws: Floats) -> Measure:
+def _resampled(statistic: Statistic, value: float, draws: Floats) -> Measure:
+    """Return a value with the bootstrap's interval, where the statistic's units are enough for one."""
+    if not statistic.has_interval:
+        return Measure(value=in_points(value))
     low, high = percentile_interval(draws)
     return Measure(value=in_points(value), low=in_points(low), high=in_points(high))

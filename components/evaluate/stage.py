@@ -69,7 +69,7 @@ def run_evaluate(
 
     def body(work: StageWork) -> dict[str, Any]:
         rivals = {reference: read_baseline(baseline) for reference, baseline in baselines.items()}
-        return _evaluate(context, config, task, generation, model, raw, rivals, seen, work)
+        return _evaluate(context, config, task, samples, generation, model, raw, rivals, seen, work)
 
     return run_stage(
         context,
@@ -97,6 +97,7 @@ def _evaluate(
     context: RunContext,
     config: EvaluateConfig,
     task: Task,
+    asked: "Sequence[HeldOutSample]",
     generation: "Generation",
     model: Path,
     raw: Path,
@@ -122,7 +123,7 @@ def _evaluate(
             f"{raw / task.dataset} is not the ground truth that the predictions were generated for: it was changed since. "
             "Generate again."
         )
-    expected = load_samples(raw, task, generation.expected)
+    expected = asked[: generation.expected]
     merged = merge_predictions(generation, [sample.id for sample in expected], allow_partial=config.allow_partial)
     samples = [expected[row] for row in merged.rows]
     texts = {control: [prediction.text for prediction in found] for control, found in merged.predictions.items()}

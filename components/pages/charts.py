@@ -20,6 +20,7 @@ _LINES_HEIGHT = 260
 _LINES_LEFT, _LINES_RIGHT, _LINES_TOP, _LINES_BOTTOM = 56, 12, 12, 44
 _DOTS_LEFT, _DOTS_RIGHT, _DOTS_TOP, _DOTS_AXIS = 20, 78, 2, 30
 _PROFILE_RIGHT = 116
+MODEL_COLOURS = 6
 _LABEL, _DOT, _GAP = 22, 19, 8  # heights of a row's label and of each dot's line, and what stands between rows
 
 
@@ -51,6 +52,11 @@ class Figure:
     caption: str
     chart: Markup
     legend: Sequence[tuple[str, str]] = ()
+
+
+def model_style(number: int) -> str:
+    """Return the class of a model's colour (`templates/palette.css`); after six they come again."""
+    return f"run-{number % MODEL_COLOURS}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Ports for servers that must be told theirs, or whose port stays while they are away."""
 
 import random
-import socket
+from itertools import islice
+
+from components.ports import is_free
 
 _BELOW_EPHEMERAL = range(20_000, 32_768)
 """Linux gives no connection and no server that asks for port 0 one of these: between choice and use nobody takes them."""
@@ -9,18 +11,8 @@ _BELOW_EPHEMERAL = range(20_000, 32_768)
 
 def free_ports(count: int) -> list[int]:
     """Return ports of this machine that nobody uses."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(_BELOW_EPHEMERAL, len(_BELOW_EPHEMERAL)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            break
-    return found
+    drawn = random.SystemRandom().sample(_BELOW_EPHEMERAL, len(_BELOW_EPHEMERAL))
+    return list(islice(filter(is_free, drawn), count))
 
 
 def free_port() -> int:

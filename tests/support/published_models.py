@@ -68,24 +68,34 @@ def llava(folder: Path, chat_template: str | None = _LLAVA_TEMPLATE) -> Path:
     return saved(folder, LlavaForConditionalGeneration(config), processor)
 
 
-def idefics3(folder: Path) -> Path:
-    """Write an Idefics3 (SmolVLM's layout): pixel shuffle, pictures cut into tiles, a text of their rows and columns."""
+def tiled_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer of models that cut pictures into tiles, and say rows and columns in the text."""
     special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    words = tokenizer("<|im_start|>", "<end_of_utterance>", special)
-    config = Idefics3Config(
-        text_config={
+    return tokenizer("<|im_start|>", "<end_of_utterance>", special)
+
+
+def tiled_settings(words: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return the settings of a small model with that tokenizer."""
+    return {
+        "text_config": {
             "model_type": "llama",
             **TEXT,
             "vocab_size": len(words),
             "max_position_embeddings": 2048,
             **ends(words),
         },
-        vision_config=VISION,
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=words.pad_token_id,
-    )
+        "vision_config": VISION,
+        "image_token_id": words.convert_tokens_to_ids("<image>"),
+        "scale_factor": 2,
+        "pad_token_id": words.pad_token_id,
+    }
+
+
+def idefics3(folder: Path) -> Path:
+    """Write an Idefics3 (SmolVLM's layout): pixel shuffle, pictures cut into tiles, a text of their rows and columns."""
+    words = tiled_tokenizer()
+    config = Idefics3Config(**tiled_settings(words))
     processor = Idefics3Processor(
         image_processor=Idefics3ImageProcessorPil(
             size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, do_image_splitting=True

@@ -1,9 +1,17 @@
 """Published models in small whose processors also take videos, and so need torchvision: random weights, layouts of the hub."""
 
-import importlib
 from pathlib import Path
 
-from tests.support.published_models import IDEFICS_TEMPLATE, TEXT, VISION, ends, saved, tokenizer
+from tests.support.published_models import (
+    IDEFICS_TEMPLATE,
+    TEXT,
+    VISION,
+    ends,
+    saved,
+    tiled_settings,
+    tiled_tokenizer,
+    tokenizer,
+)
 
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
@@ -11,15 +19,6 @@ _CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _QWEN = {**TEXT, "num_key_value_heads": 2, "max_position_embeddings": 2048}
-
-
-def torchvision_problem() -> str:
-    """Return why torchvision can't be used here; empty where it can."""
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError) as error:  # a wheel of another torch's build fails in a way of its own
-        return f"needs torchvision beside this torch: {error}"
-    return ""
 
 
 def llava_onevision(folder: Path) -> Path:
@@ -112,22 +111,8 @@ def smolvlm(folder: Path) -> Path:
         SmolVLMVideoProcessor,
     )
 
-    names = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
-    names += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    words = tokenizer("<|im_start|>", "<end_of_utterance>", names)
-    config = SmolVLMConfig(
-        text_config={
-            "model_type": "llama",
-            **TEXT,
-            "vocab_size": len(words),
-            "max_position_embeddings": 2048,
-            **ends(words),
-        },
-        vision_config=VISION,
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=words.pad_token_id,
-    )
+    words = tiled_tokenizer()
+    config = SmolVLMConfig(**tiled_settings(words))
     sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
     processor = SmolVLMProcessor(
         image_processor=SmolVLMImageProcessorPil(**sizes, do_image_splitting=True),

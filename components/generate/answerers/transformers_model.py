@@ -261,19 +261,20 @@ def _adds_beginning(tokenizer: Any) -> bool:
 
 def _advice() -> str:
     text = "A model with code of its own needs trust_remote_code; others may need a newer transformers, or an endpoint that serves them."
-    if problem := _torchvision_problem():
+    if problem := torchvision_problem():
         text += (
             " Models that also take videos (Qwen-VL, SmolVLM, InternVL, LLaVA-OneVision) need what vlm-pipelines[hub] installs, and "
-            f"torchvision of the build that PyTorch is of ({problem})."
+            f"torchvision of the build that PyTorch is of (here: {problem})."
         )
     return text
 
 
-def _torchvision_problem() -> str:
+def torchvision_problem() -> str:
+    """Return why torchvision can't be used here; empty where it can."""
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:  # RuntimeError: it is of another build than PyTorch
-        return f"here: {error}"
+        return str(error)
     return ""
 
 

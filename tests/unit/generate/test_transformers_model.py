@@ -16,7 +16,7 @@ from components.errors import ConfigurationError, InputError, StageError
 from components.export.config import ExportConfig
 from components.export.stage import run_export
 from components.generate.answerer import Asking, Place
-from components.generate.answerers.transformers_model import TransformersModel
+from components.generate.answerers.transformers_model import TransformersModel, torchvision_problem
 from components.generate.config import CallsConfig, GenerateConfig
 from components.generate.controls import BLANK_SIDE, blank_like
 from components.generate.encoded_pictures import EncodedPictures
@@ -29,10 +29,11 @@ from components.tasks.loading import load_samples, load_task
 from tests.support import published_models, video_models
 from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.export_world import Sources
-from tests.support.video_models import torchvision_problem
 
 NEW_TOKENS = 10
-needs_torchvision = pytest.mark.skipif(bool(torchvision_problem()), reason=torchvision_problem())
+needs_torchvision = pytest.mark.skipif(
+    bool(torchvision_problem()), reason=f"needs torchvision: {torchvision_problem()}"
+)
 
 
 @pytest.fixture(scope="module")
