@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from megatron.energon import WorkerConfig, get_loader, get_savable_loader, get_train_dataset, get_val_dataset
+from megatron.energon import WorkerConfig, get_savable_loader, get_train_dataset, get_val_dataset
 from megatron.energon.rng import SystemRng, SystemRngState
+from megatron.energon.savable_loader import BasicDataLoader
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.data.blend import blend_digest, blend_file
@@ -36,7 +37,9 @@ from components.errors import InputError, StageError
 _SHOWN_REASONS = 5
 _LISTED_REASONS = 1000
 _LEAST_DRAWN = 1000  # a share of fewer samples says little
-_GARBAGE_COLLECTION_STEPS = 500  # energon's own 10 cost a small model 5 % of its step
+_WORKER_COLLECTION_STEPS = 500  # energon's own 10 cost a small model 5 % of its step
+# energon would thaw what the process froze, and look through all its libraries for garbage: a third of a small training.
+_NO_COLLECTION = 0
 _WORKER_CHECKPOINT_S = 5.0
 
 
@@ -221,7 +224,7 @@ class TrainingLoader:
         loader = get_savable_loader(
             dataset,
             checkpoint_every_sec=_WORKER_CHECKPOINT_S,
-            gc_collect_every_n_steps=_GARBAGE_COLLECTION_STEPS,
+            gc_collect_every_n_steps=_WORKER_COLLECTION_STEPS if self._layout.workers else _NO_COLLECTION,
             watchdog_timeout_seconds=None,
         )
         loader.pin_memory = torch.cuda.is_available()
@@ -361,7 +364,7 @@ def validation_samples(
         batch_size=None,
         task_encoder=encoder,
     )
-    loader = get_loader(dataset, watchdog_timeout_seconds=None)
+    loader = BasicDataLoader(dataset, gc_collect_every_n_steps=_NO_COLLECTION, watchdog_timeout_seconds=None)
     loader.pin_memory = torch.cuda.is_available()
     return ValidationSamples(loader, encoder, blend)
 

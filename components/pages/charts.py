@@ -12,6 +12,7 @@ from components.pages.formats import Estimate, points
 Point = tuple[float, float]
 
 _TICKS = 5
+_NO_DISTANCE = 1e-300  # a fifth of less is no number to take the logarithm of
 _MOST_POINTS = 400
 _SMOOTHING_SHARE = 25
 
@@ -208,8 +209,8 @@ def profile_chart(title: str, rows: Sequence[ProfileRow]) -> Markup:
 
 def ticks(low: float, high: float) -> list[float]:
     """Return round numbers, some five of them, from at most `low` to at least `high`."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
+    if high - low < _NO_DISTANCE:
+        high = low + (abs(low) if abs(low) > _NO_DISTANCE else 1.0)
     raw = (high - low) / _TICKS
     power = 10 ** math.floor(math.log10(raw))
     step = next(multiple * power for multiple in (1, 2, 2.5, 5, 10) if multiple * power >= raw * (1 - 1e-9))

@@ -153,9 +153,12 @@ class _Training:
         """Run the remaining steps; see `train`."""
         # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
         gc.disable()
+        gc.collect()
+        gc.freeze()  # what stands now stays to the end: no collection looks through it
         try:
             return self._run_steps()
         finally:
+            gc.unfreeze()
             gc.enable()
 
     def _run_steps(self) -> bool:

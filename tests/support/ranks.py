@@ -14,7 +14,7 @@ import torch
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, by the server that all processes are forked from: a start costs a fork, where torchrun's ranks import for seconds.
-_PROCESSES.set_forkserver_preload(["components.training.trainer"])
+_PROCESSES.set_forkserver_preload(["components.training.trainer", "tests.support.frozen"])
 
 
 class Ranks:

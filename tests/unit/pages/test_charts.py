@@ -81,6 +81,16 @@ def test_tick_labels_are_short_and_distinct(low: float, high: float, labels: lis
     assert [tick_label(value, values) for value in values] == labels
 
 
+@pytest.mark.parametrize("value", [0.0, 5e-324, -5e-324, 1e-310, 1e-300, 3.0, -1e300])
+def test_one_value_and_what_floats_hardly_tell_from_it_have_ticks(value: float) -> None:
+    for low, high in ((value, value), (min(value, 0.0), max(value, 0.0))):
+        values = ticks(low, high)
+        assert 2 <= len(values) <= 8
+        step = values[1] - values[0]
+        assert values[0] <= low + 1e-6 * step
+        assert values[-1] >= high - 1e-6 * step
+
+
 def test_charts_of_nothing_one_point_and_constant_lines() -> None:
     assert line_chart("t", "step", [Series([])]) == ""
     assert dot_chart("t", []) == dot_chart("t", [DotRow("model", [])]) == ""
