@@ -37,13 +37,10 @@ settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of garbage collection, for good: energon collects before and after each pass over its data.
-
-    It also freezes what there is meanwhile, and lets it go again.
-    """
+    """Keep what was imported out of garbage collection, for good: energon's loaders collect often, and let go what is frozen."""
     gc.collect()
     gc.freeze()
-    gc.freeze = gc.unfreeze = lambda: None
+    gc.unfreeze = lambda: None
     gc.enable()
 
 

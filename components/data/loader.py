@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from megatron.energon import WorkerConfig, get_savable_loader, get_train_dataset, get_val_dataset
+from megatron.energon import SavableDataLoader, WorkerConfig, get_train_dataset, get_val_dataset
 from megatron.energon.rng import SystemRng, SystemRngState
 from megatron.energon.savable_loader import BasicDataLoader
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,9 +37,9 @@ from components.errors import InputError, StageError
 _SHOWN_REASONS = 5
 _LISTED_REASONS = 1000
 _LEAST_DRAWN = 1000  # a share of fewer samples says little
-_WORKER_COLLECTION_STEPS = 500  # energon's own 10 cost a small model 5 % of its step
-# energon would thaw what the process froze, and look through all its libraries for garbage: a third of a small training.
-_NO_COLLECTION = 0
+# energon's own 10 cost a small model 5 % of its step. In a training's own process energon freezes nothing either: it would thaw
+# what is frozen there as a pass ends, and each later collection looks through all libraries, a third of a small training.
+_GARBAGE_COLLECTION_STEPS = 500
 _WORKER_CHECKPOINT_S = 5.0
 
 
@@ -221,10 +221,11 @@ class TrainingLoader:
                 "(data-parallel ranks x loader_workers). Lower loader_workers, or add data."
             )
         # A restore replays what came since a worker's last internal checkpoint: keep that short.
-        loader = get_savable_loader(
+        loader = SavableDataLoader(
             dataset,
             checkpoint_every_sec=_WORKER_CHECKPOINT_S,
-            gc_collect_every_n_steps=_WORKER_COLLECTION_STEPS if self._layout.workers else _NO_COLLECTION,
+            gc_collect_every_n_steps=_GARBAGE_COLLECTION_STEPS,
+            gc_freeze_at_start=self._layout.workers > 0,
             watchdog_timeout_seconds=None,
         )
         loader.pin_memory = torch.cuda.is_available()
@@ -364,7 +365,12 @@ def validation_samples(
         batch_size=None,
         task_encoder=encoder,
     )
-    loader = BasicDataLoader(dataset, gc_collect_every_n_steps=_NO_COLLECTION, watchdog_timeout_seconds=None)
+    loader = BasicDataLoader(
+        dataset,
+        gc_collect_every_n_steps=_GARBAGE_COLLECTION_STEPS,
+        gc_freeze_at_start=False,
+        watchdog_timeout_seconds=None,
+    )
     loader.pin_memory = torch.cuda.is_available()
     return ValidationSamples(loader, encoder, blend)
 
