@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from components.errors import ConfigurationError
 from components.export.config import ExportConfig
+from components.yaml_text import parse_yaml
 from pipelines.config import RunConfig
 from pipelines.setting_keys import did_you_mean, key_exists, setting_keys
 
@@ -177,7 +178,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 def _parse_yaml(text: str, what: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"Can't read {what} as YAML: {error}") from None
 

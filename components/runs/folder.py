@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from components.errors import InputError
 from components.files import read_hint
 from components.progress import PARTS, progress_folder
 from components.runs.rows import StageRow, merged
 from components.storage.atomic import write_json
+from components.yaml_text import parse_yaml
 
 RUN_ID_VARIABLE = "VLM_RUN_ID"  # every process of a local run has it in its environment
 RUN_FOLDER_VARIABLE = (
@@ -87,7 +87,7 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """Return the settings in force; empty where they are not kept (any more)."""
         try:
-            return dict(yaml.safe_load((self.path / CONFIG_NAME).read_text(encoding="utf-8")))
+            return dict(parse_yaml((self.path / CONFIG_NAME).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
 

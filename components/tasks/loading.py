@@ -16,6 +16,7 @@ from components.tasks.picture_marks import in_place, without_marks
 from components.tasks.registry import find_kind
 from components.tasks.sample import HeldOutSample
 from components.tasks.task import Task
+from components.yaml_text import parse_yaml
 
 BENCHMARKS_FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -36,7 +37,7 @@ def load_task(name: str) -> Task:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else BENCHMARKS_FOLDER / f"{name}.yaml"
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"There is no task {name!r} ({path}). Known are {', '.join(task_names())}, or the path of a .yaml file."
