@@ -1,6 +1,7 @@
 """Fills the templates of pages."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -27,6 +28,7 @@ def render_picture(title: str, figures: Sequence[Figure]) -> str:
     return _environment().get_template("figures.svg.j2").render(title=title, figures=figures)
 
 
+@cache  # with its templates, which cost more to compile than to fill
 def _environment(*folders: Path) -> Environment:
     environment = Environment(
         loader=FileSystemLoader([*folders, _TEMPLATES]),
