@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from components.context import RunContext
 from components.download.stage import run_download_dataset
 from pipelines.cli.parser import build_parser
 from pipelines.preset_files import load_preset
+from tests.support.packages import read_package
 from tests.support.paths import ROOT
 from tests.support.readme import README, blocks, console_commands, section
 
@@ -72,7 +72,7 @@ def test_both_ways_of_compiling_give_the_same_pipeline(tmp_path: Path) -> None:
     subprocess.run(
         [BIN / "kfp", "dsl", "compile", "--py", source, "--output", theirs], check=True, cwd=ROOT, timeout=120
     )
-    assert list(yaml.safe_load_all(ours.read_text())) == list(yaml.safe_load_all(theirs.read_text()))
+    assert read_package(ours) == read_package(theirs)
 
 
 def test_doctor_finds_this_machine_fit() -> None:

@@ -105,7 +105,7 @@ class KfpServer:
             "display_name": name,
             "created_at": "2026-01-01T00:00:00Z",
         }
-        documents = list(yaml.safe_load_all(package))
+        documents = list(yaml.load_all(package, yaml.CSafeLoader))
         self.packages[version["pipeline_version_id"]] = documents
         specification = dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False))
         self.versions[version["pipeline_version_id"]] = {**version, "pipeline_spec": specification}

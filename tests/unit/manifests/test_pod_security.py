@@ -11,6 +11,7 @@ from pipelines.compile import compile_pipeline
 from pipelines.job_preview import job_manifest
 from pipelines.preset_files import load_preset, preset_names
 from tests.support.kubernetes_schemas import check_pod
+from tests.support.packages import read_package
 from tests.support.paths import ROOT
 from tests.support.pod_security import pod_specs, violations
 
@@ -103,7 +104,7 @@ def test_locked_memory_is_the_exception() -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_pods_of_stages_are_restricted(preset: str, tmp_path: Path) -> None:
     compile_pipeline(load_preset(preset, ON_A_CLUSTER), tmp_path / "p.yaml")
-    package, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    package, platform = read_package(tmp_path / "p.yaml")
     executors = package["deploymentSpec"]["executors"]
     assert len(executors) > 10
     for name in executors:

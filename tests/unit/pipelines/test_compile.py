@@ -20,6 +20,7 @@ from pipelines.parameters import UI_PARAMETERS
 from pipelines.preset_files import load_preset, preset_names
 from pipelines.stages import Place, training_stages
 from pipelines.vlm_training import STAGES_LABEL
+from tests.support.packages import read_package
 from tests.support.paths import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,7 +35,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     packages = {}
     for preset in PRESETS:
         compile_pipeline(load_preset(preset), folder / f"{preset}.yaml")
-        packages[preset] = list(yaml.safe_load_all((folder / f"{preset}.yaml").read_text()))
+        packages[preset] = read_package(folder / f"{preset}.yaml")
     return packages
 
 
@@ -60,7 +61,7 @@ def without_code(documents: list[dict[str, Any]]) -> str:
             for name, executor in executors.items()
         }
     }
-    return yaml.safe_dump_all([package, *documents[1:]], sort_keys=True)
+    return yaml.dump_all([package, *documents[1:]], Dumper=yaml.CSafeDumper, sort_keys=True)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -137,7 +138,7 @@ def test_any_number_of_evaluations_reach_report_and_gate(tmp_path: Path) -> None
         "evaluations.again={model: sft, generate: {task: captioning}, evaluate: {}}",
     ]
     compile_pipeline(load_preset("laptop", overrides), tmp_path / "p.yaml")
-    found = tasks(next(yaml.safe_load_all((tmp_path / "p.yaml").read_text())))
+    found = tasks(read_package(tmp_path / "p.yaml")[0])
     needs = {name: set(task.get("dependentTasks", ())) for name, task in found.items()}
     assert {"described", "again", "multiple-choice", "captioning"} <= needs["report"] & needs["quality-gate"]
     assert needs["export"] == {"sft", "described", "again", "multiple-choice"}
@@ -176,7 +177,7 @@ def test_launching_tasks_leave_the_gpus_to_their_jobs(packages: dict[str, list[d
 def test_local_backend_trains_in_the_tasks_own_pod(tmp_path: Path) -> None:
     overrides = ["pretrain.launch.backend=local", "sft.launch.backend=local"]
     compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
-    package = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    package = read_package(tmp_path / "p.yaml")[0]
     assert with_gpu(package) == GPU_TASKS | LAUNCHERS
 
 
@@ -190,7 +191,7 @@ def test_variables_secrets_and_images_reach_every_pod(tmp_path: Path) -> None:
         "[{matchExpressions: [{key: zone, operator: In, values: [a]}]}]}}}",
     ]
     compile_pipeline(load_preset("mistral-clip-7b", overrides), tmp_path / "p.yaml")
-    package, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    package, platform = read_package(tmp_path / "p.yaml")
     for executor in package["deploymentSpec"]["executors"].values():
         plain = {variable["name"]: variable["value"] for variable in executor["container"]["env"]}
         assert plain["AWS_ENDPOINT_URL"] == "http://vlm-s3:8333"
@@ -271,7 +272,7 @@ def test_every_task_of_the_graph_has_a_short_name_of_its_own(packages: dict[str,
 
 def test_a_conversion_in_several_tasks_is_one_in_the_graph(tmp_path: Path) -> None:
     compile_pipeline(load_preset("laptop", ["wds_conversion.pretrain.parallel_tasks=2"]), tmp_path / "p.yaml")
-    package = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    package = read_package(tmp_path / "p.yaml")[0]
     stages = package["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert stages["wds-conversion-pretrain"]["taskInfo"]["name"] == "wds_conversion: pretrain"
 

@@ -16,6 +16,7 @@ from pipelines.compile import compile_pipeline
 from pipelines.config import RunConfig
 from pipelines.preset_files import load_preset, read_preset, validate
 from pipelines.stages import Place, training_stages
+from tests.support.packages import read_package
 from tests.support.paths import ROOT
 
 MODELS = "models={llava: {source: 'hf://llava-hf/llava-1.5-7b-hf'}, served: {endpoint: {url: 'http://vllm:8000/v1', name: qwen}}}"
@@ -49,7 +50,7 @@ def test_a_gate_follows_the_models_that_it_names(config: RunConfig) -> None:
 
 def test_the_compiled_pipeline_scores_a_baseline_before_its_gate(config: RunConfig, tmp_path: Path) -> None:
     compile_pipeline(config, tmp_path / "pipeline.yaml")
-    package: dict[str, Any] = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    package: dict[str, Any] = read_package(tmp_path / "pipeline.yaml")[0]
     dags = (component["dag"] for component in package["components"].values() if "dag" in component)
     tasks = dict(itertools.chain.from_iterable(dag["tasks"].items() for dag in dags))
     named = {task["taskInfo"]["name"]: task for task in tasks.values()}

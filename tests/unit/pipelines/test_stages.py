@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from kfp import compiler, dsl
 
 from pipelines import opening, stages
@@ -11,6 +10,7 @@ from pipelines.opening import stage_settings, stored_settings
 from pipelines.placement import place
 from pipelines.preset_files import load_preset
 from pipelines.stages import Place, Stage, listed_stages, training_stages
+from tests.support.packages import read_package
 
 CLUSTER = load_preset("mistral-clip-7b")
 AGAIN = Stage("sft/again", "components.sft.component:sft", "sft", follows=("sft",), place=Place.TRAINING)
@@ -39,7 +39,7 @@ def test_a_row_gives_a_stage_its_line_its_settings_and_its_place(
         place(AGAIN.load()(stage=AGAIN.name, cluster={}, **inputs), AGAIN, CLUSTER)
 
     compiler.Compiler().compile(pipeline, str(tmp_path / "package.yaml"))
-    package, _ = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
+    package, _ = read_package(tmp_path / "package.yaml")
     (task,) = package["root"]["dag"]["tasks"].values()
     assert (task["taskInfo"]["name"], task["retryPolicy"]["maxRetryCount"]) == ("sft: again", 2)
     (executor,) = package["deploymentSpec"]["executors"].values()

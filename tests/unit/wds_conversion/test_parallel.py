@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kfp import compiler, dsl
 
 from components.context import RunContext
@@ -19,6 +18,7 @@ from pipelines.stages import training_stages
 from pipelines.vlm_training import build_conversion
 from tests.support import data_samples
 from tests.support.local_worker import run_local_worker
+from tests.support.packages import read_package
 
 STAGE = "wds_conversion/pretrain"
 
@@ -83,7 +83,7 @@ def test_the_pipeline_fans_out_where_the_preset_says(tmp_path: Path, use: str) -
     compile_pipeline(
         load_preset("mistral-clip-7b", [f"wds_conversion.{use}.parallel_tasks=3"]), tmp_path / "package.yaml"
     )
-    package, platform = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
+    package, platform = read_package(tmp_path / "package.yaml")
     tasks: dict[str, Any] = package["components"][f"comp-wds-conversion-{use}"]["dag"]["tasks"]
     (loop,) = (task for name, task in tasks.items() if name.startswith("for-loop"))
     assert loop["parameterIterator"]["items"]["raw"] == "[0, 1, 2]"
