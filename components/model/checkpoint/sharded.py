@@ -25,7 +25,7 @@ PART_PREFIXES: dict[PretrainedPart, str] = {"language": "language_model.", "visi
 
 _FINISHED_NAME = "metadata.json"  # megatron-core's, written last
 
-_DAMAGE = (
+DAMAGE = (
     CheckpointException,
     CheckpointingException,
     FileNotFoundError,
@@ -36,6 +36,7 @@ _DAMAGE = (
     ValueError,
     pickle.UnpicklingError,
 )
+"""What reading a damaged checkpoint raises."""
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -118,10 +119,10 @@ def load_sharded(state: ShardedStateDict, folder: Path, *, part_only: bool = Fal
         InputError: The folder is no checkpoint, is damaged, or its names or shapes differ from `state`.
         StageError: The volume fails; see `components.storage.volume`.
     """
-    _check_finished(folder)
+    check_finished(folder)
     try:
         return read_patiently(lambda: _load(state, folder, part_only=part_only), folder)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"The checkpoint {folder} is damaged or does not fit the model: {error}") from error
 
 
@@ -184,17 +185,23 @@ def _load(state: ShardedStateDict, folder: Path, *, part_only: bool) -> dict[str
 
 def _stored(folder: Path) -> dict[str, ShardedTensor]:
     """Return the description of every stored tensor."""
-    _check_finished(folder)
+    check_finished(folder)
     try:
         stored: dict[str, ShardedTensor] = read_patiently(
             lambda: dist_checkpointing.serialization.load_tensors_metadata(str(folder)), folder
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"The metadata of the checkpoint {folder} is damaged: {error}") from error
     return stored
 
 
-def _check_finished(folder: Path) -> None:
+def check_finished(folder: Path) -> None:
+    """Check that a folder is a checkpoint that was written to its end.
+
+    Raises:
+        InputError: It is not.
+        StageError: The volume fails; see `components.storage.volume`.
+    """
     path = folder / _FINISHED_NAME
     try:
         read_patiently(path.stat, path)  # megatron-core takes any error for a missing file

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.planner import WriteItem
 
 from components.errors import InputError
-from components.model.checkpoint.sharded import load_sharded, save_sharded, sharded_parameters, stored_tensors
+from components.model.checkpoint.blocks import BlockReader
+from components.model.checkpoint.sharded import save_sharded, sharded_parameters, stored_tensors
 from components.model.checkpoint.writer import CheckpointWriter
 from components.model.streaming import Read
 
@@ -50,12 +51,12 @@ class ParameterReader:
     """
 
     def __init__(self, outline: nn.Module, folder: Path, prefix: str = "") -> None:
-        self._folder = folder
         self._parameters = dict(outline.named_parameters())
         self._pieces: dict[str, list[_Piece]] = {name: [] for name in self._parameters}
         for piece in _stored_pieces(outline, prefix):
             self._pieces[piece.parameter].append(piece)
         _check_stored(folder, [piece for pieces in self._pieces.values() for piece in pieces])
+        self._blocks = BlockReader(folder)
 
     @property
     def names(self) -> list[str]:
@@ -69,8 +70,9 @@ class ParameterReader:
             InputError: A file is missing or damaged.
         """
         value = torch.empty_like(self._parameters[name], device="cpu")
-        request = {str(piece.offset): piece.sharded(piece.within(value)) for piece in self._pieces[name]}
-        load_sharded(request, self._folder, part_only=True)  # fills the tensors of the request, which are views
+        self._blocks.fill(
+            {(piece.key, piece.offset): piece.stacked(piece.within(value)) for piece in self._pieces[name]}
+        )  # which are views of the value
         return value
 
 
