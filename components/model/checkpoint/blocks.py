@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
@@ -78,8 +77,8 @@ class _Filling(DefaultLoadPlanner):
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         place = read_item.dest_index.fqn, tuple(read_item.dest_index.offset or ())
-        part: Tensor = narrow_tensor_by_index(self._blocks[place], read_item.dest_offsets, read_item.lengths)
-        return part
+        within = zip(read_item.dest_offsets, read_item.lengths, strict=True)
+        return self._blocks[place][tuple(slice(first, first + length) for first, length in within)]
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """The part is a view: its block is filled."""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing import ShardedTensor
 from torch import Tensor
 
 from components.errors import InputError
-from components.model.checkpoint.sharded import load_model, save_model, stored_tensors
+from components.model.checkpoint.blocks import BlockReader
+from components.model.checkpoint.sharded import load_model, save_model, save_sharded, stored_tensors
 from components.model.checkpoint.streamed import ParameterReader, save_streamed
 from components.model.config import LanguageConfig, ModelConfig, ProjectorConfig, VisionConfig
 from components.model.decoding import generate
@@ -131,6 +133,22 @@ def test_foreign_checkpoint_is_refused_before_anything_is_read(
     save_model(drawn(architecture()), tmp_path)
     with pytest.raises(InputError, match=message):
         ParameterReader(outlined_model(architecture(**change)), tmp_path)
+
+
+def test_blocks_are_cut_and_joined_and_none_is_made_up(tmp_path: Path) -> None:
+    stored = torch.arange(24.0).reshape(6, 4)
+    pieces = {
+        f"piece {row}": ShardedTensor.from_rank_offsets("rows", stored[row : row + 2], (0, row // 2, 3))
+        for row in (0, 2, 4)
+    }
+    save_sharded(pieces, tmp_path)
+    reader = BlockReader(tmp_path)
+    block = torch.full((3, 2), -1.0)
+    reader.fill({("rows", (1, 1)): block})
+    assert torch.equal(block, stored[1:4, 1:3])
+    for key, offset in (("rows", (4, 0)), ("columns", (0, 0))):
+        with pytest.raises(InputError, match=rf"does not hold all of {key} at"):
+            reader.fill({(key, offset): torch.empty(3, 2)})
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
