@@ -104,12 +104,13 @@ def save_sharded(state: ShardedStateDict, folder: Path, writer: CheckpointWriter
         ) from error
 
 
-def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
+def load_sharded(state: ShardedStateDict, folder: Path, *, part_only: bool = False) -> dict[str, Any]:
     """Read a checkpoint into the layout of `state`, strictly; all ranks call it.
 
     Args:
         state: The sharded state dict of freshly built objects: says which part this rank needs.
         folder: The checkpoint folder itself.
+        part_only: `state` asks for some of the stored tensors; the rest is not read.
 
     Returns:
         The state dict with plain tensors.
@@ -120,7 +121,7 @@ def load_sharded(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
     """
     check_finished(folder)
     try:
-        return read_patiently(lambda: _load(state, folder), folder)
+        return read_patiently(lambda: _load(state, folder, part_only=part_only), folder)
     except DAMAGE as error:
         raise InputError(f"The checkpoint {folder} is damaged or does not fit the model: {error}") from error
 
@@ -162,15 +163,18 @@ def fill_parameters(module: nn.Module, loaded: dict[str, Any]) -> None:
         raise InputError(f"The checkpoint does not fit the model: missing {missing}, unexpected {unexpected}.")
 
 
-def _load(state: ShardedStateDict, folder: Path) -> dict[str, Any]:
+def _load(state: ShardedStateDict, folder: Path, *, part_only: bool) -> dict[str, Any]:
     """Read once.
 
     Raises:
         OSError: A file can't be read. Either this rank has not talked to the others yet, or all ranks meet the same error:
             each may call this again.
     """
+    strict = StrictHandling.ASSUME_OK_UNEXPECTED if part_only else StrictHandling.RAISE_ALL
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
+        loaded: dict[str, Any] = dist_checkpointing.load(
+            state, str(folder), strict=strict, validate_access_integrity=not part_only
+        )
     except CheckpointException as error:
         failures = [failure for _, (failure, _) in sorted(error.failures.items())]
         if isinstance(failures[0], OSError) and all(isinstance(failure, OSError) for failure in failures):
