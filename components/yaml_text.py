@@ -18,3 +18,15 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _LOADER)
     except yaml.YAMLError:
         return yaml.safe_load(text)
+
+
+def parse_documents(text: str) -> list[Any]:
+    """Return what each document of a text holds, of plain types alone.
+
+    Raises:
+        yaml.YAMLError: As `parse_yaml`.
+    """
+    try:
+        return list(yaml.load_all(text, _LOADER))
+    except yaml.YAMLError:
+        return list(yaml.safe_load_all(text))

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator
 
 import urllib3
-import yaml
 from kubernetes.client.exceptions import ApiException
 
 from components.errors import InputError
 from components.runs.folder import PACKAGE_NAME, RunFolder
 from components.runs.kfp import OVER, PassingError
 from components.runs.kfp_tasks import Task
+from components.yaml_text import parse_documents
 from pipelines.cluster_pods import RunPods
 from pipelines.cluster_stages import plan, stage_pods
 from pipelines.cluster_view import ClusterRun
@@ -39,7 +39,7 @@ def local_lines(run: RunFolder, stage: str, follow: bool) -> Iterator[str]:
     if not stage:
         yield from lines
         return
-    specification = next(yaml.safe_load_all((run.path / PACKAGE_NAME).read_text(encoding="utf-8")))
+    specification = parse_documents((run.path / PACKAGE_NAME).read_text(encoding="utf-8"))[0]
     planned = plan(specification)
     _check_stage(stage, planned.stages)
     yield from lines_of_tasks(lines, {task.component for task in planned.tasks if task.stage == stage})

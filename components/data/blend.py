@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from components.errors import InputError
+from components.yaml_text import parse_yaml
 
 BLEND_FILE = "blend.yaml"
 
@@ -76,7 +77,7 @@ def blend_digest(blend: Path) -> str:
 def _datasets(blend: Path) -> Iterator[tuple[Path, str]]:
     """Yield folder and dataset file of every dataset of a blend file, those of blend files that it names included."""
     try:
-        content = yaml.safe_load(blend.read_text(encoding="utf-8"))
+        content = parse_yaml(blend.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{blend} is not a readable YAML file: {error}") from error
     for node in _references(content):
@@ -101,7 +102,7 @@ def _references(node: Any) -> Iterator[dict[str, Any]]:
 def _check_dataset(blend: Path, folder: Path, config: str) -> None:
     path = folder / _META_FOLDER / config
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
         # A dataset class of its own, or the default one with a sample type.
         kind = content.get("__class__") or content["sample_type"]["__class__"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:

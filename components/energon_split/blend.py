@@ -11,6 +11,7 @@ from components.energon_split.config import SPLITS, BlendPart, Subflavors
 from components.errors import InputError
 from components.stage.manifest import MANIFEST_NAME
 from components.storage.atomic import write_text
+from components.yaml_text import parse_yaml
 
 DATASET_FOLDER = "dataset"
 META_FOLDER = ".nv-meta"
@@ -144,7 +145,7 @@ def _crude_config(meta: Path) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     return content if isinstance(content, dict) else {}

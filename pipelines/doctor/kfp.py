@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.errors import VlmError
 from components.runs.kfp import KfpRuns
+from components.yaml_text import parse_yaml
 from pipelines.doctor.apis import running_version
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.question import Question
@@ -54,7 +53,7 @@ def retries(reader: Reader, question: Question) -> Iterator[Finding]:
 
 def retry_policy(data: dict[str, Any]) -> str:
     """Return the retry policy that Argo gives to every template; its own default where none is set."""
-    defaults = yaml.safe_load(data.get("workflowDefaults") or "") or {}
+    defaults = parse_yaml(data.get("workflowDefaults") or "") or {}
     strategy = ((defaults.get("spec") or {}).get("templateDefaults") or {}).get("retryStrategy") or {}
     return str(strategy.get("retryPolicy") or "OnFailure")
 

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
+from components.yaml_text import parse_yaml
 from pipelines.doctor.apis import kueue_version
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.question import Question
@@ -47,7 +46,7 @@ def controller(reader: Reader, question: Question) -> Iterator[Finding]:
     if found is None:
         yield Finding(_SUBJECT, Mark.UNKNOWN, f"Kueue's configuration is not in the namespace {_KUEUE_NAMESPACE}", _ASK)
         return
-    config = yaml.safe_load(found["data"]["controller_manager_config.yaml"]) or {}
+    config = parse_yaml(found["data"]["controller_manager_config.yaml"]) or {}
     frameworks = (config.get("integrations") or {}).get("frameworks")
     if frameworks is None:
         yield Finding(_SUBJECT, Mark.UNKNOWN, "Kueue's configuration names no integrations.frameworks", _ASK)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import kfp_server_api
-import yaml
 
+from components.yaml_text import parse_documents
 from tests.support.json_server import JsonHandler, JsonServer, Object
 
 API = "/apis/v2beta1"
@@ -105,7 +105,7 @@ class KfpServer:
             "display_name": name,
             "created_at": "2026-01-01T00:00:00Z",
         }
-        documents = list(yaml.load_all(package, yaml.CSafeLoader))
+        documents = parse_documents(package)
         self.packages[version["pipeline_version_id"]] = documents
         specification = dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False))
         self.versions[version["pipeline_version_id"]] = {**version, "pipeline_spec": specification}

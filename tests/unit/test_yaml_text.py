@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from components.tasks.loading import BENCHMARKS_FOLDER
-from components.yaml_text import parse_yaml
+from components.yaml_text import parse_documents, parse_yaml
 from tests.support.paths import ROOT
 
 TEXTS = [
@@ -22,6 +22,8 @@ FILES = [*(ROOT / "pipelines" / "presets").glob("*.yaml"), *BENCHMARKS_FOLDER.gl
 @pytest.mark.parametrize("text", TEXTS)
 def test_values_are_those_of_the_other_parser(text: str) -> None:
     assert parse_yaml(text) == yaml.safe_load(text)
+    twice = f"{text}\n---\n{text}\n"
+    assert parse_documents(twice) == list(yaml.safe_load_all(twice))
 
 
 def test_our_own_files_read_the_same() -> None:

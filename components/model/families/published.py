@@ -4,9 +4,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from components.model.families.hf_config import HfConfig
+from components.yaml_text import parse_yaml
 
 _TABLE = "published.yaml"
 
@@ -24,5 +23,5 @@ def published_config(name: str) -> HfConfig | None:
 @cache
 def _table() -> dict[str, dict[str, Any]]:
     text = (resources.files("components.model.families") / _TABLE).read_text(encoding="utf-8")
-    table: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    table: dict[str, dict[str, Any]] = parse_yaml(text)
     return table
