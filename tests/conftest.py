@@ -85,3 +85,12 @@ def forked_launches(fork_variables: Mapping[str, str]) -> Iterator[None]:
         for name, value in fork_variables.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def small_meteor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """METEOR has few paraphrases in this file, and starts at once."""
+    from tests.support.small_meteor import small_meteor
+
+    with small_meteor(tmp_path_factory.mktemp("meteor")):
+        yield

@@ -108,6 +108,7 @@ def test_scores_are_shown_with_their_controls(workspace: Path) -> None:
     scores = json.loads(captioning.read_text())
     assert scores["n_scored"] == scores["n_expected"] == 20
     assert {"blank", "shuffled"} <= set(scores["controls"])
+    assert "meteor" in scores["metrics"]  # by its whole table of paraphrases, which other tests leave out
     (choice,) = workspace.glob("evaluate/multiple_choice/*/scores.json")
     assert json.loads(choice.read_text())["n_scored"] == 20
 

@@ -63,6 +63,16 @@ def random_corpus(seed: int) -> Corpus:
     return Corpus(shape, predictions, references)
 
 
+def random_paraphrases(count: int) -> list[tuple[str, str]]:
+    """Draw pairs of phrases of the corpora's words: more of them meet in the corpora than of English ones."""
+    generator = random.Random(0)
+
+    def phrase() -> str:
+        return " ".join(generator.choices(WORDS, k=generator.choice((1, 1, 2, 3))))
+
+    return [(phrase(), phrase()) for _ in range(count)]
+
+
 class BothMeteors:
     """Our METEOR, and pycocoevalcap's wrapper of the same program with its own SCORE and EVAL."""
 

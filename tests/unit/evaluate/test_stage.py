@@ -118,7 +118,7 @@ def test_shown_samples_have_pictures_answers_and_truth(context: RunContext, raw:
 
 @pytest.fixture
 def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave METEOR's slow start to one test."""
+    """Java runs for one test."""
     monkeypatch.setattr(java, "find_java", lambda: None)
 
 
@@ -132,6 +132,7 @@ def test_captioning_without_java_says_so_and_leaves_meteor_out(context: RunConte
     assert scores.metrics["cider"].value > scores.controls["constant"]["cider"].value > 0
 
 
+@pytest.mark.usefixtures("small_meteor")
 def test_captioning_scores_ptb_tokens_with_every_metric(context: RunContext, raw: Path, model: Path) -> None:
     folders = predictions(context, GenerateConfig(task="captioning", partitions=2), model, raw, good_caption)
     output = run_evaluate(context, EvaluateConfig(task="captioning", bootstrap_samples=100), folders, model, raw)

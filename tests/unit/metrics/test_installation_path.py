@@ -1,6 +1,5 @@
 """The Java programs below an installation path with a blank and an umlaut, and in a locale without UTF-8."""
 
-import gzip
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -10,21 +9,18 @@ import pytest
 from components.metrics import meteor, tokenization
 from components.metrics.meteor import Meteor
 from components.metrics.tokenization import tokenise
+from tests.support.small_meteor import install_meteor
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_meteor_and_tokenizer_work_below_any_path(
     locale: str, java: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = files("pycocoevalcap")
     installed = tmp_path / "mein Büro" / "pycocoevalcap"
-    (installed / "meteor" / "data").mkdir(parents=True)
+    install_meteor(installed / "meteor", [("zebra", "typewriter")])  # which no other table has
     (installed / "tokenizer").mkdir()
-    for jar in ("meteor/meteor-1.5.jar", "tokenizer/stanford-corenlp-3.4.1.jar"):
-        shutil.copyfile(str(package / jar), installed / jar)
-    # Small, as the whole one takes seconds to read, and with a paraphrase that no other table has.
-    with gzip.open(installed / "meteor" / "data" / "paraphrase-en.gz", "wt") as table:
-        table.write("0.5\nzebra\ntypewriter\n0.5\ntypewriter\nzebra\n")
+    jar = "tokenizer/stanford-corenlp-3.4.1.jar"
+    shutil.copyfile(str(files("pycocoevalcap") / jar), installed / jar)
     for module in (meteor, tokenization):
         monkeypatch.setattr(module, "files", lambda name: installed)
     monkeypatch.setenv("LC_ALL", locale)

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.meteor_corpora import SHAPES, BothMeteors, Corpus, both_meteors, random_corpus
+from tests.support.meteor_corpora import SHAPES, BothMeteors, Corpus, both_meteors, random_corpus, random_paraphrases
+from tests.support.small_meteor import small_meteor
 
 CORPORA = 150
 
 
 @pytest.fixture(scope="module")
-def both(java: str) -> Iterator[BothMeteors]:
-    with both_meteors(java) as programs:
+def both(java: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothMeteors]:
+    with small_meteor(tmp_path_factory.mktemp("meteor"), random_paraphrases(1000)), both_meteors(java) as programs:
         yield programs
 
 
@@ -40,3 +41,11 @@ def test_separators_within_captions_are_words_of_nobody(both: BothMeteors) -> No
     with_separator = Corpus("separators", ["a red ||| square"], [["a red | square ||| here"]])
     without = Corpus("plain", ["a red square"], [["a red | square here"]])
     assert both.ours(with_separator).value() == both.ours(without).value()
+
+
+def test_the_corpora_have_matches_of_every_kind(both: BothMeteors) -> None:
+    counts = sum(both.ours(random_corpus(seed)).parts.sum(axis=0) for seed in range(0, CORPORA, len(SHAPES)))
+    exact, stems, synonyms, paraphrases = counts[4:20].reshape(4, 4)
+    assert stems[:2].all()  # no function word has another's stem
+    for matches in (exact, synonyms, paraphrases):
+        assert matches.all()

@@ -68,7 +68,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, small_meteor: None) -> World:
     folder = tmp_path_factory.mktemp("world")
     config = load_preset("laptop", OVERRIDES)
     sources = Sources(folder / "sources", language={"max_position_embeddings": 512})
