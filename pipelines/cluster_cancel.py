@@ -62,10 +62,10 @@ class ClusterCancel:
     # KFP first: what it has started would start what is ended below again.
 
     def _end_in_kfp(self, runs: "KfpRuns") -> None:
-        from components.runs.kfp import OVER, run_state
+        from components.runs.kfp_run import OVER
 
         with self._reported("KFP", runs.link(self._run_id)):
-            state = run_state(runs.get(self._run_id))
+            state = runs.get(self._run_id).state
             if state in OVER:
                 self._succeeded = state == _SUCCEEDED
                 self._tell("KFP", f"the run is over already: {state}")
@@ -74,7 +74,7 @@ class ClusterCancel:
             self._stopped = True
             self._tell("KFP", "the run was told to end; its pods have their time to")
             deadline = time.monotonic() + _ENDING_S
-            while (state := run_state(runs.get(self._run_id))) not in OVER:
+            while (state := runs.get(self._run_id).state) not in OVER:
                 if time.monotonic() > deadline:
                     self._tell("KFP", f"the run has not ended after {_ENDING_S:.0f} s")
                     return

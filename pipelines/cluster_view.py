@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from components.errors import InputError, StageError, VlmError
 from components.progress import last_reported
-from components.runs.kfp import OVER, KfpRuns, PassingError, run_state
+from components.runs.kfp import KfpRuns, PassingError
+from components.runs.kfp_run import OVER, KfpRun
 from components.runs.kfp_tasks import Task, tasks
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage, tracked_stages
@@ -39,7 +39,7 @@ class ClusterRun:
     def __init__(self, runs: KfpRuns, run_id: str, tracking_uri: str = "", pods: RunPods | None = None) -> None:
         self.runs = runs
         self.run_id = run_id
-        self.run: Any = None
+        self.run: KfpRun  # load() tells it
         self.tasks: list[Task] = []
         self._tracking_uri = tracking_uri
         self.pods = pods
@@ -49,8 +49,8 @@ class ClusterRun:
 
     @property
     def state(self) -> str:
-        """How it stood when it was last looked at (see `run_state`)."""
-        return run_state(self.run)
+        """How it stood when it was last looked at (see `KfpRun`)."""
+        return self.run.state
 
     @property
     def plan(self) -> Plan:
@@ -86,7 +86,7 @@ class ClusterRun:
                 raise StageError(f"{error} The run goes on: {self.runs.link(self.run_id)}") from None
             return replace(self._view, notes=(f"{error} Trying again.",), over=False)
         self._answered = time.monotonic()
-        title = f"{self.run.display_name or self.run_id}   {self.run_id}   {self.state} {duration(self._seconds())}"
+        title = f"{self.run.name or self.run_id}   {self.run_id}   {self.state} {duration(self._seconds())}"
         self._view = View(title, rows, tuple(notes), over=self.state in OVER)
         return self._view
 
@@ -103,8 +103,8 @@ class ClusterRun:
 
     def _seconds(self) -> float:
         """Return how long the run took, or has taken."""
-        ended = self.run.finished_at if self.state in OVER else datetime.datetime.now(datetime.UTC)
-        return max(0.0, (ended - self.run.created_at).total_seconds()) if ended and self.run.created_at else 0.0
+        ended = self.run.ended if self.state in OVER else datetime.datetime.now(datetime.UTC)
+        return max(0.0, (ended - self.run.started).total_seconds()) if ended and self.run.started else 0.0
 
     def _tracked(self, notes: list[str]) -> Mapping[str, TrackedStage]:
         if not self._tracking_uri:

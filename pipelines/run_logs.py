@@ -8,7 +8,8 @@ from kubernetes.client.exceptions import ApiException
 
 from components.errors import InputError
 from components.runs.folder import PACKAGE_NAME, RunFolder
-from components.runs.kfp import OVER, PassingError
+from components.runs.kfp import PassingError
+from components.runs.kfp_run import OVER
 from components.runs.kfp_tasks import Task
 from components.yaml_text import parse_documents
 from pipelines.cluster_pods import RunPods

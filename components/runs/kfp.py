@@ -1,49 +1,32 @@
 """Runs of a Kubeflow Pipelines installation: find, look, cancel, read logs."""
 
-import datetime
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from components.errors import ConfigurationError, InputError, StageError
+from components.errors import ConfigurationError, InputError, StageError, VlmError
+from components.runs.kfp_run import OVER, KfpRun, kfp_run
 from components.runs.reference import matching_run
 
-T = TypeVar("T")
-_STATES = {
-    "PENDING": "queued",
-    "CANCELING": "cancelling",
-    "PAUSED": "paused",
-    "SUCCEEDED": "succeeded",
-    "FAILED": "failed",
-    "CANCELED": "cancelled",
-    "SKIPPED": "skipped",
-}
-OVER = frozenset({"succeeded", "failed", "cancelled", "skipped"})
-"""States of a run, as `run_state` tells them, that don't change any more."""
+if TYPE_CHECKING:
+    import kfp
 
+T = TypeVar("T")
 _REACH_TIMEOUT_S = 15.0
-_LOG_TIMEOUT_S = 60.0
+_TIMEOUT_S = 60.0
 _MESSAGE_LIMIT = 600
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _NEWEST_FIRST = "created_at desc"
 _PAGE = 100
 _SHOWN = 10
+_API = "/apis/v2beta1"
 _KFP_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A run as KFP lists it."""
-
-    run_id: str
-    name: str
-    started: datetime.datetime | None
 
 
 def run_page(ui: str, run_id: str) -> str:
@@ -60,7 +43,6 @@ class KfpRuns:
         token_file: File with a bearer token; None where the endpoint needs none.
 
     Attributes:
-        client: KFP's own client; call it through `ask`.
         version: The server's, as "2.17.0"; empty or other words where it does not know.
 
     Raises:
@@ -70,28 +52,32 @@ class KfpRuns:
     def __init__(self, endpoint: str, namespace: str = "", token_file: Path | None = None) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.namespace = namespace
-        token = _read_token(token_file)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = _read_token(token_file)
+        self._headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         self.version = self._ask_version()
+
+    @cached_property
+    def client(self) -> "kfp.Client":
+        """KFP's own client, which takes seconds to import, for what starts runs; call it through `ask`."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # KFP's own deprecations
             import kfp
 
-            self.client = kfp.Client(
-                host=self.endpoint, existing_token=token or None, namespace=namespace or "kubeflow"
+            return kfp.Client(
+                host=self.endpoint, existing_token=self._token or None, namespace=self.namespace or "kubeflow"
             )
 
     def link(self, run_id: str) -> str:
         """Return the page of a run in KFP's UI."""
         return run_page(self.endpoint, run_id)
 
-    def get(self, run_id: str) -> Any:
+    def get(self, run_id: str) -> KfpRun:
         """Return a run as KFP tells it.
 
         Raises:
             InputError: There is no such run.
         """
-        return self.ask(f"look at the run {run_id}", lambda: self.client.get_run(run_id))
+        return kfp_run(self._call(f"look at the run {run_id}", "GET", f"/runs/{run_id}"))
 
     def find(self, reference: str) -> str:
         """Return the id of the run that a reference names (see `reference.py`); of the newest one without a reference.
@@ -115,21 +101,19 @@ class KfpRuns:
         known = ", ".join(f"{run.name} ({run.run_id})" for run in self._newest()) or "none"
         raise InputError(f"There is no run {reference!r} at {self.endpoint}. Its runs, newest first: {known}.")
 
-    def specification(self, run: Any) -> dict[str, Any]:
+    def specification(self, run: KfpRun) -> dict[str, Any]:
         """Return the compiled pipeline of a run: KFP's `PipelineSpec`, as its YAML file has it.
 
         Raises:
             InputError: KFP does not have it any more.
         """
-        found = run.pipeline_spec
-        version = run.pipeline_version_reference
-        if not found and version is None:
+        found = run.specification
+        if not found and run.version is None:
             raise InputError(f"KFP at {self.endpoint} does not have the pipeline of the run {run.run_id} any more.")
-        if not found:
-            found = self.ask(
-                f"look at the pipeline of the run {run.run_id}",
-                lambda: self.client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id),
-            ).pipeline_spec
+        if not found and run.version is not None:
+            pipeline, version = run.version
+            what = f"look at the pipeline of the run {run.run_id}"
+            found = self._call(what, "GET", f"/pipelines/{pipeline}/versions/{version}")["pipeline_spec"]
         return dict(found.get("pipeline_spec", found))  # beside a platform_spec, where there is one
 
     def log(self, run_id: str, pod: str, node: str) -> str | None:
@@ -153,10 +137,9 @@ class KfpRuns:
             (f"{api}/{node}/log", {}),
         ):
             try:
-                answer = requests.get(url, query, headers=self._headers, timeout=_LOG_TIMEOUT_S)
+                answer = requests.get(url, query, headers=self._headers, timeout=_TIMEOUT_S)
             except requests.RequestException as error:
-                name = type(error).__name__
-                raise PassingError(f"Can't read the log of {pod}: {self.endpoint} does not answer ({name}).") from None
+                raise self._silent(f"read the log of {pod}", error) from None
             # The UI answers an address that it does not know with its own page.
             if answer.ok and answer.headers.get("Content-Type", "").startswith("text/plain"):
                 return answer.content.decode("utf-8", errors="replace")
@@ -169,12 +152,12 @@ class KfpRuns:
             InputError: There is no such run, or it is over.
         """
         run = self.get(run_id)
-        if run_state(run) in OVER:
-            raise InputError(f"The run {run_id} is over already: it is {run_state(run)}.")
-        self.ask(f"cancel the run {run_id}", lambda: self.client.terminate_run(run_id))
+        if run.state in OVER:
+            raise InputError(f"The run {run_id} is over already: it is {run.state}.")
+        self._call(f"cancel the run {run_id}", "POST", f"/runs/{run_id}:terminate")
 
     def ask(self, what: str, call: Callable[[], T]) -> T:
-        """Call KFP and turn its errors into ours.
+        """Call KFP's client and turn its errors into ours.
 
         Args:
             what: What is wanted of KFP, for errors: "cancel the run 42".
@@ -191,43 +174,48 @@ class KfpRuns:
         try:
             return call()
         except kfp_server_api.ApiException as error:
-            message = f"Can't {what}: {error.status} {error.reason}. {_server_message(error.body)}".strip()
-            if error.status == 404:
-                raise InputError(message) from None
-            if error.status in (401, 403):
-                raise ConfigurationError(f"{message} Is the token of --token-file valid for --namespace?") from None
-            raise (PassingError if error.status in _PASSING_STATUS else StageError)(message) from None
+            raise _refused(what, error.status, error.reason, error.body) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise PassingError(f"Can't {what}: {self.endpoint} does not answer ({type(error).__name__}).") from None
+            raise self._silent(what, error) from None
 
-    def _newest(self) -> list[_Listed]:
+    def _call(self, what: str, method: str, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Return what KFP's API answers; raises as `ask`."""
+        try:
+            answer = requests.request(
+                method, f"{self.endpoint}{_API}{path}", params=query, headers=self._headers, timeout=_TIMEOUT_S
+            )
+        except requests.RequestException as error:
+            raise self._silent(what, error) from None
+        if not answer.ok:
+            raise _refused(what, answer.status_code, answer.reason, answer.text)
+        try:
+            return answer.json()
+        except ValueError:
+            raise ConfigurationError(
+                f"Can't {what}: {answer.url} answers something else than JSON. Does it want a login?"
+            ) from None
+
+    def _silent(self, what: str, error: Exception) -> "PassingError":
+        return PassingError(f"Can't {what}: {self.endpoint} does not answer ({type(error).__name__}).")
+
+    def _newest(self) -> list[KfpRun]:
         return next(self._pages("", size=_SHOWN))
 
-    def _pages(self, wanted: str, size: int = _PAGE) -> Iterator[list[_Listed]]:
+    def _pages(self, wanted: str, size: int = _PAGE) -> Iterator[list[KfpRun]]:
         """Yield pages of the runs that pass a filter, newest first."""
-        token = ""
+        query = {"sort_by": _NEWEST_FIRST, "page_size": str(size), "namespace": self.namespace, "filter": wanted}
+        query = {name: value for name, value in query.items() if value}
         while True:
-            answer = self._list(wanted, size, token)
-            yield [_Listed(run.run_id, run.display_name, run.created_at) for run in answer.runs or []]
-            token = answer.next_page_token
+            answer = self._call("list runs", "GET", "/runs", query)
+            yield [kfp_run(run) for run in answer.get("runs") or []]
+            token = answer.get("next_page_token")
             if not token:
                 return
-
-    def _list(self, wanted: str, size: int, token: str) -> Any:
-        return self.ask(
-            "list runs",
-            lambda: self.client.list_runs(
-                page_token=token,
-                page_size=size,
-                sort_by=_NEWEST_FIRST,
-                namespace=self.namespace or None,
-                filter=wanted or None,
-            ),
-        )
+            query["page_token"] = token
 
     def _ask_version(self) -> str:
         """Ask for KFP's health once: its client tries for half a minute, with a traceback each time, and drops the version."""
-        url = f"{self.endpoint}/apis/v2beta1/healthz"
+        url = f"{self.endpoint}{_API}/healthz"
         try:
             answer = requests.get(url, headers=self._headers, timeout=_REACH_TIMEOUT_S, allow_redirects=False)
         except requests.RequestException as error:
@@ -256,16 +244,14 @@ def is_kfp_id(reference: str) -> bool:
     return _KFP_ID.fullmatch(reference) is not None
 
 
-def run_state(run: Any) -> str:
-    """Return how a run stands: "queued", "running", "cancelling", "paused", "succeeded", "failed", "cancelled" or "skipped".
-
-    KFP calls a run that was cancelled FAILED; its history has what came before.
-    """
-    state = str(run.state or "")
-    before = [str(entry.state) for entry in run.state_history or [] if entry.state and str(entry.state) != state]
-    if state == "FAILED" and before and before[-1] == "CANCELING":
-        return "cancelled"
-    return _STATES.get(state, "running")
+def _refused(what: str, status: int, reason: str, body: Any) -> VlmError:
+    """Return the error of an answer that is none."""
+    message = f"Can't {what}: {status} {reason}. {_server_message(body)}".strip()
+    if status == 404:
+        return InputError(message)
+    if status in (401, 403):
+        return ConfigurationError(f"{message} Is the token of --token-file valid for --namespace?")
+    return (PassingError if status in _PASSING_STATUS else StageError)(message)
 
 
 def _server_message(body: Any) -> str:

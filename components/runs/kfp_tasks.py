@@ -10,13 +10,15 @@ import datetime
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from components.runs.kfp_run import KfpRun, Node
 
 _EXECUTOR, _DRIVER = "executor", "-driver"
 _LOOP = "iteration-"  # how the DAGs are called that KFP's compiler puts around the turns of a loop
 _ON_EXIT = "onExit"
 _POD_TEMPLATE = "system-container-impl"
 _OVER = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", ""})
+_EARLIEST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _FNV_OFFSET, _FNV_PRIME = 0x811C9DC5, 0x01000193
 
 
@@ -50,30 +52,29 @@ class Task:
         return tuple(f"{workflow}-{_POD_TEMPLATE}-{number}" for workflow, _, number in halves)
 
 
-def tasks(run: Any) -> list[Task]:
+def tasks(run: KfpRun) -> list[Task]:
     """Return the tasks and DAGs of a run that have begun or were passed over, in no order.
 
     Args:
-        run: A run as KFP's client returns it (`V2beta1Run`).
+        run: The run.
     """
-    records = (run.run_details.task_details if run.run_details else None) or []
-    return _Workflow(records).tasks()
+    return _Workflow(run.nodes).tasks()
 
 
 class _Workflow:
     """The nodes of a workflow by their whole names.
 
     Args:
-        records: KFP's list of them (`V2beta1PipelineTaskDetail`).
+        records: KFP's list of them.
     """
 
-    def __init__(self, records: Sequence[Any]) -> None:
-        self._records: dict[str, list[Any]] = defaultdict(list)
+    def __init__(self, records: Sequence[Node]) -> None:
+        self._records: dict[str, list[Node]] = defaultdict(list)
         for record in records:
-            self._records[str(record.display_name)].append(record)
+            self._records[record.name].append(record)
         self._ids: dict[str, str] = {}  # of every node that is there
-        self._found: dict[str, Any] = {}  # its record, where only one can be meant
-        ids = (child for record in records for child in _children(record))
+        self._found: dict[str, Node] = {}  # its record, where only one can be meant
+        ids = (child for record in records for child in record.children)
         self._name = next(ids, "").rpartition("-")[0]
         self._walk()
 
@@ -91,22 +92,23 @@ class _Workflow:
         own = [name for name in names if not _last(name).partition("(")[0].endswith(_DRIVER)]
         if not own:  # the driver is all that there is yet
             driver = self._found[names[0]]
-            state = _state(driver)
-            return Task(path, turn, state if state in ("FAILED", "") else "PENDING", driver.start_time, None)
+            state = driver.state
+            return Task(path, turn, state if state in ("FAILED", "") else "PENDING", driver.started, None)
         record = self._found[own[0]]
         executors = [name for name in self._ids if _last(name) == _EXECUTOR and name.rpartition(".")[0] in own]
         tries = [name for executor in executors for name in self._tries(executor)] or executors
-        state = _state(record)
+        state = record.state
         if state == "RUNNING" and tries and self._waits(tries[-1], record):
             state = "PENDING"
-        if state == "SUCCEEDED" and any(_state(self._found.get(name)) == "SKIPPED" for name in executors):
+        passed = (self._found[name].state == "SKIPPED" for name in executors if name in self._found)
+        if state == "SUCCEEDED" and any(passed):
             state, tries = "SKIPPED", []
         return Task(
             path,
             turn,
             state,
-            record.start_time,
-            record.end_time if state in _OVER else None,
+            record.started,
+            record.ended if state in _OVER else None,
             len(tries),
             tuple(self._ids[name] for name in tries),
         )
@@ -117,14 +119,14 @@ class _Workflow:
             yield attempt
             number += 1
 
-    def _waits(self, name: str, task: Any) -> bool:
+    def _waits(self, name: str, task: Node) -> bool:
         """Tell whether a container's pod does not run yet. Executors' names are alike: all that can be meant must wait."""
         meant = [
             record
             for record in self._records[_last(name)]
-            if _state(record) not in _OVER and record.start_time >= task.start_time
+            if record.state not in _OVER and (record.started or _EARLIEST) >= (task.started or _EARLIEST)
         ]
-        return bool(meant) and all(_state(record) == "PENDING" for record in meant)
+        return bool(meant) and all(record.state == "PENDING" for record in meant)
 
     def _walk(self) -> None:
         """Find all nodes, from the workflow's own one down."""
@@ -135,7 +137,7 @@ class _Workflow:
         waiting = [self._name]
         while waiting:
             name = waiting.pop()
-            children = {int(child.rpartition("-")[2]) for child in _children(self._found[name])}
+            children = {int(child.rpartition("-")[2]) for child in self._found[name].children}
             for number, (child, display) in self._guesses(name).items():
                 if number not in children or child in self._ids:
                     continue
@@ -146,11 +148,11 @@ class _Workflow:
                     self._found[child] = record
                     waiting.append(child)
 
-    def _record(self, name: str, records: list[Any]) -> Any:
+    def _record(self, name: str, records: list[Node]) -> Node | None:
         """Return the record of a node among those of its last name; None where that can't be told."""
         if len(records) > 1:
             guesses = self._guesses(name)
-            families = [{int(child.rpartition("-")[2]) for child in _children(record)} for record in records]
+            families = [{int(child.rpartition("-")[2]) for child in record.children} for record in records]
             records = [record for record, family in zip(records, families, strict=True) if family & guesses.keys()]
         return records[0] if len(records) == 1 else None
 
@@ -189,14 +191,6 @@ def _place(name: str) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def _state(record: Any) -> str:
-    return str(record.state or "") if record is not None else ""
-
-
-def _children(record: Any) -> list[str]:
-    return [str(child.pod_name) for child in record.child_tasks or [] if child.pod_name]
 
 
 def _hash(text: str, start: int = _FNV_OFFSET) -> int:

@@ -144,7 +144,7 @@ class Runs:
     def state(self, run_id: str) -> str:
         from components.runs.kfp import KfpRuns
 
-        return str(KfpRuns(self.endpoint).get(run_id).state)
+        return KfpRuns(self.endpoint).get(run_id).state
 
     def job(self, run_id: str) -> dict[str, Any] | None:
         kind = JOB_KINDS[self.backend]
@@ -169,8 +169,8 @@ class Runs:
 
     def succeeded(self, run_id: str) -> bool:
         state = self.state(run_id)
-        assert state not in ("FAILED", "CANCELED", "SKIPPED"), f"the run {run_id} ended as {state}"
-        return state == "SUCCEEDED"
+        assert state not in ("failed", "cancelled", "skipped"), f"the run {run_id} ended as {state}"
+        return state == "succeeded"
 
 
 @pytest.mark.usefixtures("installed")

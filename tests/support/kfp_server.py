@@ -7,10 +7,6 @@ import uuid
 from collections import deque
 from email.parser import BytesParser
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import kfp_server_api
 
 from components.yaml_text import parse_documents
 from tests.support.json_server import JsonHandler, JsonServer, Object
@@ -59,12 +55,6 @@ def as_of(run: Object, moment: str) -> Object:
         "run_details": {"task_details": tasks},
     }
     return {**run, **now, "finished_at": "0001-01-01T00:00:00Z"}
-
-
-def deserialized(run: Object) -> Any:
-    """Return a run as KFP's client makes it of a server's answer."""
-    answer = SimpleNamespace(data=json.dumps(run))
-    return kfp_server_api.ApiClient().deserialize(answer, "V2beta1Run")
 
 
 class KfpServer:

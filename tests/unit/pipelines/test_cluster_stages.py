@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.runs.kfp import run_state
+from components.runs.kfp_run import kfp_run
 from components.runs.kfp_tasks import Task, tasks
 from components.runs.rows import StageRow
 from components.runs.tracked_stages import TrackedStage
@@ -16,7 +16,7 @@ from pipelines.cluster_stages import plan, plan_of_tasks, stage_pods, stage_rows
 from pipelines.display import View, screen, what
 from pipelines.preset_files import load_preset
 from pipelines.stages import listed_stages
-from tests.support.kfp_server import as_of, deserialized, recorded_run, recorded_specification
+from tests.support.kfp_server import as_of, recorded_run, recorded_specification
 
 NOW = datetime.datetime(2026, 11, 27, 12, 18, tzinfo=datetime.UTC)
 PLAN = plan(recorded_specification())
@@ -25,8 +25,8 @@ NOTHING: Mapping[str, TrackedStage] = {}
 
 
 def rows_of(run: dict[str, Any], planned: Any = PLAN, tracked: Any = NOTHING, now: Any = NOW) -> dict[str, StageRow]:
-    told = deserialized(run)
-    return {row.stage: row for row in stage_rows(planned, tasks(told), run_state(told), tracked, now)}
+    told = kfp_run(run)
+    return {row.stage: row for row in stage_rows(planned, tasks(told), told.state, tracked, now)}
 
 
 def shown(rows: dict[str, StageRow]) -> str:
@@ -90,7 +90,7 @@ def test_what_closes_a_run_is_shown_when_it_hangs() -> None:
 def test_a_finished_run_keeps_no_running_row() -> None:
     """KFP's last answer about the run itself still has running tasks."""
     run = recorded_run("succeeded_two_nodes_partitions")
-    assert any(task.state in ("RUNNING", "PENDING") for task in tasks(deserialized(run)))
+    assert any(task.state in ("RUNNING", "PENDING") for task in tasks(kfp_run(run)))
     rows = rows_of(run, PARTS, {"sft": TrackedStage(False, seconds=99.0)})
     assert {row.state for row in rows.values()} == {"done"}
     assert rows["sft"].seconds == 99
@@ -142,14 +142,14 @@ def test_a_stage_in_a_dag_that_was_skipped_is_reused() -> None:
 
 
 def test_pods_of_a_stage() -> None:
-    found = tasks(deserialized(recorded_run("failed_after_retries")))
+    found = tasks(kfp_run(recorded_run("failed_after_retries")))
     (pretrain,) = stage_pods(PLAN, found, "pretrain")
     assert pretrain.pods[-1] == "vlm-training-5zpfz-system-container-impl-3126258554"
     assert stage_pods(PLAN, found, "sft") == []
 
 
 def test_a_run_whose_pipeline_is_gone_shows_its_tasks() -> None:
-    found = tasks(deserialized(recorded_run("failed_after_retries")))
+    found = tasks(kfp_run(recorded_run("failed_after_retries")))
     rows = {row.stage: row.state for row in stage_rows(plan_of_tasks(found), found, "failed", {}, NOW)}
     assert (rows["wds-conversion-2"], rows["pretrain"]) == ("done", "failed")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from components.runs.kfp import run_state
+from components.runs.kfp_run import kfp_run
 from components.runs.kfp_tasks import Task, tasks
-from tests.support.kfp_server import as_of, deserialized, recorded_events, recorded_run
+from tests.support.kfp_server import as_of, recorded_events, recorded_run
 
 ALL = ("cancelled_bad_image", "failed_after_retries", "running_resumed", "succeeded_two_nodes_partitions")
 HANDLER = "exit-handler-1"
@@ -16,7 +16,7 @@ HANDLER = "exit-handler-1"
 
 def told(run: dict[str, Any]) -> dict[tuple[str, ...], list[Task]]:
     found: dict[tuple[str, ...], list[Task]] = {}
-    for task in sorted(tasks(deserialized(run)), key=lambda task: task.turn):
+    for task in sorted(tasks(kfp_run(run)), key=lambda task: task.turn):
         found.setdefault(task.path, []).append(task)
     return found
 
@@ -96,7 +96,7 @@ def test_a_run_that_has_not_begun_has_no_tasks(change: Callable[[dict[str, Any]]
 
 @pytest.mark.parametrize(("name", "state"), zip(ALL, ("cancelled", "failed", "running", "succeeded"), strict=True))
 def test_how_runs_stand(name: str, state: str) -> None:
-    assert run_state(deserialized(recorded_run(name))) == state
+    assert kfp_run(recorded_run(name)).state == state
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_how_runs_stand(name: str, state: str) -> None:
 )
 def test_how_a_run_stood(moment: str, state: str) -> None:
     run = as_of(recorded_run("cancelled_bad_image"), f"2026-11-27T{moment}Z")
-    assert run_state(deserialized(run)) == state
+    assert kfp_run(run).state == state
