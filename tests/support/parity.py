@@ -18,14 +18,13 @@ from components.combine.config import CombineConfig, ImageChoice, ProjectorSetti
 from components.combine.stage import run_combine
 from components.context import RunContext
 from components.data.image_settings import ImageSettings
-from components.model.checkpoint.sharded import load_model
 from components.model.checkpoint.streamed import ParameterReader
 from components.model.config import read_model_config
 from components.model.distributed import single_process
 from components.model.families.language.registry import language_family
 from components.model.families.rules import TensorRule
 from components.model.families.vision.registry import vision_family
-from components.model.vlm import build_model, outlined_model
+from components.model.vlm import outlined_model
 from components.weight_conversion.config import WeightConversionConfig
 from components.weight_conversion.stage import run_weight_conversion
 from tests.support.families import language_model, vision_tower
@@ -289,17 +288,19 @@ def behind_the_best(reference: Reference, answers: Tensor) -> Tensor:
         reference: The model.
         answers: Tokens of the answers to `prompts`, [prompts, tokens].
     """
-    found = []
-    for prompt, answer in zip(prompts(len(answers), reference.image), answers, strict=True):
-        pictures = pixel_values(prompt, reference.image) if len(prompt.pixels) else None
+    asked = prompts(len(answers), reference.image)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, prompt in enumerate(asked):
+        alike.setdefault((prompt.length, len(prompt.pixels)), []).append(place)
+    found = torch.empty(answers.shape)
+    for (length, pictures), places in alike.items():
+        tokens = torch.stack([torch.cat([asked[place].tokens, answers[place]]) for place in places])
+        pixels = torch.cat([pixel_values(asked[place], reference.image) for place in places]) if pictures else None
         with torch.no_grad():
-            logits = reference.llava(input_ids=torch.cat([prompt.tokens, answer])[None], pixel_values=pictures).logits[
-                0
-            ]
-        logits = logits[prompt.length - 1 : -1]
-        logits[:, IMAGE_TOKEN] = -torch.inf  # no answer holds it, neither here nor in an export
-        found.append(logits.max(-1).values - logits.gather(-1, answer[:, None]).squeeze(-1))
-    return torch.stack(found)
+            logits = reference.llava(input_ids=tokens, pixel_values=pixels).logits[:, length - 1 : -1]
+        logits[..., IMAGE_TOKEN] = -torch.inf  # no answer holds it, neither here nor in an export
+        found[places] = logits.max(-1).values - logits.gather(-1, answers[places][..., None]).squeeze(-1)
+    return found
 
 
 def _read(reference: Reference, number: int, tokens: Tensor) -> Tensor:
@@ -365,12 +366,8 @@ def _llava(case: Case, language: Any, vision: Any, model: Path) -> LlavaForCondi
     if not case.stock:
         llava.model.multi_modal_projector = PlainProjector(architecture)  # type: ignore[assignment]
     with single_process():
-        combined = build_model(architecture)
-        load_model(combined, model / "checkpoint")
-    drawn = {
-        name: combined.vision_projection.get_parameter(own).detach()
-        for name, own in projector_names(architecture).items()
-    }
+        read = ParameterReader(outlined_model(architecture), model / "checkpoint")
+    drawn = {name: read(f"vision_projection.{own}") for name, own in projector_names(architecture).items()}
     llava.model.multi_modal_projector.load_state_dict(drawn)
     return llava
 
