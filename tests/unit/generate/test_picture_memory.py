@@ -25,12 +25,16 @@ from components.model.distributed import single_process
 from components.model.vlm import build_model
 from components.tasks.loading import load_task
 from tests.support.evaluation_world import SHORT_QUESTIONS, raw_dataset
-from tests.support.model_world import build_world
+from tests.support.model_world import World, build_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("room", [1 << 30, 1])
-def test_tasks_of_a_process_share_what_was_seen(tmp_path: Path, room: int) -> None:
-    world = build_world(tmp_path)
+def test_tasks_of_a_process_share_what_was_seen(world: World, tmp_path: Path, room: int) -> None:
     raw = raw_dataset(world.context, 6, side=32)
     task = tmp_path / "short_questions.yaml"
     task.write_text(SHORT_QUESTIONS)

@@ -1,10 +1,6 @@
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,7 +35,7 @@ from components.tasks.loading import load_samples, load_task
 from tests.support.data_samples import finish_raw
 from tests.support.evaluation_world import INTERLEAVED, SHORT_QUESTIONS, interleave, raw_dataset
 from tests.support.model_world import World, build_world, projector_weights, reference_embeddings
-from tests.support.paths import ROOT
+from tests.support.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -244,36 +240,18 @@ def test_processes_share_a_partition_and_samples_draw_for_themselves(world: Worl
     assert sorted(path.name for path in shared.folder.iterdir()) == sorted(path.name for path in alone.folder.iterdir())
 
 
-GENERATE = """
-import sys
-from pathlib import Path
-from components.generate.config import GenerateConfig
-from components.generate.stage import run_generate
-from components.context import RunContext
-
-context, config, model, raw = sys.argv[1:]
-run_generate(
-    RunContext.model_validate_json(context), GenerateConfig.model_validate_json(config), Path(model), Path(raw), 0
-)
-"""
-
-
 def test_a_killed_generation_goes_on_after_the_finished_batches(world: World, raw: Path, tmp_path: Path) -> None:
-    config = GenerateConfig(task="captioning", batch_size=2, max_new_tokens=100, sampling=Sampling(temperature=1.5))
+    config = GenerateConfig(task="captioning", batch_size=2, max_new_tokens=50, sampling=Sampling(temperature=1.5))
     whole = run_generate(world.context, config, world.model, raw, 0)
     context = world.context.model_copy(update={"workspace": tmp_path})
-    process = subprocess.Popen(
-        [sys.executable, "-c", GENERATE, context.model_dump_json(), config.model_dump_json(), world.model, raw],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    process = Ranks(1, run_generate, context, config, world.model, raw, 0)
     journal = tmp_path / whole.folder.relative_to(world.context.workspace) / JOURNAL_FOLDER / "rank_0000.jsonl"
     deadline = time.monotonic() + 120
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert not process.problem()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     done = journal.read_bytes().count(b"\n")
     with journal.open("ab") as stream:
         stream.write(b'{"batch": 12, "answers": [[4, 5')  # the kill may have come in the middle of a line
