@@ -6,7 +6,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,6 +24,9 @@ for _name in [name for name in os.environ if _USERS.fullmatch(name)]:
     del os.environ[_name]
 _HOME = tempfile.mkdtemp(prefix="vlm-test-home-")
 os.environ["HOME"] = _HOME
+
+_FORKS = "fork_variables"  # what a worker of pytest-xdist finds them by
+_FORK_VARIABLES = pytest.StashKey[dict[str, str]]()
 
 # The libraries make a million objects, and none of them is garbage.
 gc.disable()
@@ -42,6 +47,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.unfreeze = lambda: None
     gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the processes of a parallel run share one server of forks: its imports cost seven processor seconds."""
+    from tests.support.forks import forks
+
+    if _FORK_VARIABLES not in node.config.stash:
+        server = ExitStack()
+        node.config.add_cleanup(server.close)
+        node.config.stash[_FORK_VARIABLES] = dict(server.enter_context(forks(Path(_HOME, "forks"))))
+    node.workerinput[_FORKS] = node.config.stash[_FORK_VARIABLES]
 
 
 def pytest_unconfigure() -> None:
@@ -70,11 +87,18 @@ def shallow_stacks() -> None:
 
 
 @pytest.fixture(scope="session")
-def fork_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+def fork_variables(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, str]]:
     """The environment of launchers whose torchrun and ranks are forks of one server, which has imported the engine."""
-    from tests.support.forks import forks
+    from tests.support.forks import forks, wait_for_imports
 
-    with forks(tmp_path_factory.mktemp("forks")) as variables:
+    with ExitStack() as own:
+        variables = getattr(pytestconfig, "workerinput", {}).get(_FORKS)
+        if variables is None:
+            variables = own.enter_context(forks(tmp_path_factory.mktemp("forks")))
+        if variables:
+            wait_for_imports(variables)
         yield variables
 
 

@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 @contextmanager
 def forks(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Run a server whose forks have what trainings and generation import.
+    """Run a server whose forks have what trainings and generation import, see `wait_for_imports`.
 
     Args:
         folder: Where the stand-in for `python3` is written.
@@ -25,18 +25,21 @@ def forks(folder: Path) -> Iterator[Mapping[str, str]]:
     Yields:
         Variables for the environment of what launches; none where processes can't be forked.
     """
-    if not may_fork():
+    if may_fork():
+        with fork_server(folder, IMPORTED_BY_TRAINING) as variables:
+            yield variables
+    else:
         yield {}
-        return
-    with fork_server(folder, IMPORTED_BY_TRAINING) as variables:
-        command = [variables["PYTHON_EXEC"], "-m", "tests.support.forks"]
-        # The server answers between two imports: there are no more vain questions than modules.
-        for _ in range(len(IMPORTED_BY_TRAINING) + 1):
-            if not subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False).returncode:
-                break
-        else:
-            raise RuntimeError("The fork server has not imported what it should.")
-        yield variables
+
+
+def wait_for_imports(variables: Mapping[str, str]) -> None:
+    """Wait until the forks of a server have everything imported."""
+    command = [variables["PYTHON_EXEC"], "-m", "tests.support.forks"]
+    # The server answers between two imports: there are no more vain questions than modules.
+    for _ in range(len(IMPORTED_BY_TRAINING) + 1):
+        if not subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False).returncode:
+            return
+    raise RuntimeError("The fork server has not imported what it should.")
 
 
 if __name__ == "__main__":
