@@ -26,7 +26,7 @@ from components.wds_conversion.shards import ShardResult, ShardTask, write_shard
 
 REJECTS_FILE = "rejects.jsonl"
 
-ROWS_PER_PROCESS = 1000  # a process takes a second or two to start, and looks at 250 to 700 rows in one
+ROWS_PER_PROCESS = 1000  # the first process takes a second or two to start, and looks at 250 to 700 rows in one
 
 _EXAMPLES = 3
 

@@ -19,6 +19,11 @@ from components.storage.atomic import open_atomic, write_json
 from components.wds_conversion.config import QUESTIONS_FOLDER
 from components.wds_conversion.rows import TEST_PICTURE, LeftOut, Reject, SeenPicture, ShardRows
 
+# Forked from a server that imports webdataset, and with it PyTorch, once for all; not from this process: the tracker's threads may hold
+# locks that a fork would copy.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["components.wds_conversion.shard_file", "components.wds_conversion.planning"])
+
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -201,9 +206,7 @@ def _written(tasks: Sequence[ShardTask], processes: int) -> Generator[tuple[Shar
         for task in tasks:
             yield task, write_shard(task)
         return
-    # Spawned, not forked: the tracker's threads may hold locks that a fork would copy.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=_PROCESSES, initializer=_end_with_parent) as pool:
         running = {pool.submit(write_shard, task): task for task in tasks}
         try:
             for future in as_completed(running):

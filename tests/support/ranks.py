@@ -12,9 +12,13 @@ from pathlib import Path
 import psutil
 import torch
 
+import components.wds_conversion.shards  # noqa: F401  # it sets a list for the same server: ours replaces it
+
 _PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, by the server that all processes are forked from: a start costs a fork, where torchrun's ranks import for seconds.
-_PROCESSES.set_forkserver_preload(["components.training.trainer", "tests.support.frozen"])
+_PROCESSES.set_forkserver_preload(
+    ["components.training.trainer", "components.wds_conversion.planning", "tests.support.frozen"]
+)
 
 
 class Ranks:

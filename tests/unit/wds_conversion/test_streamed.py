@@ -198,7 +198,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     _convert(raw, tmp_path / "whole")
     whole = _content(tmp_path / "whole")
     folder = tmp_path / "killed"
-    process = multiprocessing.get_context("spawn").Process(target=_slow_conversion, args=(raw, folder))
+    process = multiprocessing.get_context("forkserver").Process(target=_slow_conversion, args=(raw, folder))
     process.start()
     while len(list(folder.glob("markers/*.json"))) < 7 and process.is_alive():
         time.sleep(0.005)

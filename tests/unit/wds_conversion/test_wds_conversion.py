@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import webdataset
 from hypothesis import Phase, given, settings
@@ -168,7 +167,7 @@ def _convert_and_die(raw: Path, folder: Path, processes: int) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_and_resumed_gives_the_same_bytes(raw: Path, tmp_path: Path, processes: int) -> None:
-    child = multiprocessing.get_context("spawn").Process(
+    child = multiprocessing.get_context("forkserver").Process(
         target=_convert_and_die, args=(raw, tmp_path / "killed", processes)
     )
     child.start()
@@ -445,8 +444,7 @@ def test_a_killed_process_is_explained_and_its_work_goes_on(raw: Path, tmp_path:
         def update(self, done: int, force: bool = False, **fields: float | str) -> None:
             if done and not self.killed:
                 self.killed = True
-                workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-                workers[0].kill()
+                multiprocessing.active_children()[0].kill()
 
     config = CONFIG.model_copy(update={"samples_per_shard": 1})
     with pytest.raises(StageError, match="was killed.*finished shards are kept"):
