@@ -67,9 +67,21 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def tracking_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose MLflow database is made once: creating its tables takes seconds."""
-    return tmp_path_factory.mktemp("tracking")
+def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to be copied: creating its tables takes seconds."""
+    from components.tracking.client import connect
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tracking_workspace(tracking_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with an MLflow database."""
+    folder = tmp_path_factory.mktemp("tracking")
+    shutil.copy(tracking_database, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -81,9 +81,9 @@ class MlflowRun:
             case "params":
                 self.log_params(values["values"])
             case "tags":
-                self._set_tags(self.mlflow_run_id, values["values"])
+                self.set_tags(self.mlflow_run_id, values["values"])
                 if self.parent_run_id:
-                    self._set_tags(self.parent_run_id, values["shared"])
+                    self.set_tags(self.parent_run_id, values["shared"])
             case "dataset":
                 self._log_dataset(values)
             case "model":
@@ -101,6 +101,13 @@ class MlflowRun:
                 self.client.log_batch(
                     run_id, metrics=[Metric(f"{prefix}{name}"[:_NAME_LIMIT], *at) for name, at in named]
                 )
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of this run, or of the pipeline's, in one request."""
+        from mlflow.entities import RunTag
+
+        if tags:
+            self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def log_artifact(self, path: Path, folder: str, shown: bool) -> None:
         """Store a file; one that is to be shown goes to the pipeline's run too."""
@@ -134,15 +141,9 @@ class MlflowRun:
         for start in range(0, len(new), _PARAMS_PER_BATCH):
             self.client.log_batch(self.mlflow_run_id, params=new[start : start + _PARAMS_PER_BATCH])
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if tags:
-            self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
     def _set_missing_tags(self, tags: Mapping[str, str]) -> None:
         known = self.client.get_run(self.mlflow_run_id).data.tags
-        self._set_tags(self.mlflow_run_id, {name: value for name, value in tags.items() if name not in known})
+        self.set_tags(self.mlflow_run_id, {name: value for name, value in tags.items() if name not in known})
 
     def _log_dataset(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

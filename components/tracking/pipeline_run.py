@@ -92,11 +92,10 @@ def open_pipeline_run(
             COMMIT_TAG: git_commit,
             NOTE_TAG: _note(run_name, run_id, workspace, _addresses(links or {}, experiment_of_run, mlflow_run_id)),
         }
-        for name, value in tags.items():
-            if value:
-                client.set_tag(mlflow_run_id, name, value)
         header = JournalHeader(tracking_uri=tracking_uri, experiment=experiment, workspace=workspace, name=run_name)
-        MlflowRun(client, header, mlflow_run_id).log_params(parameter_texts(parameters))
+        run = MlflowRun(client, header, mlflow_run_id)
+        run.set_tags(mlflow_run_id, {name: value for name, value in tags.items() if value})
+        run.log_params(parameter_texts(parameters))
     return mlflow_run_id
 
 

@@ -1,5 +1,6 @@
 """Tracking with a real MLflow server that goes away and comes back."""
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,8 +27,10 @@ class Settings(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
+def server(tracking_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(tracking_database, folder / "server.db")
+    server = MlflowServer(folder)
     server.start()
     yield server
     server.kill()

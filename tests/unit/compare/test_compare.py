@@ -108,8 +108,9 @@ def hostile(sample: HeldOutSample, picture: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tracking_database: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     workspace = tmp_path_factory.mktemp("compare")
+    shutil.copy(tracking_database, workspace)
     world = World(workspace, f"sqlite:///{workspace}/mlflow.db")
     world.run("first", good_choice, 1e-3)
     world.run("second", hostile, 5e-4)

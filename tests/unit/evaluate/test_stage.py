@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -354,9 +355,10 @@ def test_what_does_not_belong_here_is_refused_even_where_gaps_are_allowed(
         run_evaluate(context, PARTIAL, folders, model, raw)
 
 
-def test_mlflow_says_that_a_score_is_partial(tmp_path: Path) -> None:
+def test_mlflow_says_that_a_score_is_partial(tracking_database: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
+    shutil.copy(tracking_database, tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_id = open_pipeline_run(uri, "e", "t", "t", tmp_path, {})
     context = RunContext(
