@@ -166,5 +166,5 @@ def _shown(pipeline: dsl.PipelineTask, label: str) -> dsl.PipelineTask:
     return pipeline.set_caching_options(False).set_display_name(label)
 
 
-# What `kfp dsl compile --py` finds.
-pipeline = build_pipeline(load_preset(os.environ.get("VLM_PRESET", DEFAULT_PRESET)))
+if not __package__:  # `kfp dsl compile --py` imports the file by itself, and finds this
+    pipeline = build_pipeline(load_preset(os.environ.get("VLM_PRESET", DEFAULT_PRESET)))
