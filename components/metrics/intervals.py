@@ -1,8 +1,6 @@
 """95 % intervals: Wilson's for proportions, the bootstrap over samples for everything else."""
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +8,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _PERCENTILES = (2.5, 97.5)
-_Z = NormalDist().inv_cdf(0.975)
 _BLOCK = 4_000_000
 """Counts that are turned into floating point at once."""
 
@@ -52,10 +49,9 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
+    from scipy.stats import binomtest
+
     if total == 0:
         return 0.0, 1.0
-    share, square = right / total, _Z**2 / total
-    middle = (share + square / 2) / (1 + square)
-    half = math.sqrt((share * (1 - share) + square / 4) * square) / (1 + square)
-    # Of none and of all the end is exact, which rounding would miss.
-    return (middle - half if right > 0 else 0.0), (middle + half if right < total else 1.0)
+    interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from components.metrics.captions import CIDER
 from components.metrics.intervals import Resamples, percentile_interval, wilson_interval
@@ -21,10 +20,9 @@ def test_wilson_intervals_equal_published_values(right: int, total: int, low: fl
 
 
 @given(st.integers(1, 5000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_wilson_intervals_are_scipys_hold_the_share_and_stay_within_0_and_1(counts: tuple[int, int]) -> None:
+def test_wilson_intervals_hold_the_share_and_stay_within_0_and_1(counts: tuple[int, int]) -> None:
     low, high = wilson_interval(*counts)
     assert 0 <= low <= counts[0] / counts[1] <= high <= 1
-    assert (low, high) == pytest.approx(binomtest(*counts).proportion_ci(method="wilson"), rel=1e-12)
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
