@@ -1,7 +1,7 @@
-"""A process that loads and saves its state after every batch, until it is killed: `loader_process SPEC.json`."""
+"""A process that loads and saves its state after every batch, until it is killed."""
 
 import json
-import sys
+import os
 import time
 from pathlib import Path
 
@@ -11,16 +11,19 @@ from components.data.tokenizer import ChatTokenizer
 from components.storage.atomic import write_bytes
 
 
-def main() -> None:
-    """Write `<batches>.state` and append the batch's keys to `keys.jsonl`, batch after batch."""
-    spec = json.loads(Path(sys.argv[1]).read_text())
-    folder = Path(spec["folder"])
+def load(
+    folder: Path, dataset: Path, settings: LoaderSettings, tokenizer: Path, image: ImageSettings, samples_per_batch: int
+) -> None:
+    """Write `<batches>.state` and append the batch's keys to `keys.jsonl`, batch after batch; print into `output.log`."""
+    with open(folder / "output.log", "wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     loader = TrainingLoader(
-        Path(spec["dataset"]),
-        LoaderSettings.model_validate(spec["settings"]),
-        tokenizer=ChatTokenizer.load(Path(spec["tokenizer"])),
-        image=ImageSettings.model_validate(spec["image"]),
-        samples_per_batch=spec["samples_per_batch"],
+        dataset,
+        settings,
+        tokenizer=ChatTokenizer.load(tokenizer),
+        image=image,
+        samples_per_batch=samples_per_batch,
     )
     with open(folder / "keys.jsonl", "a") as log:
         for number, samples in enumerate(loader, start=1):
@@ -28,7 +31,3 @@ def main() -> None:
             log.flush()
             write_bytes(folder / f"{number:04d}.state", loader.state())
             time.sleep(0.02)
-
-
-if __name__ == "__main__":
-    main()

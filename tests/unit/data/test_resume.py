@@ -1,10 +1,8 @@
 """Loading goes on exactly: after SIGKILL, and with another number of data-parallel ranks."""
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -18,7 +16,8 @@ from components.data.loader import LoaderSettings, TrainingLoader
 from components.data.resume import Layout
 from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
-from tests.support import data_samples, loader_process
+from tests.support import data_samples
+from tests.support.loader_process import load
 
 IMAGE = ImageSettings(size=32, patch=16)
 GLOBAL_BATCH = 12
@@ -78,45 +77,28 @@ def _global_batches(loaders: list[TrainingLoader], count: int) -> Batches:
     return [[sample.key for loader in loaders for sample in next(loader)] for _ in range(count)]
 
 
-def _start(folder: Path, dataset: Path, tokenizer_folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    folder.mkdir()
-    spec = {
-        "folder": str(folder),
-        "dataset": str(dataset),
-        "settings": _settings(workers).model_dump(mode="json"),
-        "tokenizer": str(tokenizer_folder),
-        "image": IMAGE.model_dump(mode="json"),
-        "samples_per_batch": GLOBAL_BATCH,
-    }
-    path = folder / "spec.json"
-    path.write_text(json.dumps(spec))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    with open(folder / "output.log", "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, loader_process.__file__, str(path)],
-            env={**environment, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_killed_process_is_continued_exactly(
     folder: Path, dataset: Path, tokenizer: ChatTokenizer, workers: int
 ) -> None:
     here = folder / f"killed-{workers}"
-    process = _start(here, dataset, folder / "tokenizer", workers)
+    here.mkdir()
+    process = multiprocessing.get_context("forkserver").Process(
+        target=load, args=(here, dataset, _settings(workers), folder / "tokenizer", IMAGE, GLOBAL_BATCH)
+    )
+    process.start()
     try:
         deadline = time.monotonic() + 60
         while len(list(here.glob("*.state"))) < 4 + workers:  # not all of a worker's turns are over
             assert time.monotonic() < deadline, (here / "output.log").read_text()
-            assert process.poll() is None, (here / "output.log").read_text()
+            assert process.is_alive(), (here / "output.log").read_text()
             time.sleep(0.005)
     finally:
-        victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for victim in victims:
-            victim.send_signal(signal.SIGKILL)
-        process.wait()
+        if process.is_alive():
+            own = psutil.Process(process.pid)
+            for victim in [*own.children(recursive=True), own]:
+                victim.send_signal(signal.SIGKILL)
+        process.join()
     states = sorted(here.glob("*.state"))
     drawn: Batches = [json.loads(line) for line in (here / "keys.jsonl").read_text().splitlines()]
     (uninterrupted,) = _ranks(dataset, tokenizer, 1, workers)
