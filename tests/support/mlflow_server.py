@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.support.ports import free_port
@@ -26,39 +27,33 @@ class MlflowServer:
 
     def __init__(self, folder: Path, database: str = "") -> None:
         self._folder = folder
-        self._database = database or f"sqlite:///{folder}/server.db"
         self.uri = f"http://127.0.0.1:{free_port()}"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.uri.rpartition(':')[2]}"),
+            f"--backend-store-uri={database or f'sqlite:///{folder}/server.db'}",
+            f"--artifacts-destination={folder}/stored",
+            "--workers=1",
+        ]
+        self._environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host=127.0.0.1",
-            f"--port={self.uri.rpartition(':')[2]}",
-            "--workers=1",
-        ]
-        command += [f"--backend-store-uri={self._database}"]
-        command += [f"--artifacts-destination={self._folder}/stored"]
+        """Start it, and wait until it answers; once again without the command, whose imports are half of the start."""
         with open(self._folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                self._command, stdout=log, stderr=log, start_new_session=True, env=self._environment
             )
         deadline = time.monotonic() + _START_WAIT_S
         while time.monotonic() < deadline:
             try:
                 if requests.get(f"{self.uri}/health", timeout=1).ok:
-                    return
+                    break
             except requests.RequestException:
                 time.sleep(0.2)
-        raise AssertionError((self._folder / "server.log").read_text())
+        else:
+            raise AssertionError((self._folder / "server.log").read_text())
+        for server in psutil.Process(self._process.pid).children():
+            self._command, self._environment = server.cmdline(), server.environ()
 
     def kill(self) -> None:
         """End it at once, with its workers."""
