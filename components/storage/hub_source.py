@@ -9,6 +9,7 @@ HF_ENDPOINT names another hub, HF_TOKEN the token for private and gated reposito
 import os
 import ssl
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -111,5 +112,10 @@ def _hint(repository: str, endpoint: str) -> str:
 
 
 def _client(config: TransferConfig) -> httpx2.Client:
-    verify = ssl.create_default_context(cafile=bundle) if (bundle := ca_bundle()) else True
-    return httpx2.Client(follow_redirects=True, timeout=config.timeout_s, verify=verify)
+    return httpx2.Client(follow_redirects=True, timeout=config.timeout_s, verify=_certificates(ca_bundle()))
+
+
+@cache
+def _certificates(bundle: str) -> ssl.SSLContext:
+    """Return whom to trust, read once: a list of repositories would read hundreds of certificates for each."""
+    return ssl.create_default_context(cafile=bundle) if bundle else httpx2.create_ssl_context()
