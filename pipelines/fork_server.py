@@ -37,8 +37,9 @@ from pipelines.fork_client import ADDRESS_VARIABLE, LENGTH, NO_PROCESS, abstract
 # NVIDIA's driver, the same below Windows (WSL), AMD's.
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 _THREADS = Path("/proc/self/task")
-# numpy's OpenBLAS starts its pool of threads as it is imported.
-_NO_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
+# numpy's OpenBLAS starts its pool of threads as it is imported. KFP imports what runs a task, as it does in a task's own
+# process, and not its compiler and client.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "_KFP_RUNTIME": "true"}
 _PEER_CREDENTIALS = 12  # bytes of `struct ucred`: process, user, group
 
 
@@ -82,7 +83,7 @@ def fork_server(folder: Path, modules: Sequence[str]) -> Iterator[dict[str, str]
         listener.listen(128)
         command = [sys.executable, "-u", "-m", "pipelines.fork_server", str(listener.fileno()), *modules]
         server = subprocess.Popen(
-            command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **_NO_THREADS}
+            command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT}
         )
     folder.mkdir(parents=True, exist_ok=True)
     python = folder / "python3"
