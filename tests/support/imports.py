@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,16 +36,22 @@ def imports_below(root: Path, *packages: str) -> list[Import]:
     ]
 
 
-def imports_of(path: Path, module: str) -> list[Import]:
+def imports_of(path: Path, module: str) -> Iterable[Import]:
     """Return the imports of a file; of `from a import b` both are one, `a.b`."""
+    return _imports_of_text(path.read_text(encoding="utf-8"), module)
+
+
+@cache
+def _imports_of_text(text: str, module: str) -> tuple[Import, ...]:
+    """Return the imports of a text, which is parsed once: several tests ask for all of our files."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found += [Import(module, node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = ".".join([*module.split(".")[: -node.level], node.module or ""]) if node.level else node.module or ""
             found += [Import(module, node.lineno, f"{base}.{alias.name}") for alias in node.names]
-    return found
+    return tuple(found)
 
 
 def modules_named_in_texts(path: Path, module: str, package: str) -> list[Import]:
