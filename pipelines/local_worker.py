@@ -29,7 +29,7 @@ IMPORTED_BY_TRAINING = (
     "torch._dynamo",
     "transformers.modeling_utils",
 )
-"""What the tasks of a DAG that trains import, and their ranks, beside what any task does.
+"""What the tasks of a DAG that trains or asks a model import, and their ranks, beside what any task does.
 
 The last two are no names that a task writes: torch imports its compiler as the first optimizer steps or a layer is made without memory,
 and a model of transformers brings the other. Nine and four processes would each do so (tests/benchmarks/RESULTS.md).
@@ -79,7 +79,8 @@ def main() -> int:
 def _imported(pipeline: "BaseComponent") -> list[str]:
     """Return what is worth importing once for all tasks of a pipeline, which may be none of ours."""
     executors = pipeline.pipeline_spec.deployment_spec["executors"]
-    return [*_IMPORTED, *(IMPORTED_BY_TRAINING if "exec-pretrain" in executors else ())]
+    models = {"exec-pretrain", "exec-generate"} & executors.keys()
+    return [*_IMPORTED, *(IMPORTED_BY_TRAINING if models else ())]
 
 
 @contextmanager
