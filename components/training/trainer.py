@@ -154,11 +154,11 @@ class _Training:
         # Collect cycles where we say so: a collection in the middle of one rank's step makes all ranks wait.
         gc.disable()
         gc.collect()
-        gc.freeze()  # what stands now stays to the end: no collection looks through it
+        # What stands now stays to the end of the process: no collection looks through it, the one at the end included.
+        gc.freeze()
         try:
             return self._run_steps()
         finally:
-            gc.unfreeze()
             gc.enable()
 
     def _run_steps(self) -> bool:
