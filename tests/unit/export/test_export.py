@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -37,7 +36,9 @@ from components.stage.runner import StageOutput
 from pipelines.cli import main
 from tests.support.export_world import TEXT_TOKENS, Sources, image_token_beyond, loaded
 from tests.support.model_samples import TOLERANCE
-from tests.support.paths import ROOT, SUPPORT
+from tests.support.paths import SUPPORT
+from tests.support.ranks import Ranks
+from tests.support.slow_export import export_slowly
 
 NEW_TOKENS = 12
 
@@ -586,39 +587,20 @@ def test_killed_export_leaves_nothing_finished_and_the_next_one_succeeds(
 ) -> None:
     sources = exports["stock"].sources
     context = sources.context.model_copy(update={"workspace": tmp_path / "workspace"})
-    call = (
-        f"run_export(RunContext.model_validate_json({context.model_dump_json()!r}), config, model)"
-        if way == "stage"
-        else f"export_to(config, model, Path({str(tmp_path / 'out')!r}))"
-    )
-    program = f"""
-import time
-from pathlib import Path
-from components.export import shards
-from components.export.config import ExportConfig
-from components.export.stage import export_to, run_export
-from components.context import RunContext
-
-write_group = shards._write_group
-shards._write_group = lambda *arguments: (time.sleep(0.1), write_group(*arguments))
-config, model = ExportConfig(verify=False, max_shard_bytes=70_000), Path({str(sources.model)!r})
-{call}
-"""
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    folder = tmp_path / "out"
+    config = ExportConfig(verify=False, max_shard_bytes=70_000)
+    process = Ranks(1, export_slowly, config, sources.model, context if way == "stage" else folder)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("model-00001-of-*.safetensors")):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert not process.problem()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "out").exists()
+    process.kill()
+    assert not folder.exists()
     assert not list(tmp_path.rglob("manifest.json"))
-    config = ExportConfig(verify=False, max_shard_bytes=70_000)
     if way == "stage":
         folder = run_export(context, config, sources.model).folder
     else:
-        folder = tmp_path / "out"
         export_to(config, sources.model, folder)
     assert not list(folder.glob("*.tmp"))
     index = json.loads((folder / "model.safetensors.index.json").read_text())
