@@ -110,8 +110,9 @@ class World:
     def evaluated(self, context: RunContext, answer: Answerer, gate: Gate | None, raw: Path | None = None) -> Path:
         """Evaluate a model of its own (the run's id makes it one) that answers as given."""
         raw = raw or self.raw
-        model = stub_model(context, made_by=context.run_id)
-        folders = predictions(context, GenerateConfig(task="multiple_choice"), model, raw, answer)
+        untracked = context.model_copy(update={"tracking_uri": "", "mlflow_run_id": ""})
+        model = stub_model(untracked, made_by=context.run_id)
+        folders = predictions(untracked, GenerateConfig(task="multiple_choice"), model, raw, answer)
         config = EvaluateConfig(task="multiple_choice", gates=(gate,) if gate else (), samples=2)
         output = run_evaluate(context, config, folders, model, raw)
         close_pipeline_run(self.uri, context.mlflow_run_id, "FINISHED")
