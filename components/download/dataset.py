@@ -1,8 +1,9 @@
 """Source `scenes://`: draws pictures and writes captions, conversations and questions about them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
@@ -36,6 +37,7 @@ _OPEN_FIRST_SHARE = 0.5
 _OTHER_SHARE = 0.2
 _CHUNK = 64
 """Scenes that a worker draws at a time."""
+_PICTURES_PER_PROCESS = 500  # drawn in 0.2 to 3 s, by their size; a process takes 0.3 s to start
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,22 @@ def _invent(config: ScenesConfig, seed: int, held_out: frozenset[str], count: in
 
 def _write_pictures(drawn: list[Drawn], side: int, path: Path, progress: Progress) -> None:
     progress.start("drawing", len(drawn), "pictures")
-    workers = available_cores()
-    # Fresh processes: a fork of a process with threads (a caller that uses torch, say) could hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, layout.open_pictures(path) as archive:
-        pictures = pool.map(draw, (item.scene for item in drawn), repeat(side), chunksize=_CHUNK)
+    pictures = _pictures([item.scene for item in drawn], side)
+    with closing(pictures), layout.open_pictures(path) as archive:
         for done, (item, picture) in enumerate(zip(drawn, pictures, strict=True), start=1):
             layout.add_picture(archive, item.image, picture)
             progress.update(done)
+
+
+def _pictures(scenes: list[Scene], side: int) -> Generator[bytes]:
+    workers = min(available_cores(), len(scenes) // _PICTURES_PER_PROCESS)
+    if workers < 2:
+        for scene in scenes:
+            yield draw(scene, side)
+        return
+    # Fresh processes: a fork of a process with threads (a caller that uses torch, say) could hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(draw, scenes, repeat(side), chunksize=_CHUNK)
 
 
 def _captioning_entries(training: list[Drawn], seed: int) -> Iterator[layout.Entry]:

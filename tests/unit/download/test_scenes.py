@@ -55,7 +55,11 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
 
 
-def test_equal_settings_give_equal_bytes(dataset: Path, tmp_path: Path) -> None:
+def test_equal_settings_give_equal_bytes_whatever_the_processes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.download.dataset._PICTURES_PER_PROCESS", 20)
+    monkeypatch.setattr("components.download.dataset.available_cores", lambda: 2)
     again = run_download_dataset(context(tmp_path), DatasetConfig(scenes=SMALL)).folder
     assert content(again) == content(dataset)
 
