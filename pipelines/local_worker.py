@@ -47,6 +47,8 @@ def main() -> int:
     # The runner warns about every image whose name has no "python" in it.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    with _without_client():
+        import kfp  # noqa: F401
     from kfp import components, local
     from kfp.local import logging_utils
 
@@ -81,6 +83,16 @@ def _imported(pipeline: "BaseComponent") -> list[str]:
     executors = pipeline.pipeline_spec.deployment_spec["executors"]
     models = {"exec-pretrain", "exec-generate"} & executors.keys()
     return [*_IMPORTED, *(IMPORTED_BY_TRAINING if models else ())]
+
+
+@contextmanager
+def _without_client() -> Iterator[None]:
+    """Let KFP leave out its client, with a thousand modules of its API and Kubernetes', as it does where a task runs."""
+    os.environ["_KFP_RUNTIME"] = "true"
+    try:
+        yield
+    finally:
+        del os.environ["_KFP_RUNTIME"]
 
 
 @contextmanager
