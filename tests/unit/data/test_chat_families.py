@@ -3,7 +3,6 @@
 import random
 import re
 import unicodedata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
@@ -16,9 +15,8 @@ from components.data.image_settings import ImageSettings
 from components.data.packing import IGNORED_LABEL, EncodedSample
 from components.data.prompt import encode_conversation, encode_prompt
 from components.data.tokenizer import ChatTokenizer
-from components.data.tokenizer_folder import prepare_tokenizer
+from components.data.tokenizer_folder import PreparedTokenizer, prepare_tokenizer
 from tests.support.chat_families import CHATS
-from tests.support.chats import prepared
 
 IMAGE = ImageSettings(size=16, patch=8)
 PICTURE = Image.new("RGB", (20, 10), "red")
@@ -58,8 +56,9 @@ SPELLED = [
 
 
 class Chat(NamedTuple):
-    """A prepared tokenizer, ours and transformers' of the same folder, and transformers' of the published one."""
+    """What was prepared, the tokenizer of its folder, ours and transformers', and transformers' of the published one."""
 
+    made: PreparedTokenizer
     ours: ChatTokenizer
     theirs: Any
     published: Any
@@ -71,9 +70,9 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chat]:
     for name, (publish, facts) in CHATS.items():
         source, target = tmp_path_factory.mktemp("published"), tmp_path_factory.mktemp("prepared")
         publish(source)
-        ours = prepared(source, target, facts)
+        settled = prepare_tokenizer(source, target, facts)
         published = PreTrainedTokenizerFast.from_pretrained(source)
-        made[name] = Chat(ours, AutoTokenizer.from_pretrained(target), published)
+        made[name] = Chat(settled, ChatTokenizer.load(target), AutoTokenizer.from_pretrained(target), published)
     return made
 
 
@@ -256,12 +255,9 @@ def _looked_up(node: nodes.Node) -> tuple[str, str]:
     return "", ""
 
 
-def test_which_templates_are_replaced(tmp_path: Path) -> None:
-    found = {}
-    for name, (publish, facts) in CHATS.items():
-        publish(tmp_path / name)
-        made = prepare_tokenizer(tmp_path / name, tmp_path / "made", facts)
-        found[name] = (made.template, made.image_name, made.added_image)
+def test_which_templates_are_replaced(chats: dict[str, Chat]) -> None:
+    made = {name: chat.made for name, chat in chats.items()}
+    found = {name: (one.template, one.image_name, one.added_image) for name, one in made.items()}
     assert found == {
         "qwen 2.5": ("own", "<|image_pad|>", False),
         "qwen 3": ("qwen3", "<|image_pad|>", False),
