@@ -82,8 +82,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         "import atexit; atexit.register(print, 'at exit'); sys.stdout.write('no newline')",
         "import threading, time; threading.Thread(target=lambda: (time.sleep(0.3), print('waited for'))).start()",
         "import warnings; warnings.warn('of the work')",
-        "import multiprocessing as m; p = m.get_context('spawn').Process(target=print, args=('spawned',)); "
-        "__name__ == '__main__' and (p.start(), p.join())",
+        "import multiprocessing as m; ways = [m.get_context(way).Process(target=print, args=(way,)) for way in "
+        "('spawn', 'forkserver')]; __name__ == '__main__' and [(p.start(), p.join()) for p in ways]",
     ],
 )
 def test_process_ends_and_speaks_as_one_that_python_started(
