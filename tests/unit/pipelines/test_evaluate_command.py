@@ -68,12 +68,14 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, small_meteor: None) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, tracking_database: Path, small_meteor: None) -> World:
     folder = tmp_path_factory.mktemp("world")
     config = load_preset("laptop", OVERRIDES)
     sources = Sources(folder / "sources", language={"max_position_embeddings": 512})
     context = RunContext(run_id="trained-1", run_name="trained", workspace=folder / "workspace")
     run = RunFolder(context.workspace, context.run_id)
+    context.workspace.mkdir()
+    shutil.copy(tracking_database, context.workspace)
     run.update_record(name="trained", started="2026-01-01T00:00:00+00:00", state="succeeded")
     (run.path / CONFIG_NAME).write_text(yaml.safe_dump(config.model_dump(mode="json")))
     write_json(run.path / CONTEXT_NAME, context.model_dump(mode="json"))
