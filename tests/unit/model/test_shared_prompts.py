@@ -68,12 +68,13 @@ def test_answers_are_those_of_prompts_that_are_read_alone(
     def answers(together: list[EncodedSample]) -> list[list[int]]:
         return generate(model, together, end_tokens={2, 33}, max_new_tokens=NEW_TOKENS, sampling=sampling)
 
-    assert answers(prompts) == [answers([prompt])[0] for prompt in prompts]
+    expected = [answers([prompt])[0] for prompt in prompts]
+    assert answers(prompts) == expected
     # Pictures that were seen before need not be in the prompts.
     seen = see_pictures(model, prompts)
     bare = [dataclasses.replace(prompt, pixels=prompt.pixels[:0], valid=prompt.valid[:0]) for prompt in prompts]
     found = generate(model, bare, end_tokens={2, 33}, max_new_tokens=NEW_TOKENS, sampling=sampling, seen=seen)
-    assert found == answers(prompts)
+    assert found == expected
 
 
 def test_logits_are_those_of_whole_prompts(model: VisionLanguageModel) -> None:
