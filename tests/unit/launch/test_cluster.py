@@ -439,7 +439,7 @@ def test_rendered_job_trains_on_two_nodes_with_torchrun(
         threading.Thread(target=_run_pods, args=(server, job, tmp_path), daemon=True).start()
 
     server.on_create = operate
-    error = Launcher(make_job(tmp_path, processes=1, rendezvous_timeout_s=60), server.client())
+    error = Launcher(make_job(tmp_path, processes=1, poll_s=0.2, rendezvous_timeout_s=60), server.client())
     error.join(timeout=60)
     assert isinstance(error.error, TrainingFailed), error.error
     assert "rank 1 on node 1 (pod job-worker-0) ended with exit code 1.\nERROR: rank 1 had enough" in str(error.error)
@@ -469,7 +469,7 @@ def test_rank_of_a_second_node_that_is_killed_costs_an_attempt(
     )
     server.on_create = lambda job: threading.Thread(target=_run_pods, args=(server, job, tmp_path), daemon=True).start()
     launcher = Launcher(
-        make_job(tmp_path, processes=1, rendezvous_timeout_s=60, tries=2), server.client(), patience_s=300
+        make_job(tmp_path, processes=1, poll_s=0.2, rendezvous_timeout_s=60, tries=2), server.client(), patience_s=300
     )
     assert launcher.result() is None
     output = capsys.readouterr().out
