@@ -17,7 +17,7 @@ import components.wds_conversion.shards  # noqa: F401  # it sets a list for the 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, by the server that all processes are forked from: a start costs a fork, where torchrun's ranks import for seconds.
 _PROCESSES.set_forkserver_preload(
-    ["components.training.trainer", "components.wds_conversion.planning", "tests.support.frozen"]
+    ["tests.support.engine", "components.wds_conversion.planning", "tests.support.frozen"]
 )
 
 
