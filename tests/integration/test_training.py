@@ -187,14 +187,14 @@ def test_stage_whose_rank_is_killed_goes_on_by_itself(
     recipe = Recipe.model_validate({**RECIPE, "hidden_dropout": 0.1})
     config = TrainingConfig(recipe=recipe, launch=LaunchConfig(processes_per_node=2, tensor_parallel=2))
 
-    def kill_a_rank() -> None:
-        def checkpoint() -> bool:
-            return any(_rows(path.parents[1]) >= 5 for path in tmp_path.glob("pretrain/*/training/iter_*[0-9]"))
+    def checkpoint() -> bool:
+        return any(_rows(path.parents[1]) >= 5 for path in tmp_path.glob("pretrain/*/training/iter_*[0-9]"))
 
+    def kill_a_rank() -> None:
+        _wait_for(lambda: bool(_ranks_below(tmp_path)), "rank")
+        rank = _ranks_below(tmp_path)[0]
         _wait_for(checkpoint, "checkpoint")
-        commands = {one: one.cmdline() for one in psutil.Process().children(recursive=True)}
-        ranks = [one for one, command in commands.items() if "components.training.worker" in command]
-        next(one for one in ranks if "torch.distributed.run" not in commands[one]).kill()
+        rank.kill()
 
     killer = threading.Thread(target=kill_a_rank)
     killer.start()
@@ -206,6 +206,14 @@ def test_stage_whose_rank_is_killed_goes_on_by_itself(
         r"pretrain starts again after step \d+: ended by a signal \(attempt 1 failed\)", capfd.readouterr().out
     )
     assert _curve(output.folder) == _curve(uninterrupted)
+
+
+def _ranks_below(folder: Path) -> list[psutil.Process]:
+    """Return the ranks of a training in a folder. What the server of forks starts is no descendant of this process."""
+    commands = {one: one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])}
+    ours = [one for one, command in commands.items() if any(str(folder) in argument for argument in command)]
+    ranks = [one for one in ours if "components.training.worker" in commands[one]]
+    return [one for one in ranks if "torch.distributed.run" not in commands[one]]
 
 
 def test_second_training_of_a_folder_waits_and_goes_on_exactly(
