@@ -10,7 +10,5 @@ def canonical_name(name: str) -> str:
     characters. A leading `/` and `..` stay: they lead out of a dataset, and are refused where a picture is looked for.
     """
     composed = unicodedata.normalize("NFC", name).replace("\\", "/")
-    if not composed.startswith("./") and "//" not in composed and "/./" not in composed and composed[-1:] != "/":
-        return composed
     parts = [part for part in composed.split("/") if part not in ("", ".")]
     return ("/" if composed.startswith("/") else "") + "/".join(parts)

@@ -151,6 +151,7 @@ def _is_picture(name: str) -> bool:
     st.binary(max_size=40),
 )
 @example({"a": b"", "./a": b"1", "b/.//a": b"2", "b/a": b"3"}, zipfile.ZIP_STORED, b"")
+@example({"a": b"0", "a/.": b""}, zipfile.ZIP_STORED, b"")
 def test_zips_are_read_as_zipfile_reads_them(
     tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes], compression: int, front: bytes
 ) -> None:

@@ -1,7 +1,7 @@
 import io
 import unicodedata
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
@@ -23,6 +23,7 @@ PART = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs
         ("a.jpg", "a.jpg"),
         ("./a.jpg", "a.jpg"),
         ("x//y/./a.jpg", "x/y/a.jpg"),
+        ("a.jpg/.", "a.jpg"),
         ("x\\y\\a.jpg", "x/y/a.jpg"),
         (".\\a.jpg", "a.jpg"),
         (unicodedata.normalize("NFD", "été.jpg"), unicodedata.normalize("NFC", "été.jpg")),
@@ -44,6 +45,14 @@ def test_any_spelling_of_a_path_has_the_same_name(parts: list[str], data: st.Dat
         respelled += data.draw(st.sampled_from(["/", "//", "\\", "/./"])) + part
     form = data.draw(st.sampled_from(["NFC", "NFD"]))
     assert canonical_name(unicodedata.normalize(form, respelled)) == name  # type: ignore[arg-type]
+
+
+@given(st.text("ab./\\", max_size=12))
+def test_a_name_has_the_parts_that_its_path_has(name: str) -> None:
+    found = canonical_name(name)
+    assert canonical_name(found) == found
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    assert [part for part in found.split("/") if part] == [part for part in parts if part.strip("/")]
 
 
 @pytest.mark.parametrize("zipped", [True, False])
