@@ -53,10 +53,11 @@ def _states(run: RunFolder) -> dict[str, str]:
 
 def _kill_everything(process: subprocess.Popen[bytes], run: RunFolder) -> None:
     """Kill -9 the command and every process of the run, as a power cut would."""
+    variable, value = run.mark
     victims = [process.pid]
     for other in psutil.process_iter():
         try:
-            if other.environ().get("VLM_RUN_ID") == run.run_id:
+            if other.environ().get(variable) == value:
                 victims.append(other.pid)
         except psutil.Error:
             continue
