@@ -4,11 +4,11 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from components.runs.find import Places, find_run
 from components.runs.folder import RunFolder
+from pipelines.processes import marked_processes
 from tests.support.paths import ROOT, SUPPORT
 from tests.support.readme import blocks, console_commands, section, vlm
 from tests.support.small_chain import SMALL_RUN
@@ -53,19 +54,9 @@ def _states(run: RunFolder) -> dict[str, str]:
 
 def _kill_everything(process: subprocess.Popen[bytes], run: RunFolder) -> None:
     """Kill -9 the command and every process of the run, as a power cut would."""
-    variable, value = run.mark
-    victims = [process.pid]
-    for other in psutil.process_iter():
-        try:
-            if other.environ().get(variable) == value:
-                victims.append(other.pid)
-        except psutil.Error:
-            continue
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    for victim in [psutil.Process(process.pid), *marked_processes(run.mark)]:
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.wait()
 
 
