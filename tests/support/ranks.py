@@ -55,6 +55,10 @@ class Ranks:
             raise TimeoutError(f"Ranks {[rank for rank, code in enumerate(codes) if code is None]} still run.")
         return [code for code in codes if code is not None]
 
+    def running(self) -> bool:
+        """Tell whether a process has not ended yet."""
+        return any(process.is_alive() for process in self._processes)
+
     def problem(self) -> str:
         """Return the traceback of the first that failed, if one did."""
         return "" if self._problems.empty() else self._problems.get()

@@ -248,7 +248,7 @@ def test_a_killed_generation_goes_on_after_the_finished_batches(world: World, ra
     journal = tmp_path / whole.folder.relative_to(world.context.workspace) / JOURNAL_FOLDER / "rank_0000.jsonl"
     deadline = time.monotonic() + 120
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-        assert not process.problem()
+        assert process.running(), f"it ended before it could be killed: {process.problem()}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
