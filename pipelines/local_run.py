@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from rich.console import Console
 
 from components.context import RunContext
 from components.errors import ConfigurationError
+from components.interruption import interrupted_once
 from components.runs.folder import PACKAGE_NAME, RUN_ID_VARIABLE, RunFolder, new_run, timestamp
 from components.tracking.pipeline_run import finish_pipeline_run
 from components.tracking.sender import SENDER_VARIABLE, sender_process
@@ -27,10 +27,11 @@ Runner = Literal["process", "docker"]
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 # Runs of other tools must not be mistaken for this run's.
 _FOREIGN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """The person at the terminal, or the system, asked for the end of the run."""
+    """The person at the terminal, or the system, asked for the end of the run; the text names the signal."""
 
 
 def run_here(
@@ -50,7 +51,7 @@ def run_here(
 
     Raises:
         ConfigurationError: The workspace can't be written.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended. The process is deaf to more of them.
     """
     from pipelines.compile import compile_pipeline
     from pipelines.forecast import expected_seconds
@@ -98,7 +99,7 @@ def execute(run: RunFolder, console: Console, runner: Runner = "process") -> int
     state = "interrupted"
     with open(run.log, "wb") as log, _tracked(run, log, runner):
         try:
-            with _interruptible(), _worker(run, log.fileno(), runner) as child:
+            with interrupted_once(_STOP_SIGNALS, Interrupted), _worker(run, log.fileno(), runner) as child:
                 status = follow(run, child, console)
             state = "succeeded" if status == 0 else "failed"
             return 0 if status == 0 else 1
@@ -153,26 +154,9 @@ def _environment(run: RunFolder, runner: Runner) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted`."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _uninterruptible() -> Iterator[None]:
-    """Let an impatient second Ctrl-C not leave processes behind."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    """Let a Ctrl-C after the run's last stage not leave processes behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         yield
     finally:

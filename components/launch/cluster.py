@@ -1,16 +1,12 @@
 """Runs a training job on a cluster: submits it or finds it again, and follows it to its end."""
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from kubernetes.client import ApiClient
 
 from components.errors import StageError
+from components.interruption import interrupted_once
 from components.launch import pytorchjob, trainjob
 from components.launch.api import ClusterApi, connect, own_namespace
 from components.launch.errors import ClusterFailure
@@ -52,7 +48,7 @@ def run_on_cluster(job: TrainingJob, connection: ApiClient | None = None) -> Non
         connection or connect(job.config.nodes), settings.namespace or own_namespace(), kind, settings.api_patience_s
     )
     submission = Submission(job, kind, api)
-    with _signals_raise():
+    with interrupted_once():
         try:
             if kind is trainjob.KIND:
                 check_runtime(
@@ -189,23 +185,3 @@ class _Dying:
         }
         self._since = {uid: self._since.get(uid, now) for uid in ends}
         return next((ends[uid] for uid, since in self._since.items() if now - since > self._limit_s), None)
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt, once: a second one must not stop the clean-up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt(f"signal {signum}")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

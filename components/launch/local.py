@@ -9,11 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 import psutil
 
 from components.errors import StageError
+from components.interruption import interrupted_once
 from components.launch.evidence import Evidence
 from components.launch.failure import accuse, failed
 from components.launch.fit import check_fit
@@ -66,20 +66,21 @@ def run_local(job: TrainingJob) -> None:
     }
     output: deque[str] = deque(maxlen=_KEPT_LINES)
     watch = StallWatch(job.cluster.job.stall_s, job.progress.done)
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    reader = threading.Thread(target=_pass_on, args=(process, output, watch), daemon=True)
     stalled = ""
-    with _terminated_with_us(process, job.cluster.job.grace_s):
-        reader.start()
-        while process.poll() is None and not stalled:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=min(_LOOK_S, job.cluster.job.poll_s))
-            stalled = watch.stalled()
-        if stalled:
-            terminate_tree(process.pid, _STUCK_GRACE_S)
-        reader.join(timeout=5)
+    with interrupted_once():
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        reader = threading.Thread(target=_pass_on, args=(process, output, watch), daemon=True)
+        with _terminated_with_us(process, job.cluster.job.grace_s):
+            reader.start()
+            while process.poll() is None and not stalled:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=min(_LOOK_S, job.cluster.job.poll_s))
+                stalled = watch.stalled()
+            if stalled:
+                terminate_tree(process.pid, _STUCK_GRACE_S)
+            reader.join(timeout=5)
     if stalled or process.returncode != 0:
         raise _failure(job, list(output), process.returncode, stalled)
 
@@ -105,17 +106,9 @@ def _failure(job: TrainingJob, output: list[str], torchrun_code: int, stalled: s
 @contextmanager
 def _terminated_with_us(process: "subprocess.Popen[str]", grace_s: float) -> Iterator[None]:
     """Let no process of the job outlive this one: torchrun starts its ranks in sessions of their own."""
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {signum}")
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
     try:
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous)
         if process.poll() is None:
             terminate_tree(process.pid, grace_s)
 

@@ -31,8 +31,9 @@ from components.launch.job_kind import JobKind
 from components.launch.pod import OWNER_ANNOTATION
 from tests.support.cluster_trial import surroundings
 from tests.support.kubernetes_schemas import SCHEMAS
-from tests.support.launching import Launcher, wait_for
+from tests.support.launching import Launcher
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 KUBECONFIG = os.environ.get("VLM_TEST_KUBECONFIG", "")
 NAMESPACE = "vlm-pipelines"
@@ -319,7 +320,7 @@ def test_deleted_job_is_told_and_its_pods_go(admin: ApiClient, launcher_client: 
         pods = client.CoreV1Api(admin).list_namespaced_pod(NAMESPACE).items
         return not {pod.metadata.name for pod in pods} & set(names)
 
-    wait_for(gone, seconds=60)
+    wait_for(gone)
 
 
 def test_trainjob_is_taken_by_the_real_schema_too(admin: ApiClient, launcher_client: ApiClient, tmp_path: Path) -> None:

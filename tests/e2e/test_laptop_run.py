@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipelines.processes import marked_processes
 from tests.support.paths import ROOT, SUPPORT
 from tests.support.readme import blocks, console_commands, section, vlm
 from tests.support.small_chain import SMALL_RUN
+from tests.support.waiting import wait_for
 
 DEMO = vlm(".venv/bin/vlm run --preset laptop")
 
@@ -74,11 +74,12 @@ def workspace(here: Path) -> Path:
 def test_run_killed_in_pretraining_goes_on_and_finishes(here: Path, workspace: Path) -> None:
     assert "$(BIN)/vlm run --preset laptop" in (ROOT / "Makefile").read_text(encoding="utf-8")
     process = _start(here, DEMO)
-    deadline = time.monotonic() + 600
-    while not list(workspace.glob("pretrain/*/training/iter_0000008")):
+
+    def trained() -> bool:
         assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return any(workspace.glob("pretrain/*/training/iter_0000008"))
+
+    wait_for(trained, patience_s=600)
     killed = _latest(workspace)
     _kill_everything(process, killed)
     finished = {stage for stage, state in _states(killed).items() if state == "done"} - {"open_run"}

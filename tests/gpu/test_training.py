@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ from components.tracking.metrics_file import METRICS_FILE, read_metrics
 from tests.support.layouts import read_weights
 from tests.support.small_chain import Prepared
 from tests.support.small_training import ITERATIONS, write_spec
+from tests.support.waiting import wait_for
 
 _TIMES = ("_s", "per_s", "share", "tflops", "mfu", "memory", "time")
 
@@ -69,11 +69,12 @@ def test_killed_and_gone_on_equals_uninterrupted_bit_for_bit(chain: Prepared, tm
     expected = _train(chain, tmp_path / "uninterrupted", "cuda", **settings)
     killed = tmp_path / "killed"
     process = _start(chain, killed, "cuda", **settings)
-    deadline = time.monotonic() + 120
-    while not ((killed / METRICS_FILE).exists() and len(read_metrics(killed / METRICS_FILE)) >= 5):
+
+    def five_steps() -> bool:
         assert process.poll() is None, (killed / "torchrun.log").read_text()[-4000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return (killed / METRICS_FILE).exists() and len(read_metrics(killed / METRICS_FILE)) >= 5
+
+    wait_for(five_steps)
     for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         victim.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,7 +1,6 @@
 """Tracking with a real MLflow server that goes away and comes back."""
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from components.tracking.journal import tracking_folder
 from components.tracking.pipeline_run import finish_pipeline_run, open_pipeline_run
 from components.tracking.sender import SENDER_VARIABLE, sender_process
 from tests.support.mlflow_server import MlflowServer
+from tests.support.waiting import wait_for
 
 STEPS = range(1, 41)
 
@@ -125,10 +125,7 @@ def test_one_process_sends_for_all_stages_while_they_run(
 
     def body(work: StageWork) -> Mapping[str, Any]:
         work.tracker.log_metrics({"loss": 0.5}, step=1)
-        deadline = time.monotonic() + 60
-        while "pretrain.loss" not in client.get_run(context.mlflow_run_id).data.metrics:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(lambda: "pretrain.loss" in client.get_run(context.mlflow_run_id).data.metrics, look_s=0.2)
         return {}
 
     with sender_process(context.workspace, context.run_id):

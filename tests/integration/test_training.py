@@ -48,6 +48,7 @@ from tests.support.layouts import (
 )
 from tests.support.ranks import Ranks
 from tests.support.small_training import ITERATIONS, RECIPE, write_spec
+from tests.support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.usefixtures("forked_launches")
 
@@ -133,14 +134,7 @@ def started() -> Iterator[Callable[[Path], Ranks]]:
 
 
 def _wait_for_rows(folder: Path, rows: int) -> None:
-    _wait_for(lambda: _rows(folder) >= rows, f"row {rows}")
-
-
-def _wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(0.001)
+    wait_for(lambda: _rows(folder) >= rows, what=f"row {rows}")
 
 
 def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
@@ -156,7 +150,11 @@ def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(
     ranks.kill()
     # While a checkpoint is written: its tensors are on the disk in part, and nothing but the rename makes it complete.
     ranks = started(spec)
-    _wait_for(lambda: _rows(tmp_path) >= 5 and any(training.glob("*.tmp/checkpoint/*.distcp")), "checkpoint in writing")
+    wait_for(
+        lambda: _rows(tmp_path) >= 5 and any(training.glob("*.tmp/checkpoint/*.distcp")),
+        look_s=0.001,
+        what="checkpoint in writing",
+    )
     ranks.kill()
     assert [path.suffix for path in training.glob("iter_*") if path.suffix] == [".tmp"]
     assert checkpoints(training)
@@ -191,9 +189,9 @@ def test_stage_whose_rank_is_killed_goes_on_by_itself(
         return any(_rows(path.parents[1]) >= 5 for path in tmp_path.glob("pretrain/*/training/iter_*[0-9]"))
 
     def kill_a_rank() -> None:
-        _wait_for(lambda: bool(_ranks_below(tmp_path)), "rank")
+        wait_for(lambda: bool(_ranks_below(tmp_path)), what="rank")
         rank = _ranks_below(tmp_path)[0]
-        _wait_for(checkpoint, "checkpoint")
+        wait_for(checkpoint, what="checkpoint")
         rank.kill()
 
     killer = threading.Thread(target=kill_a_rank)
@@ -225,7 +223,7 @@ def test_second_training_of_a_folder_waits_and_goes_on_exactly(
     _wait_for_rows(tmp_path, 2)
     first.signal(signal.SIGSTOP)  # it would be over before the second has begun
     second = started(spec)
-    _wait_for(lambda: "is held by process" in (tmp_path / OUTPUT).read_text(), "waiting second")
+    wait_for(lambda: "is held by process" in (tmp_path / OUTPUT).read_text(), what="waiting second")
     assert _rows(tmp_path) < ITERATIONS
     first.kill()
     assert second.wait(120) == [0, 0], (tmp_path / OUTPUT).read_text()
@@ -276,7 +274,7 @@ def test_killed_and_gone_on_at_another_tensor_parallel_size(
 ) -> None:
     killed, handed_over = tmp_path / "killed", tmp_path / "handed_over"
     ranks = started(_spec(chain, killed, 2, hidden_dropout=0.1))
-    _wait_for(lambda: (killed / "training" / "iter_0000006").exists(), "checkpoint of step 6")
+    wait_for(lambda: (killed / "training" / "iter_0000006").exists(), what="checkpoint of step 6")
     ranks.kill()
     shutil.rmtree(killed / "training" / "iter_0000009", ignore_errors=True)
     # The same step of a run that was never killed.
@@ -306,7 +304,7 @@ run_local(TrainingJob("test", "components.training.worker", [{str(spec)!r}], Pat
     try:
         _wait_for_rows(tmp_path, 3)
         launcher.send_signal(signal.SIGTERM)
-        output, _ = launcher.communicate(timeout=60)
+        output, _ = launcher.communicate(timeout=PATIENCE_S)
     finally:
         terminate_tree(launcher.pid, grace_s=0)
     # torchrun hands the signal to the ranks' process groups: the loader's processes must outlive it.

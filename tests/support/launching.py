@@ -1,12 +1,9 @@
 """A launcher in a thread, and what a training job's pods do meanwhile."""
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from kubernetes.client import ApiClient
 
 from components.launch.attempts import keep_trying
@@ -14,6 +11,7 @@ from components.launch.cluster import run_on_cluster
 from components.launch.config import Backend, ClusterConfig, LaunchConfig
 from components.launch.job import JobProgress, NoProgress, TrainingJob
 from tests.support.kubernetes_server import KubernetesServer, Object
+from tests.support.waiting import PATIENCE_S, wait_for
 
 PREFIX = "training.kubeflow.org"
 
@@ -55,7 +53,7 @@ def pod_labels(server: KubernetesServer, node: int) -> Object:
 class Launcher(threading.Thread):
     """A launcher in a thread of its own, with what it raised."""
 
-    def __init__(self, job: TrainingJob, connection: ApiClient, patience_s: float = 20) -> None:
+    def __init__(self, job: TrainingJob, connection: ApiClient, patience_s: float = PATIENCE_S) -> None:
         super().__init__(daemon=True)
         self.job, self.connection, self.patience_s = job, connection, patience_s
         self.error: BaseException | None = None
@@ -71,15 +69,6 @@ class Launcher(threading.Thread):
         self.join(timeout=self.patience_s)
         assert not self.is_alive(), "the launcher still waits"
         return self.error
-
-
-def wait_for(probe: Callable[[], Any], seconds: float = 15) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := probe():
-            return value
-        time.sleep(0.01)
-    pytest.fail("nothing happened")
 
 
 def start_pods(server: KubernetesServer, phase: str = "Running") -> list[str]:

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 import components.wds_conversion.shards  # noqa: F401  # it sets a list for the same server: ours replaces it
+from tests.support.waiting import wait_for
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, by the server that all processes are forked from: a start costs a fork, where torchrun's ranks import for seconds.
@@ -55,13 +56,20 @@ class Ranks:
             raise TimeoutError(f"Ranks {[rank for rank, code in enumerate(codes) if code is None]} still run.")
         return [code for code in codes if code is not None]
 
-    def running(self) -> bool:
-        """Tell whether a process has not ended yet."""
-        return any(process.is_alive() for process in self._processes)
+    def kill_when(self, condition: Callable[[], bool]) -> None:
+        """Kill all of them as soon as something is true, before they have ended."""
 
-    def problem(self) -> str:
+        def look() -> bool:
+            if not any(process.is_alive() for process in self._processes):
+                raise AssertionError(f"They ended before they could be killed.{self._problem()}")
+            return condition()
+
+        wait_for(look, look_s=0.002)
+        self.kill()
+
+    def _problem(self) -> str:
         """Return the traceback of the first that failed, if one did."""
-        return "" if self._problems.empty() else self._problems.get()
+        return "" if self._problems.empty() else f"\n{self._problems.get()}"
 
     def signal(self, number: int, *ranks: int) -> None:
         """Send a signal to some of them, which must run; without numbers, to all."""

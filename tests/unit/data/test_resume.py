@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import signal
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from components.data.tokenizer import ChatTokenizer
 from components.errors import StageError
 from tests.support import data_samples
 from tests.support.loader_process import load
+from tests.support.waiting import wait_for
 
 IMAGE = ImageSettings(size=32, patch=16)
 GLOBAL_BATCH = 12
@@ -87,12 +87,13 @@ def test_killed_process_is_continued_exactly(
         target=load, args=(here, dataset, _settings(workers), folder / "tokenizer", IMAGE, GLOBAL_BATCH)
     )
     process.start()
+
+    def has_drawn() -> bool:
+        assert process.is_alive(), (here / "output.log").read_text()
+        return len(list(here.glob("*.state"))) >= 4 + workers  # not all of a worker's turns are over
+
     try:
-        deadline = time.monotonic() + 60
-        while len(list(here.glob("*.state"))) < 4 + workers:  # not all of a worker's turns are over
-            assert time.monotonic() < deadline, (here / "output.log").read_text()
-            assert process.is_alive(), (here / "output.log").read_text()
-            time.sleep(0.005)
+        wait_for(has_drawn, look_s=0.005)
     finally:
         if process.is_alive():
             own = psutil.Process(process.pid)

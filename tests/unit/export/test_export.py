@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -590,12 +589,7 @@ def test_killed_export_leaves_nothing_finished_and_the_next_one_succeeds(
     folder = tmp_path / "out"
     config = ExportConfig(verify=False, max_shard_bytes=70_000)
     process = Ranks(1, export_slowly, config, sources.model, context if way == "stage" else folder)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("model-00001-of-*.safetensors")):
-        assert process.running(), f"it ended before it could be killed: {process.problem()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
+    process.kill_when(lambda: any(tmp_path.rglob("model-00001-of-*.safetensors")))
     assert not folder.exists()
     assert not list(tmp_path.rglob("manifest.json"))
     if way == "stage":

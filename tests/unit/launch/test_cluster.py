@@ -21,10 +21,11 @@ from components.launch.job import TrainingJob
 from components.launch.pod import OWNER_ANNOTATION
 from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer, Object
-from tests.support.launching import Launcher, finish, make_job, pod_labels, start_pods, wait_for
+from tests.support.launching import Launcher, finish, make_job, pod_labels, start_pods
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.torchrun_lines import root_cause
+from tests.support.waiting import PATIENCE_S, wait_for
 
 Captured = pytest.CaptureFixture[str]
 
@@ -364,13 +365,17 @@ def start_process(job: TrainingJob, server: KubernetesServer, folder: Path) -> "
     """A launcher in a process of its own, with credentials from a kubeconfig."""
     write_kubeconfig(folder / "kubeconfig", server.url)
     code = f"""
-        import sys
+        import sys, time
         from pathlib import Path
         from components.launch.cluster import run_on_cluster
         from tests.support.launching import make_job
+        folder = Path({str(folder)!r})
         try:
-            run_on_cluster(make_job(Path({str(folder)!r}), {job.run_id!r}))
+            run_on_cluster(make_job(folder, {job.run_id!r}))
         except KeyboardInterrupt:
+            (folder / "cleaned_up").touch()
+            while not (folder / "may_end").exists():
+                time.sleep(0.02)
             sys.exit(130)
     """
     return subprocess.Popen(
@@ -396,7 +401,7 @@ def test_killed_launcher_finds_its_job_again(server: KubernetesServer, tmp_path:
     assert "found again" in second.stdout.readline()
     server.say(worker, "[rank 2] still here")
     finish(server, [master, worker])
-    output, _ = second.communicate(timeout=20)
+    output, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, output
     assert "[rank 2] still here" in output
     assert len(server.created) == 1
@@ -410,7 +415,10 @@ def test_told_to_stop_deletes_its_own_job_alone(server: KubernetesServer, tmp_pa
     server.job()["metadata"]["annotations"][OWNER_ANNOTATION] = owner
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # an impatient kubelet
-    output, _ = process.communicate(timeout=20)
+    wait_for((tmp_path / "cleaned_up").exists)
+    process.send_signal(signal.SIGTERM)  # while the stage writes how it ended
+    (tmp_path / "may_end").touch()
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, output
     deletes = [request for request in server.requests if request.startswith("DELETE")]
     assert bool(deletes) == (owner == "run-1")
@@ -440,7 +448,7 @@ def test_rendered_job_trains_on_two_nodes_with_torchrun(
 
     server.on_create = operate
     error = Launcher(make_job(tmp_path, processes=1, poll_s=0.2, rendezvous_timeout_s=60), server.client())
-    error.join(timeout=60)
+    error.join(timeout=PATIENCE_S)
     assert isinstance(error.error, TrainingFailed), error.error
     assert "rank 1 on node 1 (pod job-worker-0) ended with exit code 1.\nERROR: rank 1 had enough" in str(error.error)
     output = capsys.readouterr().out

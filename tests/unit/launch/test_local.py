@@ -19,6 +19,7 @@ from components.launch.local import run_local
 from components.launch.run import run_job
 from tests.support.paths import ROOT
 from tests.support.processes import is_over
+from tests.support.waiting import PATIENCE_S, wait_for
 
 
 def _module(folder: Path, code: str) -> dict[str, str]:
@@ -52,11 +53,19 @@ def test_several_machines_are_refused(tmp_path: Path) -> None:
         run_local(_job(tmp_path, "", nodes=2))
 
 
-def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
-    environment = _module(
-        tmp_path,
-        "import os, pathlib, time\npathlib.Path(os.environ['PIDS'], str(os.getpid())).touch()\ntime.sleep(120)",
-    )
+def test_launcher_that_is_told_twice_to_stop_lets_the_ranks_save_and_leaves_no_process(tmp_path: Path) -> None:
+    rank = """
+        import os, pathlib, signal, sys, time
+        def save(*_):
+            pathlib.Path(os.environ["PIDS"]).with_name("asked").touch()
+            time.sleep(1)
+            pathlib.Path(os.environ["PIDS"]).with_name("saved" + os.environ["RANK"]).touch()
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        pathlib.Path(os.environ["PIDS"], str(os.getpid())).touch()
+        time.sleep(120)
+    """
+    environment = _module(tmp_path, rank)
     pids = tmp_path / "pids"
     pids.mkdir()
     code = f"""
@@ -69,13 +78,13 @@ def test_terminated_launcher_leaves_no_process(tmp_path: Path) -> None:
     launcher = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **environment, "PIDS": str(pids)}
     )
-    deadline = time.monotonic() + 40
-    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: len(list(pids.iterdir())) == 2)
     workers = [int(path.name) for path in pids.iterdir()]
-    assert len(workers) == 2
     launcher.send_signal(signal.SIGTERM)
-    launcher.wait(timeout=40)
+    wait_for((tmp_path / "asked").exists)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait(timeout=PATIENCE_S)
+    assert [(tmp_path / f"saved{rank}").exists() for rank in range(2)] == [True, True]
     assert all(is_over(pid) for pid in workers)
 
 

@@ -14,9 +14,10 @@ from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.runtime import OURS
 from components.launch.submission import Submission
 from tests.support.kubernetes_server import KubernetesServer, Object
-from tests.support.launching import Launcher, finish, make_job, start_pods, wait_for
+from tests.support.launching import Launcher, finish, make_job, start_pods
 from tests.support.paths import ROOT
 from tests.support.torchrun_lines import root_cause
+from tests.support.waiting import wait_for
 
 Captured = pytest.CaptureFixture[str]
 

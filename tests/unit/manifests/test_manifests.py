@@ -14,9 +14,10 @@ from components.launch.config import JobConfig
 from components.launch.runtime import runtime_problems
 from tests.support.kubernetes_schemas import check_core, custom_resource_errors, has_schema
 from tests.support.kubernetes_server import KubernetesServer
-from tests.support.launching import Launcher, finish, make_job, start_pods, wait_for
+from tests.support.launching import Launcher, finish, make_job, start_pods
 from tests.support.paths import ROOT
 from tests.support.s3_server import s3_server
+from tests.support.waiting import wait_for
 
 MANIFESTS = ROOT / "manifests"
 BUILT = ["base", "overlays/eks", "overlays/gke", "overlays/gpu-pool", "overlays/kueue", "overlays/laptop"]

@@ -23,7 +23,8 @@ from tests.support.cluster_objects_server import ClusterObjectsServer, recorded_
 from tests.support.kfp_server import KfpServer
 from tests.support.kubeconfig import write_kubeconfig
 from tests.support.processes import is_over
-from tests.unit.pipelines.test_local_run import prepared, sleeper, start_execute, wait_for
+from tests.support.waiting import wait_for
+from tests.unit.pipelines.test_local_run import prepared, sleeper, start_execute
 
 Captured = pytest.CaptureFixture[str]
 JOB = recorded_job()
@@ -203,7 +204,7 @@ def test_processes_of_a_run_whose_command_is_gone_are_ended(
         )
         write_json(run.path / CONTEXT_NAME, context.model_dump(mode="json"))
         started = [tmp_path / name for name in ("bystander", "orphan")]
-        wait_for(lambda: all(path.exists() for path in started) or None)
+        wait_for(lambda: all(path.exists() for path in started))
         assert main(["cancel", run.run_id[:6], "--workspace", str(tmp_path)]) == 0
         assert orphan.wait(10) is not None  # psutil, in this process, has taken its status already
         assert bystander.poll() is None

@@ -22,6 +22,7 @@ from pipelines.learning import drawn, learning, said
 from pipelines.preset_files import load_preset
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
+from tests.support.waiting import wait_for
 
 # A run that happens quickly: progress files and metrics as stages write them, followed as `vlm run` does.
 REPLAY = """
@@ -190,11 +191,12 @@ except local_run.Interrupted:
 
 def test_ctrl_c_in_a_terminal_leaves_a_whole_screen_and_no_process(run: RunFolder) -> None:
     terminal = Terminal([sys.executable, "-c", INTERRUPTED, str(run.workspace), run.run_id], environment())
-    end = time.monotonic() + 60
-    while not (run.log.is_file() and "up" in run.log.read_text()):
-        assert time.monotonic() < end
+
+    def is_up() -> bool:
         terminal.read(lambda output: True)
-        time.sleep(0.01)
+        return run.log.is_file() and "up" in run.log.read_text()
+
+    wait_for(is_up)
     children = psutil.Process(terminal.pid).children(recursive=True)
     assert children
     terminal.type("\x03")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pipelines import fork_server as server_module
 from pipelines.fork_server import fork_server, may_fork
 from tests.support.paths import ROOT
 from tests.support.processes import is_over
+from tests.support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux alone")
 
@@ -58,13 +59,6 @@ def pids(folder: Path) -> list[psutil.Process]:
     """Wait for the two processes of the sleeper."""
     wait_for(lambda: (folder / "pids").exists())
     return [psutil.Process(int(pid)) for pid in (folder / "pids").read_text().split()]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +150,7 @@ def test_signal_reaches_the_process(variables: dict[str, str], tmp_path: Path) -
     process = subprocess.Popen(["python3", "-m", "work"], cwd=tmp_path, env=variables)
     wait_for(lambda: (tmp_path / "ready").exists())
     process.terminate()
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=PATIENCE_S) == 75
 
 
 def test_process_has_its_time_to_save_when_all_are_asked_to_end(variables: dict[str, str], tmp_path: Path) -> None:
@@ -176,7 +170,7 @@ def test_process_has_its_time_to_save_when_all_are_asked_to_end(variables: dict[
     server.terminate()
     time.sleep(0.2)
     process.terminate()
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=PATIENCE_S) == 75
     wait_for(lambda: is_over(server.pid))
 
 
@@ -194,7 +188,7 @@ def test_killed_process_is_a_killed_stand_in(variables: dict[str, str], tmp_path
     process = subprocess.Popen(["python3", "-m", "work"], cwd=tmp_path, env=variables)
     forked, child = pids(tmp_path)
     forked.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert process.wait(timeout=PATIENCE_S) == -signal.SIGKILL
     child.kill()
 
 
@@ -206,7 +200,7 @@ def test_process_does_not_outlive_the_server(variables: dict[str, str], tmp_path
     server = forked.parent()
     assert server is not None
     server.kill()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE_S) == 1
     assert "fork server ended before work did" in (tmp_path / "said").read_text()
     wait_for(lambda: is_over(forked.pid))
     child.kill()
@@ -245,7 +239,7 @@ def test_torchrun_and_its_ranks_are_forks_that_end_with_the_launcher(variables: 
     assert [path.read_text().split()[1] for path in said] == ["True", "True"]
     ranks = [psutil.Process(int(path.read_text().split()[0])) for path in said]
     launcher.terminate()
-    launcher.wait(timeout=60)
+    launcher.wait(timeout=PATIENCE_S)
     wait_for(lambda: all(is_over(rank.pid) for rank in ranks))
 
 

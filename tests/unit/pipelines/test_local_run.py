@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from pipelines.processes import end_processes, marked_processes
 from pipelines.stages import listed_stages
 from pipelines.summary import free_port, locations
 from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE_S, wait_for
 
 T = TypeVar("T")
 STAGES = [stage.name for stage in listed_stages(load_preset("laptop"))]
@@ -200,7 +200,7 @@ def test_interruption_leaves_no_process_and_nothing_in_tmp(tmp_path: Path, monke
     vlm.send_signal(signal.SIGINT)
     time.sleep(0.2)
     vlm.send_signal(signal.SIGINT)  # an impatient person
-    assert vlm.wait(timeout=60) == 130
+    assert vlm.wait(timeout=PATIENCE_S) == 130
     assert not worker.is_running()
     assert not marked_processes(run.mark)
     assert run.record()["state"] == "interrupted"
@@ -217,10 +217,10 @@ def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     run = prepared(tmp_path, sleeping)
     vlm = start_execute(run)
     run.update_record(pid=vlm.pid)
-    wait_for(lambda: pid_file.exists() or None)
+    wait_for(pid_file.exists)
     vlm.kill()
     vlm.wait()
-    wait_for(lambda: True if not marked_processes(run.mark) else None)
+    wait_for(lambda: not marked_processes(run.mark))
     assert run.state() == "interrupted"
 
 
@@ -235,16 +235,6 @@ def start_execute(run: RunFolder) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", code, str(run.workspace), run.run_id], cwd=ROOT, stdout=subprocess.DEVNULL
     )
-
-
-def wait_for(probe: Callable[[], T | None], seconds: float = 60) -> T:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = probe()
-        if value is not None:
-            return value
-        time.sleep(0.1)
-    pytest.fail("nothing happened")
 
 
 def test_live_display_shows_every_stage(tmp_path: Path) -> None:
@@ -308,7 +298,7 @@ def test_runs_of_two_workspaces_with_one_id_leave_each_other_alone(tmp_path: Pat
         for run in runs
     ]
     try:
-        wait_for(lambda: all(marked_processes(run.mark) for run in runs) or None)
+        wait_for(lambda: all(marked_processes(run.mark) for run in runs))
         end_processes(runs[0].mark)
         assert [sleeper.poll() is None for sleeper in sleepers] == [False, True]
     finally:

@@ -20,6 +20,7 @@ from components.progress import Progress, progress_folder
 from components.stage.manifest import MANIFEST_NAME, read_manifest
 from components.stage.pointer import folder_of, publish
 from components.stage.runner import StageOutput, StageWork, run_stage
+from tests.support.waiting import wait_for
 
 
 class _Settings(BaseModel):
@@ -139,9 +140,7 @@ def _run_slowly(workspace: Path) -> None:
 def test_killed_stage_is_not_finished_and_frees_its_lock(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_run_slowly, args=(tmp_path,))
     process.start()
-    deadline = time.monotonic() + 10
-    while not list(tmp_path.rglob("started")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: any(tmp_path.rglob("started")))
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()

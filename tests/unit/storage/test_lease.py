@@ -13,6 +13,7 @@ import pytest
 
 from components.errors import StageError
 from components.storage.lease import Lease, LeaseTimes, newest_lease
+from tests.support.waiting import PATIENCE_S
 
 QUICK = LeaseTimes(beat_s=0.05, expires_s=0.6, patience_s=5, look_s=0.02)
 
@@ -64,7 +65,7 @@ def test_second_waits_until_the_first_ends(tmp_path: Path, capsys: pytest.Captur
     assert waiting.is_alive(), "the first gives signs of life, for longer than a lost one is waited for"
     first.check()
     first.release()
-    waiting.join(timeout=5)
+    waiting.join(timeout=PATIENCE_S)
     assert not waiting.is_alive()
     second.release()
     assert f"{tmp_path} is held by process {os.getpid()} on" in capsys.readouterr().out
@@ -93,7 +94,7 @@ def test_lost_holder_of_another_machine_is_followed_when_its_signs_end(
     assert taken.is_alive()
     process.kill()
     process.wait()
-    taken.join(timeout=5)
+    taken.join(timeout=PATIENCE_S)
     assert not taken.is_alive()
     assert "without a word: it is taken over" in capsys.readouterr().out
     lease.release()
@@ -115,7 +116,7 @@ while True:
     lease = Lease(tmp_path, QUICK)
     lease.acquire()
     process.send_signal(signal.SIGCONT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert "is being written by another training by now" in output
     lease.check()
     lease.release()
@@ -142,7 +143,7 @@ def test_of_many_at_once_one_writes_at_a_time(tmp_path: Path) -> None:
     ).format(log=str(tmp_path / "log"))
     processes = [holder(tmp_path / "folder", code, wait=False) for _ in range(4)]
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
     assert (tmp_path / "log").read_text().split() == ["in", "out"] * 4
 

@@ -33,6 +33,7 @@ from components.storage.partial import joined, missing_ranges
 from components.storage.transfer import fetch_files, link_or_copy
 from components.storage.uri import read_uri
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 from tests.support.web_server import WebServer, web_server
 
 QUICK = TransferConfig(connections=3, attempts=4, first_wait_s=0.01, timeout_s=1.0)
@@ -222,12 +223,13 @@ transfer.fetch_files(list_source(read_uri(sys.argv[1], "s"), config).files, Path
 def interrupted(url: str, folder: Path, web: WebServer, after: int, how: signal.Signals) -> None:
     """Start a process that fetches, and end it when some bytes are sent."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, url, str(folder), str(PIECE)], cwd=ROOT)
+
+    def has_fetched() -> bool:
+        assert child.poll() is None, "it ended too early"
+        return web.sent >= after and any(folder.glob("*.part.json"))
+
     try:
-        deadline = time.monotonic() + 20
-        while web.sent < after or not list(folder.glob("*.part.json")):
-            assert time.monotonic() < deadline
-            assert child.poll() is None, "it ended too early"
-            time.sleep(0.01)
+        wait_for(has_fetched)
     finally:
         child.send_signal(how)
         child.wait()

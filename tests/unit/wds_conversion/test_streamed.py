@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.support import table_datasets
 from tests.support.data_samples import picture
 from tests.support.finished import finish
 from tests.support.table_datasets import LAYOUTS, rows_of
+from tests.support.waiting import wait_for
 from tests.unit.wds_conversion.test_wds_conversion import _content, _rejects, _samples
 
 CONFIG = WdsConversionConfig(annotations="pretrain.json", prefix="pretrain")
@@ -200,8 +200,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     process = multiprocessing.get_context("forkserver").Process(target=_slow_conversion, args=(raw, folder))
     process.start()
-    while len(list(folder.glob("markers/*.json"))) < 7 and process.is_alive():
-        time.sleep(0.005)
+    wait_for(lambda: len(list(folder.glob("markers/*.json"))) >= 7 or not process.is_alive(), look_s=0.005)
     process.kill()
     process.join()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("markers/*.json")}
