@@ -85,7 +85,8 @@ def test_preempted_job_says_by_what_and_goes_on_with_every_line_once(
     names = start(server)
     for name, rank in zip(names, (0, 2), strict=True):
         server.say(name, f"[rank {rank}] step 310")
-    said.wait("[rank 2] step 310")
+    for rank in (0, 2):
+        said.wait(f"[rank {rank}] step 310")
     server.add_workload("w-urgent", "job-w-urgent", "urgent", [], priority=1000)
     preempt(server, "w-urgent")
     said.wait("pretrain waits: preempted: Preempted to accommodate a workload (UID: w-urgent")
@@ -146,8 +147,7 @@ def test_reason_of_pods_that_are_gone_comes_from_the_lines_that_were_followed(
     server.say(worker, "[rank 3] ERROR: The loss of step 7 is nan: training diverged. Lower recipe.learning_rate.")
     for line in root_cause(3, 1, 1):
         server.say(worker, line)
-    wait_for(lambda: sum(request.endswith("/log") for request in server.requests) >= 2)
-    time.sleep(0.3)
+    wait_for(lambda: all(server.sent[pod] == len(server.logs[pod]) for pod in (master, worker)))
     with server.lock:
         server.pods.clear()
         server.set_condition("Failed", "FailedJobs", "jobset failed due to one or more job failures")
