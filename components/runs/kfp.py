@@ -26,6 +26,7 @@ _NEWEST_FIRST = "created_at desc"
 _PAGE = 100
 _SHOWN = 10
 _API = "/apis/v2beta1"
+_SAVED = Path("~/.config/kfp/context.json")
 _KFP_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -39,19 +40,21 @@ class KfpRuns:
 
     Args:
         endpoint: URL of KFP's API, which is also that of its UI.
-        namespace: The user's namespace of a multi-user installation; empty for a single-user one.
+        namespace: The user's namespace of a multi-user installation; by default the one that was saved for KFP's tools
+            (`kfp.Client().set_user_namespace`), and for a single-user installation none.
         token_file: File with a bearer token; None where the endpoint needs none.
 
     Attributes:
+        namespace: The user's namespace; empty for a single-user installation.
         version: The server's, as "2.17.0"; empty or other words where it does not know.
 
     Raises:
-        ConfigurationError: There is no KFP at the endpoint, or it does not let us in.
+        ConfigurationError: There is no KFP at the endpoint, it does not let us in, or what was saved can't be read.
     """
 
     def __init__(self, endpoint: str, namespace: str = "", token_file: Path | None = None) -> None:
         self.endpoint = endpoint.rstrip("/")
-        self.namespace = namespace
+        self.namespace = namespace or _saved_namespace()
         self._token = _read_token(token_file)
         self._headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         self.version = self._ask_version()
@@ -265,6 +268,18 @@ def _server_message(body: Any) -> str:
         said = [answer.get(name) for name in ("message", "error", "error_message")]
         text = next((entry for entry in said if isinstance(entry, str) and entry), text)
     return " ".join(text.split())[:_MESSAGE_LIMIT]
+
+
+def _saved_namespace() -> str:
+    path = _SAVED.expanduser()
+    try:
+        return str(json.loads(path.read_bytes()).get("namespace") or "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"Can't read {path}, where KFP's tools keep your namespace: {error}. Mend or delete it, or pass --namespace."
+        ) from error
 
 
 def _read_token(path: Path | None) -> str:

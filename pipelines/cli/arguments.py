@@ -112,7 +112,7 @@ def add_endpoint(parser: argparse.ArgumentParser, required: bool) -> None:
         required=required and not endpoint,
         help=f"Kubeflow Pipelines' API (default: ${_ENDPOINT_VARIABLE})",
     )
-    parser.add_argument("--namespace", default="", help="your namespace, on a multi-user installation")
+    parser.add_argument("--namespace", default="", help="your namespace, on a multi-user installation (default: KFP's)")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="file with a bearer token for the endpoint")
 
 

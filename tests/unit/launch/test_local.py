@@ -95,12 +95,12 @@ def test_failing_rank_raises_with_its_last_lines(tmp_path: Path) -> None:
         if os.environ["RANK"] == "1":
             print("ERROR: the loss of step 7 is nan", file=sys.stderr)
             sys.exit(1)
-        time.sleep(60)
+        time.sleep(600)
     """
     started = time.monotonic()
     with pytest.raises(StageError, match="the loss of step 7 is nan"):
         run_local(_job(tmp_path, code))
-    assert time.monotonic() - started < 45, "the healthy rank must not be waited for"
+    assert time.monotonic() - started < PATIENCE_S, "the healthy rank must not be waited for"
 
 
 def test_tensor_parallel_groups_fit_the_node() -> None:
@@ -159,7 +159,7 @@ def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: P
         StackWatch().step()
         print("step 1", flush=True)
         def wait_for_the_other_rank():
-            time.sleep(120)
+            time.sleep(600)
         wait_for_the_other_rank()
     """
     job = _job(tmp_path, code)
@@ -168,7 +168,7 @@ def test_ranks_that_wait_for_one_another_are_ended_with_their_stacks(tmp_path: P
     began = time.monotonic()
     with pytest.raises(ClusterFailure) as error:
         run_local(dataclasses.replace(job, cluster=cluster))
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < PATIENCE_S
     said = str(error.value)
     assert "Training job test got no further: no line and no step for" in said
     for rank in range(2):

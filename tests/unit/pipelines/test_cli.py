@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -223,11 +222,9 @@ def test_no_command_shows_the_help_and_is_status_2(capsys: Captured) -> None:
 
 def test_help_is_quick() -> None:
     """Nobody waits for torch to read a usage line."""
-    start = time.monotonic()
     code = "import sys, pipelines.cli\ntry: pipelines.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.endswith("False\n")
-    assert time.monotonic() - start < 10
 
 
 def test_doctor_accepts_a_machine_with_everything(tmp_path: Path, capsys: Captured) -> None:

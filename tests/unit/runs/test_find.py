@@ -341,3 +341,17 @@ def test_a_run_is_found_behind_a_thousand_others(server: KfpServer, monkeypatch:
     runs = KfpRuns(server.url)
     assert runs.find("laptop") == RESUMED
     assert runs.find(RESUMED[:8]) == RESUMED
+
+
+def test_namespace_is_the_one_that_kfps_tools_keep(server: KfpServer) -> None:
+    assert KfpRuns(server.url).namespace == ""
+    saved = Path("~/.config/kfp/context.json").expanduser()
+    try:
+        KfpRuns(server.url).client.set_user_namespace("mine")
+        assert KfpRuns(server.url).namespace == "mine"
+        assert KfpRuns(server.url, "theirs").namespace == "theirs"
+        saved.write_text("{")
+        with pytest.raises(ConfigurationError, match=rf"{saved}, where KFP's tools keep .* or pass --namespace"):
+            KfpRuns(server.url)
+    finally:
+        saved.unlink()

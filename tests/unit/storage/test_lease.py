@@ -76,9 +76,9 @@ def test_killed_holder_of_this_machine_is_followed_at_once(tmp_path: Path) -> No
     process.kill()
     process.wait()
     began = time.monotonic()
-    lease = Lease(tmp_path, LeaseTimes(expires_s=60))
+    lease = Lease(tmp_path, LeaseTimes(expires_s=600))
     lease.acquire()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE_S
     lease.release()
 
 
