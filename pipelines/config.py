@@ -18,6 +18,7 @@ from components.export.config import ExportConfig
 from components.generate.config import GenerateConfig
 from components.launch.config import ClusterConfig
 from components.launch.fit import check_fit
+from components.model.stock import check_stock
 from components.published_model.config import PublishedModel
 from components.report.config import ReportConfig
 from components.tracking.registry import RegistryConfig
@@ -244,20 +245,13 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _exportable(self) -> "RunConfig":
-        depth, side = self.combine.projector.depth, self.combine.image.pixel_shuffle
-        if (depth != 2 or side > 1) and not self.export.custom_code:
-            raise ValueError(
-                f"combine.projector.depth ({depth}) and combine.image.pixel_shuffle ({side}) are not those of transformers' own "
-                "Llava (2 and 1): set export.custom_code=true, so that the exported folder carries its modelling code"
-            )
-        width = self.combine.projector.ffn_hidden_size
-        known = language_width(self.weights) if width and not self.export.custom_code else None
-        if known and width != known:
-            raise ValueError(
-                f"combine.projector.ffn_hidden_size ({width}) is not the language model's width ({known}), which transformers' "
-                "own Llava wants: set export.custom_code=true, so that the exported folder carries its modelling code, or leave "
-                "ffn_hidden_size out"
-            )
+        if not self.export.custom_code:
+            projector, side = self.combine.projector, self.combine.image.pixel_shuffle
+            width = language_width(self.weights) if projector.ffn_hidden_size else None
+            try:
+                check_stock(projector, width, side)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")

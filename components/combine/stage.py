@@ -41,7 +41,8 @@ def run_combine(
         from components.model.config import read_model_config
         from components.model.stock import check_stock
 
-        check_stock(read_model_config(output.folder))
+        model = read_model_config(output.folder)
+        check_stock(model.projector, model.language.hidden_size, model.image.pixel_shuffle)
     return output
 
 

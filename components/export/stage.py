@@ -105,7 +105,7 @@ def _export(
     with single_process():
         source = ModelSource(model)
         if not config.custom_code:
-            check_stock(source.config)
+            check_stock(source.config.projector, source.config.language.hidden_size, source.config.image.pixel_shuffle)
         own_dtype: StoredDtype = "bfloat16" if source.dtype == torch.bfloat16 else "float32"
         dtype = own_dtype if config.dtype == "auto" else config.dtype
         write_architecture(folder, source.config, source.tokenizer, dtype, custom_code=config.custom_code)

@@ -480,7 +480,7 @@ def test_what_stock_llava_has_not_is_refused_without_code(
     with pytest.raises(ConfigurationError, match=r"as wide as the language model \(48\).*custom_code=true") as caught:
         export_to(ExportConfig(), exports[kind].sources.model, tmp_path / "out")
     assert f"this model's {difference}. Set" in str(caught.value)
-    assert f"Or set {remedy} and train again." in str(caught.value)
+    assert f"Or train with {remedy}." in str(caught.value)
 
 
 def test_folder_that_exists_is_refused(exports: dict[str, Exported], tmp_path: Path) -> None:
