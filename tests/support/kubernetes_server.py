@@ -33,7 +33,6 @@ class KubernetesServer:
         self.jobs: dict[str, Object] = {}
         self.pods: dict[str, Object] = {}
         self.logs: dict[str, list[tuple[str, str]]] = {}
-        self.sent: dict[str, int] = {}  # how many of these lines who follows has been sent
         self.events: list[Object] = []
         self.workloads: list[Object] = []
         self.runtimes: dict[str, Object] = {}
@@ -78,7 +77,7 @@ class KubernetesServer:
         }
         with self.lock:
             self.pods[name] = pod
-            self.logs[name], self.sent[name] = [], 0
+            self.logs[name] = []
         return pod
 
     def add_workload(self, uid: str, job_uid: str, name: str, conditions: list[Object], priority: int = 0) -> Object:
@@ -262,7 +261,6 @@ class _Handler(JsonHandler):
                 if since is None or stamp >= since:
                     text = f"{stamp} {line}\n" if query.get("timestamps", "").lower() == "true" else f"{line}\n"
                     self._chunk(text.encode())
-            state.sent[name] = sent
             if cut:
                 return self._cut()
             if ended or query.get("follow", "").lower() != "true":

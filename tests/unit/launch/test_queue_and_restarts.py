@@ -138,16 +138,19 @@ def test_eviction_for_pods_that_were_not_ready_is_said(
 
 
 def test_reason_of_pods_that_are_gone_comes_from_the_lines_that_were_followed(
-    server: KubernetesServer, tmp_path: Path
+    server: KubernetesServer, tmp_path: Path, capsys: Captured
 ) -> None:
     """JobSet removes the pods of a job that failed before anybody could ask for their logs."""
+    said = Said(capsys)
     launcher = Launcher(make_job(tmp_path), server.client())
     master, worker = start_pods(server)
     server.say(master, "[rank 0] waiting for the others")
     server.say(worker, "[rank 3] ERROR: The loss of step 7 is nan: training diverged. Lower recipe.learning_rate.")
-    for line in root_cause(3, 1, 1):
+    last = root_cause(3, 1, 1)
+    for line in last:
         server.say(worker, line)
-    wait_for(lambda: all(server.sent[pod] == len(server.logs[pod]) for pod in (master, worker)))
+    said.wait("[rank 0] waiting for the others")
+    said.wait(last[-1])
     with server.lock:
         server.pods.clear()
         server.set_condition("Failed", "FailedJobs", "jobset failed due to one or more job failures")
