@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 @contextmanager
 def interrupted_once(
-    signals: Sequence[signal.Signals] = STOP_SIGNALS,
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     error: Callable[[str], BaseException] = KeyboardInterrupt,
 ) -> Iterator[None]:
     """Raise an exception at the first of these signals, in the main thread, and ignore those that follow it.

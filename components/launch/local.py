@@ -67,20 +67,16 @@ def run_local(job: TrainingJob) -> None:
     output: deque[str] = deque(maxlen=_KEPT_LINES)
     watch = StallWatch(job.cluster.job.stall_s, job.progress.done)
     stalled = ""
-    with interrupted_once():
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
+    with interrupted_once(), _torchrun(command, environment, job.cluster.job.grace_s) as process:
         reader = threading.Thread(target=_pass_on, args=(process, output, watch), daemon=True)
-        with _terminated_with_us(process, job.cluster.job.grace_s):
-            reader.start()
-            while process.poll() is None and not stalled:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=min(_LOOK_S, job.cluster.job.poll_s))
-                stalled = watch.stalled()
-            if stalled:
-                terminate_tree(process.pid, _STUCK_GRACE_S)
-            reader.join(timeout=5)
+        reader.start()
+        while process.poll() is None and not stalled:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=min(_LOOK_S, job.cluster.job.poll_s))
+            stalled = watch.stalled()
+        if stalled:
+            terminate_tree(process.pid, _STUCK_GRACE_S)
+        reader.join(timeout=5)
     if stalled or process.returncode != 0:
         raise _failure(job, list(output), process.returncode, stalled)
 
@@ -104,10 +100,13 @@ def _failure(job: TrainingJob, output: list[str], torchrun_code: int, stalled: s
 
 
 @contextmanager
-def _terminated_with_us(process: "subprocess.Popen[str]", grace_s: float) -> Iterator[None]:
-    """Let no process of the job outlive this one: torchrun starts its ranks in sessions of their own."""
+def _torchrun(command: list[str], environment: dict[str, str], grace_s: float) -> Iterator["subprocess.Popen[str]"]:
+    """Start torchrun, and let no process of the job outlive the block: its ranks are in sessions of their own."""
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     try:
-        yield
+        yield process
     finally:
         if process.poll() is None:
             terminate_tree(process.pid, grace_s)

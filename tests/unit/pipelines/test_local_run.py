@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
@@ -29,7 +28,6 @@ from pipelines.summary import free_port, locations
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE_S, wait_for
 
-T = TypeVar("T")
 STAGES = [stage.name for stage in listed_stages(load_preset("laptop"))]
 
 
