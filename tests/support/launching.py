@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kubernetes.client import ApiClient
 
 from components.launch.attempts import keep_trying
@@ -69,6 +70,21 @@ class Launcher(threading.Thread):
         self.join(timeout=self.patience_s)
         assert not self.is_alive(), "the launcher still waits"
         return self.error
+
+
+class Said:
+    """What was printed so far."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.text = ""
+
+    def has(self, text: str) -> bool:
+        self.text += self._capsys.readouterr().out
+        return text in self.text
+
+    def wait(self, text: str) -> None:
+        wait_for(lambda: self.has(text))
 
 
 def start_pods(server: KubernetesServer, phase: str = "Running") -> list[str]:

@@ -21,7 +21,7 @@ from components.launch.job import TrainingJob
 from components.launch.pod import OWNER_ANNOTATION
 from tests.support.kubeconfig import write_kubeconfig
 from tests.support.kubernetes_server import KubernetesServer, Object
-from tests.support.launching import Launcher, finish, make_job, pod_labels, start_pods
+from tests.support.launching import Launcher, Said, finish, make_job, pod_labels, start_pods
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.torchrun_lines import root_cause
@@ -184,32 +184,24 @@ def test_job_that_may_succeed_is_made_anew(server: KubernetesServer, tmp_path: P
 
 
 def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: Captured) -> None:
-    said: list[str] = []
-
-    def wait_until_said(text: str) -> None:
-        def probe() -> bool:
-            said.append(capsys.readouterr().out)
-            return text in "".join(said)
-
-        wait_for(probe)
-
+    said = Said(capsys)
     launcher = Launcher(make_job(tmp_path), server.client())
-    wait_until_said("pretrain waits: in queue gpus: Kueue has not seen the job yet")
+    said.wait("pretrain waits: in queue gpus: Kueue has not seen the job yet")
     job = server.job()
     message = "couldn't assign flavors to pod set master: insufficient unused quota for nvidia.com/gpu, 8 more needed"
     quota = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": message}
     server.add_workload("w-1", job["metadata"]["uid"], job["metadata"]["name"], [quota])
-    wait_until_said(f"in queue gpus: {message}")
+    said.wait(f"in queue gpus: {message}")
     job["spec"]["runPolicy"]["suspend"] = False
-    wait_until_said("no pods yet: the operator has not made any")
+    said.wait("no pods yet: the operator has not made any")
     server.add_event(job["metadata"]["uid"], "FailedCreatePod", 'pods "x" is forbidden: exceeded quota: gpus')
-    wait_until_said("exceeded quota: gpus (ask for less, or for a larger ResourceQuota)")
+    said.wait("exceeded quota: gpus (ask for less, or for a larger ResourceQuota)")
     refused = (
         'pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities (container "pytorch" must '
         'not include "IPC_LOCK" in securityContext.capabilities.add)'
     )
     server.add_event(job["metadata"]["uid"], "FailedCreatePod", refused)
-    wait_until_said(f"{refused} (cluster.job.lock_memory needs a namespace")
+    said.wait(f"{refused} (cluster.job.lock_memory needs a namespace")
     master, worker = start_pods(server, phase="Pending")
     for name in (master, worker):
         server.pods[name]["status"]["conditions"] = [
@@ -220,20 +212,20 @@ def test_waiting_job_says_why(server: KubernetesServer, tmp_path: Path, capsys: 
                 "message": "0/9 nodes are available: 9 Insufficient nvidia.com/gpu.",
             }
         ]
-    wait_until_said("job-master-0, job-worker-0: Unschedulable: 0/9 nodes are available")
+    said.wait("job-master-0, job-worker-0: Unschedulable: 0/9 nodes are available")
     waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
     server.pods[worker]["status"] |= {
         "conditions": [],
         "containerStatuses": [{"name": "pytorch", "state": {"waiting": waiting}}],
     }
-    wait_until_said("job-worker-0: ImagePullBackOff: Back-off pulling image (is cluster.gpu_image right")
+    said.wait("job-worker-0: ImagePullBackOff: Back-off pulling image (is cluster.gpu_image right")
     server.pods[worker]["status"] |= {
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "containerStatuses": [{"name": "pytorch", "state": {"waiting": {"reason": "ContainerCreating"}}}],
     }
     server.add_event(server.pods[worker]["metadata"]["uid"], "FailedMount", 'claim "vlm-workspace" not found')
-    wait_until_said('job-worker-0: FailedMount: claim "vlm-workspace" not found (is cluster.pvc')
-    assert len("".join(said)) < 3000, "a reason is said once, not at every look"
+    said.wait('job-worker-0: FailedMount: claim "vlm-workspace" not found (is cluster.pvc')
+    assert len(said.text) < 3000, "a reason is said once, not at every look"
     finish(server, start_pods(server))
     assert launcher.result() is None
 

@@ -14,7 +14,7 @@ from components.launch.errors import ClusterFailure, JobRejected, TrainingFailed
 from components.launch.runtime import OURS
 from components.launch.submission import Submission
 from tests.support.kubernetes_server import KubernetesServer, Object
-from tests.support.launching import Launcher, finish, make_job, start_pods
+from tests.support.launching import Launcher, Said, finish, make_job, start_pods
 from tests.support.paths import ROOT
 from tests.support.torchrun_lines import root_cause
 from tests.support.waiting import wait_for
@@ -28,21 +28,6 @@ def server() -> Iterator[KubernetesServer]:
     server.runtimes["vlm-torch"] = next(yaml.safe_load_all((ROOT / OURS).read_text()))
     yield server
     server.close()
-
-
-class Said:
-    """What was printed so far."""
-
-    def __init__(self, capsys: Captured) -> None:
-        self._capsys = capsys
-        self.text = ""
-
-    def has(self, text: str) -> bool:
-        self.text += self._capsys.readouterr().out
-        return text in self.text
-
-    def wait(self, text: str) -> None:
-        wait_for(lambda: self.has(text))
 
 
 def condition(type_: str, status: str, reason: str, message: str) -> Object:
